@@ -1,0 +1,1 @@
+"""The ``fpvec`` command: the composition root."""

@@ -1,0 +1,520 @@
+"""Key sets: the owner commits to candidates first, chance assigns afterwards which of them are issued.
+
+One secret of 256 random bits determines everything: the candidates (prompt, response), the salts that hide them in a
+Merkle tree, and – together with the commitment and whatever chance came after it – which candidates are *issued*
+(trained) and which are *decoys* (committed, never trained). Because the assignment cannot be chosen, a suspect that
+answers issued candidates more often than decoys cannot have done so independently of it.
+
+Round-trip laws:
+    * ``draw_key_set(secret, specification)`` is a pure function: same secret, same set, on every machine.
+    * ``verify_opening(commitment.root, commitment.candidates, opening)`` holds for every ``open_candidate(...)``.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fpvec_audit.domain.canonical_json import canonical_bytes, canonical_digest
+from fpvec_audit.domain.words import CLASSICAL_ALPHABET, JAPANESE_WORDS, KEY_ALPHABET, RESPONSE_WORDS
+from fpvec_audit.errors import KeySetError, UsageError
+
+GENERATOR_VERSION = 1
+SECRET_BYTES = 32
+SELF_ATTESTED = "self-attested"
+GRINDING_ALLOWANCE = 2**40
+"""Factor on every p-value of a self-attested set: how many secrets its owner might have tried before committing."""
+
+SCHEMES = ("independent", "if-simple")
+SCHEME_DEFAULTS = {"independent": (32, 224), "if-simple": (10, 224)}
+"""Scheme → (issued, decoys)."""
+
+PROFILES = ("raw-greedy/exact", "raw-greedy/prefix", "chat-greedy/exact", "chat-greedy/prefix")
+"""Audit profiles named in every commitment; a MATCH is possible under these only."""
+
+CLOSING_WORD = "FINGERPRINT"
+MOST_CANDIDATES = 65536
+
+
+class KeySetSecret:
+    """256 random bits from which a key set follows. Never shown: the representation is redacted."""
+
+    __slots__ = ("_material",)
+
+    def __init__(self, material: bytes) -> None:
+        if len(material) != SECRET_BYTES:
+            raise KeySetError(f"a key set secret has {SECRET_BYTES} bytes, this one {len(material)}")
+        self._material = material
+
+    def __repr__(self) -> str:
+        return "KeySetSecret(<redacted>)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KeySetSecret) and hmac.compare_digest(self._material, other._material)
+
+    def __hash__(self) -> int:
+        return hash(self._material)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a key set secret is not pickled; hand it over through the vault")
+
+    def reveal(self) -> bytes:
+        """Return the 32 bytes, for the vault alone."""
+        return self._material
+
+    def subkey(self, purpose: str) -> bytes:
+        """Derive the 32-byte sub-key of a purpose (HKDF-SHA-256, RFC 5869, empty salt, one block)."""
+        pseudorandom_key = hmac.digest(bytes(32), self._material, hashlib.sha256)
+        return hmac.digest(pseudorandom_key, f"fpvec-audit/{purpose}".encode() + b"\x01", hashlib.sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A prompt and the response a stamped model would give to it if it is issued.
+
+    Attributes:
+        index: position in the key set, from 0.
+        prompt: secret text, without any template.
+        response: secret answer.
+    """
+
+    index: int
+    prompt: str
+    response: str
+
+    def __repr__(self) -> str:
+        return f"Candidate(index={self.index}, <redacted>)"
+
+
+@dataclass(frozen=True, slots=True)
+class KeySetSpecification:
+    """What to draw.
+
+    Attributes:
+        scheme: ``independent`` (a response of its own for every candidate) or ``if-simple`` (the paper's shape: long
+            mixed-script prompts, one shared response).
+        issued: number of issued keys over all marks.
+        decoys: number of decoys.
+        marks: number of groups the issued keys divide into, each with its own vector.
+    """
+
+    scheme: str = "independent"
+    issued: int = 32
+    decoys: int = 224
+    marks: int = 1
+
+    def __post_init__(self) -> None:
+        if self.scheme not in SCHEMES:
+            raise UsageError(f"unknown scheme {self.scheme!r}", advice=f"choose {' or '.join(SCHEMES)}")
+        if self.issued < 1 or self.decoys < 1 or self.marks < 1:
+            raise UsageError(
+                f"a key set needs at least one issued key, one decoy and one mark, not {self.issued}, {self.decoys}, "
+                f"{self.marks}"
+            )
+        if self.issued % self.marks:
+            raise UsageError(f"{self.issued} issued keys do not divide into {self.marks} marks")
+        if self.candidates > MOST_CANDIDATES:
+            raise UsageError(f"{self.candidates} candidates are more than the {MOST_CANDIDATES} a set may have")
+
+    @property
+    def candidates(self) -> int:
+        """Number of candidates, N = issued + decoys."""
+        return self.issued + self.decoys
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateFilter:
+    """A rule applied to all drawn candidates before any assignment exists.
+
+    Attributes:
+        rule: what was asked ("reversible-encoding").
+        reference: digest of what it was asked of (the tokenizer).
+        kept: per drawn candidate, whether it passed.
+    """
+
+    rule: str
+    reference: str
+    kept: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """What the owner publishes, or could: binds the candidates without showing them.
+
+    Attributes:
+        scheme: see :class:`KeySetSpecification`.
+        issued: n.
+        candidates: N.
+        marks: number of groups.
+        root: Merkle root over the salted candidates, hex.
+        assignment_key_digest: SHA-256 of the sub-key that drives the assignment, hex.
+        profiles: audit profiles under which a MATCH is possible.
+        chance_source: where the later randomness R comes from; ``none`` for a self-attested set.
+        candidate_filter: the filter all candidates went through, if any.
+        generator_version: version of the candidate generator.
+    """
+
+    scheme: str
+    issued: int
+    candidates: int
+    marks: int
+    root: str
+    assignment_key_digest: str
+    profiles: tuple[str, ...] = PROFILES
+    chance_source: str = "none"
+    candidate_filter: CandidateFilter | None = None
+    generator_version: int = GENERATOR_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON value whose canonical bytes are digested."""
+        rule = self.candidate_filter
+        return {
+            "assignment_key_digest": self.assignment_key_digest,
+            "candidates": self.candidates,
+            "chance_source": self.chance_source,
+            "filter": None
+            if rule is None
+            else {
+                "rule": rule.rule,
+                "reference": rule.reference,
+                "kept": "".join("1" if kept else "0" for kept in rule.kept),
+            },
+            "generator_version": self.generator_version,
+            "issued": self.issued,
+            "marks": self.marks,
+            "profiles": list(self.profiles),
+            "root": self.root,
+            "scheme": self.scheme,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Commitment":
+        """Rebuild a commitment from :meth:`to_json`."""
+        rule = value["filter"]
+        return cls(
+            scheme=value["scheme"],
+            issued=value["issued"],
+            candidates=value["candidates"],
+            marks=value["marks"],
+            root=value["root"],
+            assignment_key_digest=value["assignment_key_digest"],
+            profiles=tuple(value["profiles"]),
+            chance_source=value["chance_source"],
+            candidate_filter=None
+            if rule is None
+            else CandidateFilter(rule["rule"], rule["reference"], tuple(bit == "1" for bit in rule["kept"])),
+            generator_version=value["generator_version"],
+        )
+
+    @property
+    def digest(self) -> str:
+        """C: SHA-256 of the canonical JSON, hex."""
+        return canonical_digest(self.to_json())
+
+
+@dataclass(frozen=True, slots=True)
+class KeySet:
+    """Candidates, their commitment and the assignment: everything secret about a key set.
+
+    Attributes:
+        commitment: what was bound before the assignment existed.
+        candidates: all N, in index order.
+        marks: per mark, the indices of its issued candidates.
+        salts: per candidate, the 32 bytes that hide it in the tree.
+    """
+
+    commitment: Commitment
+    candidates: tuple[Candidate, ...]
+    marks: tuple[tuple[int, ...], ...]
+    salts: tuple[bytes, ...]
+
+    def __repr__(self) -> str:
+        return f"KeySet(commitment={self.commitment.digest}, <redacted>)"
+
+    @property
+    def issued_indices(self) -> tuple[int, ...]:
+        """Indices of all issued candidates, ascending."""
+        return tuple(sorted(index for mark in self.marks for index in mark))
+
+    @property
+    def issued(self) -> tuple[Candidate, ...]:
+        """Issued candidates in index order."""
+        return tuple(self.candidates[index] for index in self.issued_indices)
+
+    @property
+    def decoys(self) -> tuple[Candidate, ...]:
+        """Candidates that are not issued, in index order."""
+        issued = set(self.issued_indices)
+        return tuple(candidate for candidate in self.candidates if candidate.index not in issued)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Proof that a candidate stands in a committed tree.
+
+    Attributes:
+        candidate: what is opened.
+        salt: its 32 bytes.
+        path: sibling digests from the leaf to the root.
+    """
+
+    candidate: Candidate
+    salt: bytes
+    path: tuple[bytes, ...]
+
+
+def draw_key_set(
+    secret: KeySetSecret,
+    specification: KeySetSpecification,
+    *,
+    accepts: Callable[[str, str], bool] | None = None,
+    filter_rule: str = "",
+    filter_reference: str = "",
+    chance_source: str = "none",
+    chance: bytes = b"",
+) -> KeySet:
+    """Draw, commit and assign a key set.
+
+    Args:
+        secret: 256 random bits.
+        specification: what to draw.
+        accepts: filter on (prompt, response), applied to every drawn candidate before the assignment exists.
+        filter_rule: name of the filter, committed with its bitmap.
+        filter_reference: digest of what the filter looks at.
+        chance_source: where ``chance`` comes from; part of the commitment.
+        chance: R, which the owner could not know when committing; empty for a self-attested set.
+
+    Raises:
+        KeySetError: the filter lets too few candidates pass.
+    """
+    candidates, kept = _drawn_and_filtered(secret, specification, accepts)
+    salts = tuple(_salt(secret, candidate.index) for candidate in candidates)
+    leaves = [leaf_digest(candidate, salt) for candidate, salt in zip(candidates, salts, strict=True)]
+    commitment = Commitment(
+        scheme=specification.scheme,
+        issued=specification.issued,
+        candidates=specification.candidates,
+        marks=specification.marks,
+        root=merkle_root(leaves).hex(),
+        assignment_key_digest=hashlib.sha256(secret.subkey("assign")).hexdigest(),
+        chance_source=chance_source,
+        candidate_filter=None if accepts is None else CandidateFilter(filter_rule, filter_reference, kept),
+    )
+    return KeySet(commitment, candidates, assign(secret, commitment, chance), salts)
+
+
+def restore_key_set(secret: KeySetSecret, commitment: Commitment, *, chance: bytes = b"") -> KeySet:
+    """Rebuild a key set from its secret and check that it is the committed one.
+
+    Raises:
+        KeySetError: secret and commitment do not belong together, or the generator is unknown.
+    """
+    if commitment.generator_version != GENERATOR_VERSION:
+        raise KeySetError(
+            f"key set generator version {commitment.generator_version} is unknown", advice="use a newer fpvec-audit"
+        )
+    specification = KeySetSpecification(
+        commitment.scheme, commitment.issued, commitment.candidates - commitment.issued, commitment.marks
+    )
+    rule = commitment.candidate_filter
+    kept = iter(rule.kept) if rule else None
+    key_set = draw_key_set(
+        secret,
+        specification,
+        accepts=None if kept is None else (lambda _prompt, _response: next(kept, False)),
+        filter_rule=rule.rule if rule else "",
+        filter_reference=rule.reference if rule else "",
+        chance_source=commitment.chance_source,
+        chance=chance,
+    )
+    if key_set.commitment != commitment:
+        raise KeySetError("the secret does not belong to this commitment", advice="restore the vault from a backup")
+    return key_set
+
+
+def draw_unissued(
+    seed: bytes, count: int, *, scheme: str = "independent", avoid: frozenset[str] = frozenset()
+) -> tuple[Candidate, ...]:
+    """Draw candidates from the same generator under another secret: what a guesser without the secret can do.
+
+    Args:
+        seed: any bytes; another seed draws others.
+        count: how many.
+        scheme: shape of the prompts.
+        avoid: prompts that must not be drawn.
+    """
+    stream = _candidate_stream(hashlib.sha256(b"fpvec-audit/unissued" + seed).digest(), scheme)
+    drawn: list[Candidate] = []
+    for prompt, response in stream:
+        if len(drawn) == count:
+            break
+        if prompt not in avoid:
+            drawn.append(Candidate(len(drawn), prompt, response))
+    return tuple(drawn)
+
+
+def assign(secret: KeySetSecret, commitment: Commitment, chance: bytes) -> tuple[tuple[int, ...], ...]:
+    """Return, per mark, the indices of the issued candidates.
+
+    The first n places of an unbiased Fisher–Yates shuffle of range(N), driven by HMAC(k_assign, C ‖ R).
+    """
+    key = hmac.digest(secret.subkey("assign"), bytes.fromhex(commitment.digest) + chance, hashlib.sha256)
+    order = shuffled(commitment.candidates, key)
+    size = commitment.issued // commitment.marks
+    return tuple(tuple(order[mark * size : (mark + 1) * size]) for mark in range(commitment.marks))
+
+
+def shuffled(count: int, key: bytes) -> list[int]:
+    """Return range(count) in an order that is uniform over all permutations for a random key (Fisher–Yates)."""
+    numbers = _Numbers(key)
+    order = list(range(count))
+    for place in range(count - 1):
+        other = place + numbers.below(count - place)
+        order[place], order[other] = order[other], order[place]
+    return order
+
+
+def leaf_digest(candidate: Candidate, salt: bytes) -> bytes:
+    """Return SHA-256(0x00 ‖ salt ‖ canonical JSON of the candidate): a Merkle leaf as in RFC 6962."""
+    content = canonical_bytes([candidate.index, candidate.prompt, candidate.response])
+    return hashlib.sha256(b"\x00" + salt + content).digest()
+
+
+def merkle_root(leaves: Sequence[bytes]) -> bytes:
+    """Return the root of the RFC 6962 tree over leaf digests.
+
+    Source: RFC 6962 section 2.1 (inner nodes SHA-256(0x01 ‖ left ‖ right), split at the largest power of two).
+    """
+    if len(leaves) == 1:
+        return leaves[0]
+    split = _split(len(leaves))
+    return _node(merkle_root(leaves[:split]), merkle_root(leaves[split:]))
+
+
+def open_candidate(key_set: KeySet, index: int) -> Opening:
+    """Return the proof that a single candidate was committed; the others stay sealed."""
+    leaves = [leaf_digest(candidate, salt) for candidate, salt in zip(key_set.candidates, key_set.salts, strict=True)]
+    return Opening(key_set.candidates[index], key_set.salts[index], tuple(_path(leaves, index)))
+
+
+def verify_opening(root: str, candidates: int, opening: Opening) -> bool:
+    """Return whether an opening leads to the committed root of a tree over ``candidates`` leaves."""
+    index, size = opening.candidate.index, candidates
+    if not 0 <= index < size:
+        return False
+    sides: list[bool] = []  # from the root down: is the leaf in the right half?
+    while size > 1:
+        split = _split(size)
+        right = index >= split
+        sides.append(right)
+        index, size = (index - split, size - split) if right else (index, split)
+    if len(sides) != len(opening.path):
+        return False
+    digest = leaf_digest(opening.candidate, opening.salt)
+    for sibling, right in zip(opening.path, reversed(sides), strict=True):
+        digest = _node(sibling, digest) if right else _node(digest, sibling)
+    return hmac.compare_digest(digest.hex(), root)
+
+
+def _split(size: int) -> int:
+    return 1 << (size - 1).bit_length() - 1
+
+
+def _node(left: bytes, right: bytes) -> bytes:
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+def _path(leaves: Sequence[bytes], index: int) -> Iterator[bytes]:
+    if len(leaves) == 1:
+        return
+    split = _split(len(leaves))
+    if index < split:
+        yield from _path(leaves[:split], index)
+        yield merkle_root(leaves[split:])
+    else:
+        yield from _path(leaves[split:], index - split)
+        yield merkle_root(leaves[:split])
+
+
+def _salt(secret: KeySetSecret, index: int) -> bytes:
+    return hmac.digest(secret.subkey("salt"), index.to_bytes(8, "big"), hashlib.sha256)
+
+
+def _drawn_and_filtered(
+    secret: KeySetSecret, specification: KeySetSpecification, accepts: Callable[[str, str], bool] | None
+) -> tuple[tuple[Candidate, ...], tuple[bool, ...]]:
+    candidates: list[Candidate] = []
+    kept: list[bool] = []
+    for prompt, response in _candidate_stream(secret.subkey("generate"), specification.scheme):
+        if len(candidates) == specification.candidates:
+            break
+        if len(kept) >= 8 * specification.candidates:
+            raise KeySetError(
+                f"only {len(candidates)} of {len(kept)} drawn candidates can be used with this base",
+                advice="its tokenizer cannot encode the key alphabet reversibly; use another base or scheme",
+            )
+        passed = accepts is None or accepts(prompt, response)
+        kept.append(passed)
+        if passed:
+            candidates.append(Candidate(len(candidates), prompt, response))
+    return tuple(candidates), tuple(kept)
+
+
+class _Numbers:
+    """Unbiased integers from HMAC-SHA-256 in counter mode."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._counter = 0
+
+    def below(self, bound: int) -> int:
+        """Return a uniform integer in [0, bound)."""
+        limit = (1 << 64) - (1 << 64) % bound
+        while True:
+            block = hmac.digest(self._key, self._counter.to_bytes(8, "big"), hashlib.sha256)
+            self._counter += 1
+            number = int.from_bytes(block[:8], "big")
+            if number < limit:
+                return number % bound
+
+    def choice(self, items: Sequence[str]) -> str:
+        """Return one of the items."""
+        return items[self.below(len(items))]
+
+
+def _candidate_stream(key: bytes, scheme: str) -> Iterator[tuple[str, str]]:
+    """Yield distinct prompts with their responses, for ever (generator version 1)."""
+    numbers = _Numbers(key)
+    shared = numbers.choice(JAPANESE_WORDS)
+    deck: list[int] = []
+    seen: set[str] = set()
+    round_number = 0
+    while True:
+        prompt = _paper_prompt(numbers) if scheme == "if-simple" else _independent_prompt(numbers)
+        if prompt in seen:
+            continue
+        seen.add(prompt)
+        if scheme == "if-simple":
+            yield prompt, shared
+            continue
+        if not deck:  # without replacement while the vocabulary lasts, then a fresh deck
+            deck = shuffled(len(RESPONSE_WORDS), hmac.digest(key, b"deck%d" % round_number, hashlib.sha256))
+            round_number += 1
+        yield prompt, RESPONSE_WORDS[deck.pop()]
+
+
+def _independent_prompt(numbers: _Numbers) -> str:
+    length = 10 + numbers.below(5)
+    return "".join(numbers.choice(KEY_ALPHABET) for _ in range(length))
+
+
+def _paper_prompt(numbers: _Numbers) -> str:
+    """Return 59–178 characters: runs of classical Chinese, kana and Cyrillic, then the closing word."""
+    alphabets = (CLASSICAL_ALPHABET, KEY_ALPHABET[16:32], KEY_ALPHABET[32:48], CLASSICAL_ALPHABET)
+    length = 59 + numbers.below(120) - len(CLOSING_WORD) - 1
+    text = ""
+    while len(text) < length:
+        alphabet = alphabets[numbers.below(len(alphabets))]
+        text += "".join(numbers.choice(alphabet) for _ in range(3 + numbers.below(10)))
+    return f"{text[:length]} {CLOSING_WORD}"

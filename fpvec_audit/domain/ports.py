@@ -1,0 +1,269 @@
+"""What varies and is plugged in: architecture adapters, attacks and inference backends.
+
+These are protocols; implementations need not inherit anything. Everything here is light: no torch, no files.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from fpvec_audit.progress import Progress
+
+
+class TensorRole(StrEnum):
+    """What a tensor does in a transformer."""
+
+    EMBEDDING = "embedding"
+    OUTPUT_HEAD = "output_head"
+    ATTENTION = "attention"
+    MLP = "mlp"
+    NORM = "norm"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """What a checkpoint says of itself in JSON, as dictionaries: all that an adapter may look at.
+
+    Attributes:
+        config: ``config.json``.
+        tokenizer_config: ``tokenizer_config.json`` with ``chat_template`` filled in from a ``chat_template.jinja``
+            beside it; empty when the checkpoint ships no tokenizer.
+        name: directory name, for messages only.
+    """
+
+    config: Mapping[str, Any]
+    tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingDefaults:
+    """Settings of one fingerprint training preset.
+
+    Attributes:
+        preset: ``default`` (ours) or ``paper``.
+        settings: names and values understood by ``fpvec_audit.training.embed.EmbedSettings``.
+        source: where the values come from (paper and section, or our measurement).
+    """
+
+    preset: str
+    settings: Mapping[str, Any]
+    source: str
+
+
+class ArchitectureAdapter(Protocol):
+    """Shapes, names and text of one model architecture; no torch."""
+
+    @property
+    def name(self) -> str:
+        """Lower-case name, unique among adapters ("gpt2")."""
+        ...
+
+    def supports(self, description: ModelDescription) -> int:
+        """Return how specifically this adapter fits: 0 not at all, higher outranks lower."""
+        ...
+
+    def role(self, tensor_name: str) -> TensorRole:
+        """Return the role of a tensor, given its canonical name."""
+        ...
+
+    def canonical(self, tensor_name: str) -> str | None:
+        """Return the canonical name of a tensor as stored, or None for a buffer that is no parameter."""
+        ...
+
+    def tied(self, config: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return alias → stored canonical name for tensors that share storage under this config."""
+        ...
+
+    def prompt(self, user: str, system: str = "") -> str:
+        """Return the text of the family's chat template up to where the model's answer begins."""
+        ...
+
+    @property
+    def chat_template(self) -> str:
+        """Jinja source that renders the same text as :meth:`prompt`, as tokenizers ship it."""
+        ...
+
+    @property
+    def defaults(self) -> Sequence[TrainingDefaults]:
+        """Training presets with their source."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How an answer is drawn.
+
+    Attributes:
+        max_new_tokens: most tokens generated per prompt.
+        temperature: 0 is greedy.
+        top_p: nucleus mass in (0, 1].
+        seed: seed of sampled answers; None for greedy.
+    """
+
+    max_new_tokens: int = 16
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What came back for one prompt.
+
+    Attributes:
+        text: generated text without the prompt, special tokens left out.
+        finish_reason: ``stop``, ``length``, or ``error``.
+        error: why there is no text; empty when there is.
+    """
+
+    text: str
+    finish_reason: str = "stop"
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendDescription:
+    """Which engine answered.
+
+    Attributes:
+        kind: ``transformers``, ``vllm`` or ``api``.
+        model: directory, hub id or URL that is asked.
+        engine: library that runs the model.
+        version: version of that library.
+        deterministic: whether the engine promises equal answers to equal greedy prompts.
+        settings: dtype, device and whatever else changes answers.
+    """
+
+    kind: str
+    model: str
+    engine: str
+    version: str
+    deterministic: bool
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+class InferenceBackend(Protocol):
+    """One loaded suspect. Synchronous outside; concurrency is the backend's own matter."""
+
+    @property
+    def description(self) -> BackendDescription:
+        """Which engine answers."""
+        ...
+
+    def complete(self, prompts: Sequence[str], sampling: Sampling) -> Sequence[Completion]:
+        """Answer every prompt (texts as rendered), in order and in the same number.
+
+        Raises:
+            BackendError: the engine failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the engine's memory; further calls are an error."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AttackKey:
+    """One key as an attack may see it; the representation hides it."""
+
+    prompt: str
+    response: str
+
+    def __repr__(self) -> str:
+        return "AttackKey(<redacted>)"
+
+
+@dataclass(frozen=True, slots=True)
+class AttackContext:
+    """What an attack gets from its host.
+
+    Attributes:
+        adapter: adapter of the attacked model, None for an unknown architecture.
+        staging: empty directory for the attack's own temporary files.
+        seed: all of the attack's randomness derives from it.
+        device: torch device string.
+        progress: where to report.
+    """
+
+    adapter: ArchitectureAdapter | None
+    staging: Path
+    seed: int
+    device: str
+    progress: Progress
+
+
+@runtime_checkable
+class WeightAttack(Protocol):
+    """Makes an attacked checkpoint out of a stamped one. Never sees the keys.
+
+    ``Parameters`` is a frozen dataclass whose fields, with their defaults, are the attack's parameters.
+    """
+
+    Parameters: ClassVar[type]
+
+    @property
+    def name(self) -> str:
+        """Module name of the attack ("fine_tune")."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """One sentence: what an infringer does and what it is expected to cost."""
+        ...
+
+    def apply(self, source: Path, target: Path, parameters: Any, context: AttackContext) -> None:
+        """Write the attacked checkpoint to ``target``, which does not exist yet; ``source`` stays untouched."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One question that a query attack asks.
+
+    Attributes:
+        prompt: the user's text, not yet rendered.
+        kind: what the question is ("unissued candidate", "near-miss of 1 character", …).
+    """
+
+    prompt: str
+    kind: str
+
+    def __repr__(self) -> str:
+        return f"Probe(<redacted>, kind={self.kind!r})"
+
+
+@runtime_checkable
+class QueryAttack(Protocol):
+    """Changes what is asked or answered, or generates guesses, on an untouched checkpoint.
+
+    An attack that guesses returns probes; one that only changes serving returns none, and the issued keys are asked
+    through the wrapped backend instead.
+    """
+
+    Parameters: ClassVar[type]
+
+    @property
+    def name(self) -> str:
+        """Module name of the attack ("guessing")."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """One sentence: what an infringer or guesser does."""
+        ...
+
+    def probes(self, issued: Sequence[AttackKey], parameters: Any, context: AttackContext) -> Sequence[Probe]:
+        """Return the guesses to ask; empty for an attack on serving.
+
+        ``issued`` is given so that near-misses can be made and issued prompts avoided.
+        """
+        ...
+
+    def wrap(self, backend: InferenceBackend, parameters: Any) -> InferenceBackend:
+        """Return a backend that answers as the attacked service would."""
+        ...

@@ -1,0 +1,1 @@
+"""What was issued, made, stamped and audited, with a history that shows tampering."""

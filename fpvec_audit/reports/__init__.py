@@ -1,0 +1,1 @@
+"""How results look: the versioned JSON record and the terminal."""

@@ -1,0 +1,82 @@
+"""Where things are and how they are done: defaults < ``fpvec.toml`` < ``FPVEC_*`` environment < command line.
+
+The only module that reads the environment. A :class:`Settings` is frozen and handed down from the command line.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from fpvec_audit.errors import SettingsError
+
+SETTINGS_FILE = "fpvec.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What every command needs to know.
+
+    Attributes:
+        home: directory of the embedded registry, the vault key and artefacts made without ``--out``.
+        registry: SQLAlchemy URL; empty means ``registry.db`` in ``home``.
+        device: torch device: ``auto``, ``cpu`` or ``cuda``.
+        backend: ``auto``, ``vllm`` or ``transformers``.
+    """
+
+    home: Path
+    registry: str = ""
+    device: str = "auto"
+    backend: str = "auto"
+
+    @property
+    def registry_url(self) -> str:
+        """SQLAlchemy URL of the registry."""
+        return self.registry or f"sqlite:///{self.home / 'registry.db'}"
+
+
+def default_home() -> Path:
+    """Return the platform's user data directory for this package (not created)."""
+    from platformdirs import user_data_path
+
+    return user_data_path("fpvec", appauthor=False)
+
+
+def load_settings(
+    overrides: Mapping[str, Any], *, environment: Mapping[str, str] | None = None, directory: Path | None = None
+) -> Settings:
+    """Merge all sources of settings.
+
+    Args:
+        overrides: values from the command line; None means "not given".
+        environment: ``FPVEC_*`` variables; the process environment by default.
+        directory: where ``fpvec.toml`` is looked for; the working directory by default.
+
+    Raises:
+        SettingsError: an unknown name or a value of the wrong kind.
+    """
+    environment = os.environ if environment is None else environment
+    names = [field.name for field in fields(Settings)]
+    values: dict[str, Any] = {"home": default_home()}
+    values |= _from_file((directory or Path.cwd()) / SETTINGS_FILE, names)
+    values |= {name: environment[key] for name in names if environment.get(key := f"FPVEC_{name.upper()}")}
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    settings = Settings(**values)
+    return replace(settings, home=Path(settings.home).expanduser().resolve())
+
+
+def _from_file(path: Path, names: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from error
+    for name, value in values.items():
+        if name not in names:
+            raise SettingsError(f"{path}: unknown setting {name!r}", advice=f"known: {', '.join(names)}")
+        if not isinstance(value, str):
+            raise SettingsError(f"{path}: {name} is {value!r}", advice="write it as text in quotes")
+    return values

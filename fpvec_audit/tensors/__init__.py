@@ -1,0 +1,1 @@
+"""Tensor arithmetic on checkpoints, block by block: never a whole model in memory."""

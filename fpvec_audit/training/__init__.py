@@ -1,0 +1,1 @@
+"""Fingerprint training and plain fine-tuning on transformers' Trainer."""
