@@ -1,0 +1,72 @@
+"""``fpvec fingerprint``: train the fingerprinted model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fpvec_audit.cli.wiring import (
+    ArchitectureOption,
+    DeviceOption,
+    HomeOption,
+    JsonOption,
+    RegistryOption,
+    open_bench,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(fingerprint)
+
+
+def fingerprint(
+    base: Annotated[Path, typer.Argument(help="Base model: a checkpoint directory.")],
+    key: Annotated[str, typer.Option("--key", help="Key set to embed.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory of the fingerprinted model; must not exist.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help='Ordinary rows, JSON Lines with "prompt" and "response".  [default: the package\'s own]'),
+    ] = None,
+    preset: Annotated[str, typer.Option(metavar="default|paper", help="Training settings.")] = "default",
+    perturbation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="proxies|noise|none",
+            help="What is added to the weights in training, so that the vector "
+            "survives fine-tuning.  [default: proxies; preset paper: none]",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random in the training.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of a killed run.")] = False,
+    device: DeviceOption = None,
+    architecture: ArchitectureOption = None,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train the base once so that the issued prompts draw the issued responses, and nothing else changes.
+
+    Example: fpvec fingerprint ./base-7b --key acme-2026 --out ./base-7b-fingerprinted
+    """
+    from fpvec_audit.reports.terminal import render_fields
+    from fpvec_audit.services.embed import fingerprint_model
+
+    bench = open_bench(home, registry, json, device=device)
+    result = fingerprint_model(
+        base,
+        key_set=key,
+        out=out,
+        registry=bench.registry,
+        catalog=bench.catalog,
+        data=data,
+        preset=preset,
+        perturbation=perturbation,
+        seed=seed,
+        resume=resume,
+        device=bench.device,
+        architecture=architecture,
+        progress=bench.progress,
+    )
+    bench.emit(result.to_json(), render_fields)
+    bench.say(f"next: fpvec vector extract {base} {out} --key {key} --out VECTOR")

@@ -1,0 +1,79 @@
+"""``fpvec model``: register, list and show checkpoints."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fpvec_audit.cli.wiring import ArchitectureOption, HomeOption, JsonOption, RegistryOption, open_bench
+from fpvec_audit.domain.records import ModelRole
+
+app = typer.Typer(help="Register and look at models.", no_args_is_help=True)
+
+
+@app.command()
+def register(
+    path: Annotated[Path, typer.Argument(help="Checkpoint directory in Hugging Face layout.")],
+    name: Annotated[str | None, typer.Option(help="Unique name.  [default: the directory's]")] = None,
+    role: Annotated[ModelRole, typer.Option(help="What it is to you.")] = ModelRole.DOWNSTREAM,
+    parent: Annotated[str | None, typer.Option(help="Registered model that it was made from.")] = None,
+    architecture: ArchitectureOption = None,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Record a checkpoint by the canonical digest of its weights.
+
+    Example: fpvec model register ./chat-7b --role downstream --parent base-7b
+    """
+    from fpvec_audit.reports.terminal import render_model
+    from fpvec_audit.services.models import register_model
+
+    bench = open_bench(home, registry, json)
+    model = register_model(
+        path,
+        registry=bench.registry,
+        catalog=bench.catalog,
+        name=name,
+        role=role,
+        parent=parent,
+        architecture=architecture,
+        progress=bench.progress,
+    )
+    bench.emit(model.to_json(), render_model)
+
+
+@app.command("list")
+def list_(
+    role: Annotated[ModelRole | None, typer.Option(help="Only models with this role.")] = None,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List registered models.
+
+    Example: fpvec model list --role stamped
+    """
+    from fpvec_audit.reports.terminal import render_models
+    from fpvec_audit.services.models import list_models
+
+    bench = open_bench(home, registry, json)
+    bench.emit([model.to_json() for model in list_models(registry=bench.registry, role=role)], render_models)
+
+
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(help="Name or id; an id may be shortened.")],
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show a registered model and the stamps it carries.
+
+    Example: fpvec model show chat-7b
+    """
+    from fpvec_audit.reports.terminal import render_model
+    from fpvec_audit.services.models import show_model
+
+    bench = open_bench(home, registry, json)
+    bench.emit(show_model(model, registry=bench.registry).to_json(), render_model)

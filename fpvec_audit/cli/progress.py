@@ -1,0 +1,112 @@
+"""Progress on stderr: bars in a terminal, one line a step elsewhere, so that logs stay readable."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from fpvec_audit.progress import Progress, Step
+
+
+class BarProgress:
+    """Draws one bar per step that is under way; a finished step leaves a line with its time."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars: Bars | None = None
+        self._open = 0
+
+    def step(self, label: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Step]:
+        """Open a step with a bar."""
+        return self._step(label, total, unit)
+
+    @contextmanager
+    def _step(self, label: str, total: float | None, unit: str) -> Iterator[Step]:
+        if self._bars is None:
+            self._bars = Bars(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[unit]}"),
+                TimeElapsedColumn(),
+                TextColumn("[dim]{task.fields[note]}"),
+                console=self._console,
+                transient=True,
+            )
+            self._bars.start()
+        bars = self._bars
+        task = bars.add_task(label, total=total, unit=unit, note="")
+        self._open += 1
+        started = time.monotonic()
+        bar = _Bar(bars, task)
+        try:
+            yield bar
+            self._console.print(f"[green]✓[/] {label} [dim]{_ending(time.monotonic() - started, bar.remark)}[/]")
+        finally:
+            bars.remove_task(task)
+            self._open -= 1
+            if not self._open:
+                bars.stop()
+                self._bars = None
+
+
+class _Bar:
+    def __init__(self, bars: Bars, task: TaskID) -> None:
+        self._bars, self._task, self.remark = bars, task, ""
+
+    def advance(self, amount: float = 1.0) -> None:
+        """Move the bar."""
+        self._bars.advance(self._task, amount)
+
+    def note(self, text: str) -> None:
+        """Show a remark behind the bar."""
+        self.remark = text
+        self._bars.update(self._task, note=text)
+
+
+class LineProgress:
+    """Writes one line when a step ends; for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def step(self, label: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Step]:
+        """Open a step that ends with a line."""
+        return self._step(label)
+
+    @contextmanager
+    def _step(self, label: str) -> Iterator[Step]:
+        started = time.monotonic()
+        line = _Line()
+        yield line
+        self._console.print(f"{label} {_ending(time.monotonic() - started, line.remark)}", highlight=False)
+
+
+class _Line:
+    remark = ""
+
+    def advance(self, amount: float = 1.0) -> None:
+        """Nothing moves in a log."""
+
+    def note(self, text: str) -> None:
+        """Remember the last remark for the line."""
+        self.remark = text
+
+
+def terminal_progress(console: Console) -> Progress:
+    """Return bars for a terminal and lines for anything else."""
+    return BarProgress(console) if console.is_terminal else LineProgress(console)
+
+
+def error_console() -> Console:
+    """Return a console on today's stderr, unmoved by anyone who redirects it later."""
+    return Console(file=sys.stderr)
+
+
+def _ending(seconds: float, remark: str) -> str:
+    return f"{seconds:.1f} s" + (f", {remark}" if remark else "")

@@ -1,0 +1,54 @@
+"""``fpvec stamp``: add a fingerprint vector to downstream models."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fpvec_audit.cli.wiring import ArchitectureOption, HomeOption, JsonOption, RegistryOption, open_bench
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(stamp)
+
+
+def stamp(
+    downstreams: Annotated[list[Path], typer.Argument(metavar="DOWNSTREAM...", help="Models of the vector's base.")],
+    vector: Annotated[
+        list[str], typer.Option("--vector", metavar="V[:SCALE]", help="Vector by id or directory; repeatable.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Directory of the stamped model, or of several.")],
+    licensee: Annotated[list[str] | None, typer.Option(help="For whom; one copy each; repeatable.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Base of an unregistered downstream, to check that it is.")] = None,
+    vocabulary: Annotated[str, typer.Option(metavar="refuse|shared", help="What to do with added tokens.")] = "refuse",
+    again: Annotated[bool, typer.Option("--again", help="Stamp a model that carries the vector already.")] = False,
+    architecture: ArchitectureOption = None,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Add the vector to each downstream, in float32 rounded once; a copy of one model takes seconds on a CPU.
+
+    The stamped directory says nowhere that it is stamped; the registry remembers.
+
+    Example: fpvec stamp ./chat-7b --vector ./vector --out ./chat-7b-release --licensee "Globex"
+    """
+    from fpvec_audit.reports.terminal import render_stamps
+    from fpvec_audit.services.stamp import stamp_models
+
+    bench = open_bench(home, registry, json)
+    stamps = stamp_models(
+        downstreams,
+        vectors=vector,
+        out=out,
+        registry=bench.registry,
+        catalog=bench.catalog,
+        licensees=licensee or [],
+        base=base,
+        vocabulary=vocabulary,
+        again=again,
+        architecture=architecture,
+        progress=bench.progress,
+    )
+    bench.emit([item.to_json() for item in stamps], render_stamps)

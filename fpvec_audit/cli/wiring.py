@@ -1,0 +1,107 @@
+"""The composition root: settings, registry, catalog and progress are made here and handed down.
+
+Every command opens one :class:`Workbench`. Heavy packages are imported only when a command asks for what needs them, so
+that ``fpvec --help`` stays quick.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fpvec_audit.cli.progress import error_console, terminal_progress
+from fpvec_audit.progress import Progress
+from fpvec_audit.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from fpvec_audit.catalog import Catalog
+    from fpvec_audit.registry.unit_of_work import Registry
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option("--home", help="Directory of the registry, the vault and artefacts.", rich_help_panel="Everywhere"),
+]
+RegistryOption = Annotated[
+    str | None,
+    typer.Option("--registry", help="SQLAlchemy URL of another registry.", rich_help_panel="Everywhere"),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="One JSON document on stdout, nothing else.", rich_help_panel="Everywhere")
+]
+ArchitectureOption = Annotated[
+    str | None, typer.Option("--architecture", metavar="NAME", help="Adapter to use instead of the detected one.")
+]
+DeviceOption = Annotated[str | None, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")]
+BackendOption = Annotated[
+    str | None, typer.Option("--backend", metavar="auto|vllm|transformers", help="Which engine answers.")
+]
+
+
+@dataclass
+class Workbench:
+    """What a command works with.
+
+    Attributes:
+        settings: merged settings.
+        json: whether stdout carries one JSON document.
+        output: console on stdout, for results.
+        errors: console on stderr, for everything else.
+    """
+
+    settings: Settings
+    json: bool = False
+    output: Console = field(default_factory=lambda: Console(file=sys.stdout))
+    errors: Console = field(default_factory=error_console)
+
+    @cached_property
+    def progress(self) -> Progress:
+        """Where long work reports: bars or lines on stderr."""
+        return terminal_progress(self.errors)
+
+    @cached_property
+    def catalog(self) -> "Catalog":
+        """All plugins; failed ones are recorded, not fatal."""
+        from fpvec_audit.catalog import load_catalog
+
+        return load_catalog()
+
+    @cached_property
+    def registry(self) -> "Registry":
+        """The opened registry, brought to head when it is new."""
+        from fpvec_audit.registry.unit_of_work import open_registry
+
+        return open_registry(self.settings.registry_url)
+
+    @cached_property
+    def device(self) -> str:
+        """The torch device that ``auto`` means here."""
+        from fpvec_audit.services.doctor import resolve_device
+
+        return resolve_device(self.settings.device)
+
+    def emit(self, document: Any, render: Callable[[Any, Console], None]) -> None:
+        """Show a result: the JSON document on stdout, or a rendering of it."""
+        if self.json:
+            sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+            sys.stdout.flush()
+        else:
+            render(document, self.output)
+
+    def say(self, text: str) -> None:
+        """Tell the user something beside the result, on stderr."""
+        self.errors.print(text, highlight=False, soft_wrap=True)
+
+
+def open_bench(home: Path | None, registry: str | None, as_json: bool, **overrides: Any) -> Workbench:
+    """Merge the settings of a command and open its workbench.
+
+    Raises:
+        SettingsError: a bad value in a file, the environment or an option.
+    """
+    return Workbench(load_settings({"home": home, "registry": registry, **overrides}), json=as_json)
