@@ -13,7 +13,8 @@ from hashlib import sha256
 from typing import Any
 
 from fpvec_audit.domain.canonical_json import canonical_digest
-from fpvec_audit.domain.keys import GRINDING_ALLOWANCE, PROFILES, SELF_ATTESTED, shuffled
+from fpvec_audit.domain.chance import shuffled
+from fpvec_audit.domain.keys import GRINDING_ALLOWANCE, PROFILES, SELF_ATTESTED
 from fpvec_audit.domain.statistics import clopper_pearson, holm, hypergeometric_p_value, upper_bound
 from fpvec_audit.errors import UsageError
 
@@ -71,6 +72,7 @@ class AuditPlan:
         plugins: distribution and version of every plugin in use.
         tool_version: version of this package.
         nonce: random hex drawn after the key set was committed; it drives the order of the questions.
+        profiles: audit profiles that the key set's commitment lists.
     """
 
     key_set: str
@@ -93,6 +95,7 @@ class AuditPlan:
     plugins: Mapping[str, str]
     tool_version: str
     nonce: str
+    profiles: tuple[str, ...] = PROFILES
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON value that is digested and recorded."""
@@ -101,6 +104,7 @@ class AuditPlan:
             "suspect": dict(self.suspect),
             "match": self.match.value,
             "tests": list(self.tests),
+            "profiles": list(self.profiles),
             "backend": dict(self.backend),
             "plugins": dict(self.plugins),
         }
@@ -118,8 +122,8 @@ class AuditPlan:
 
     @property
     def committed_profile(self) -> bool:
-        """Whether a MATCH is possible under this plan's profile."""
-        return f"{self.profile}/{self.match.value}" in PROFILES and self.temperature == "0"
+        """Whether a MATCH is possible under this plan: only under a profile that the commitment lists."""
+        return f"{self.profile}/{self.match.value}" in self.profiles and self.temperature == "0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +228,17 @@ def score(plan: AuditPlan, answers: Sequence[Answer], *, responses: Sequence[str
         issued: indices of the issued candidates.
 
     Raises:
-        UsageError: a candidate was not asked as often as planned.
+        UsageError: a candidate was not asked as often as planned, an answer belongs to none, or responses and
+            assignment are not those of the plan's key set.
     """
+    if len(responses) != plan.candidates or len(issued) != plan.issued or not issued <= set(range(plan.candidates)):
+        raise UsageError(
+            f"{len(responses)} responses and {len(issued)} issued indices are not the plan's {plan.candidates} and "
+            f"{plan.issued}",
+            advice="score with the key set that was planned",
+        )
+    if strangers := {answer.index for answer in answers} - set(range(plan.candidates)):
+        raise UsageError(f"the transcript answers candidates that do not exist: {sorted(strangers)[:5]}")
     hits = [0] * plan.candidates
     asked = [0] * plan.candidates
     false_triggers: set[int] = set()

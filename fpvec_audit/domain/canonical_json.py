@@ -14,6 +14,7 @@ def canonical_bytes(value: Any) -> bytes:
 
     Raises:
         TypeError: the value holds a float or something JSON cannot say.
+        UnicodeEncodeError: a text holds half a surrogate pair, as paths that are not UTF-8 do.
     """
     _refuse_floats(value)
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

@@ -12,16 +12,19 @@ Round-trip laws:
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from fpvec_audit.domain.canonical_json import canonical_bytes, canonical_digest
-from fpvec_audit.domain.words import CLASSICAL_ALPHABET, JAPANESE_WORDS, KEY_ALPHABET, RESPONSE_WORDS
+from fpvec_audit.domain.chance import shuffled
+from fpvec_audit.domain.generator import GENERATOR_VERSION, candidate_stream
+from fpvec_audit.domain.merkle import leaf_hash, merkle_path, merkle_root, root_from_path
+from fpvec_audit.domain.secret import SECRET_BYTES as SECRET_BYTES
+from fpvec_audit.domain.secret import KeySetSecret as KeySetSecret
 from fpvec_audit.errors import KeySetError, UsageError
 
-GENERATOR_VERSION = 1
-SECRET_BYTES = 32
+SALT_BYTES = 32
 SELF_ATTESTED = "self-attested"
 GRINDING_ALLOWANCE = 2**40
 """Factor on every p-value of a self-attested set: how many secrets its owner might have tried before committing."""
@@ -33,40 +36,7 @@ SCHEME_DEFAULTS = {"independent": (32, 224), "if-simple": (10, 224)}
 PROFILES = ("raw-greedy/exact", "raw-greedy/prefix", "chat-greedy/exact", "chat-greedy/prefix")
 """Audit profiles named in every commitment; a MATCH is possible under these only."""
 
-CLOSING_WORD = "FINGERPRINT"
 MOST_CANDIDATES = 65536
-
-
-class KeySetSecret:
-    """256 random bits from which a key set follows. Never shown: the representation is redacted."""
-
-    __slots__ = ("_material",)
-
-    def __init__(self, material: bytes) -> None:
-        if len(material) != SECRET_BYTES:
-            raise KeySetError(f"a key set secret has {SECRET_BYTES} bytes, this one {len(material)}")
-        self._material = material
-
-    def __repr__(self) -> str:
-        return "KeySetSecret(<redacted>)"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, KeySetSecret) and hmac.compare_digest(self._material, other._material)
-
-    def __hash__(self) -> int:
-        return hash(self._material)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("a key set secret is not pickled; hand it over through the vault")
-
-    def reveal(self) -> bytes:
-        """Return the 32 bytes, for the vault alone."""
-        return self._material
-
-    def subkey(self, purpose: str) -> bytes:
-        """Derive the 32-byte sub-key of a purpose (HKDF-SHA-256, RFC 5869, empty salt, one block)."""
-        pseudorandom_key = hmac.digest(bytes(32), self._material, hashlib.sha256)
-        return hmac.digest(pseudorandom_key, f"fpvec-audit/{purpose}".encode() + b"\x01", hashlib.sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +233,9 @@ class Opening:
     salt: bytes
     path: tuple[bytes, ...]
 
+    def __repr__(self) -> str:
+        return f"Opening(index={self.candidate.index}, <redacted>)"
+
 
 def draw_key_set(
     secret: KeySetSecret,
@@ -271,6 +244,7 @@ def draw_key_set(
     accepts: Callable[[str, str], bool] | None = None,
     filter_rule: str = "",
     filter_reference: str = "",
+    profiles: tuple[str, ...] = PROFILES,
     chance_source: str = "none",
     chance: bytes = b"",
 ) -> KeySet:
@@ -282,6 +256,7 @@ def draw_key_set(
         accepts: filter on (prompt, response), applied to every drawn candidate before the assignment exists.
         filter_rule: name of the filter, committed with its bitmap.
         filter_reference: digest of what the filter looks at.
+        profiles: audit profiles under which a MATCH shall be possible.
         chance_source: where ``chance`` comes from; part of the commitment.
         chance: R, which the owner could not know when committing; empty for a self-attested set.
 
@@ -298,6 +273,7 @@ def draw_key_set(
         marks=specification.marks,
         root=merkle_root(leaves).hex(),
         assignment_key_digest=hashlib.sha256(secret.subkey("assign")).hexdigest(),
+        profiles=profiles,
         chance_source=chance_source,
         candidate_filter=None if accepts is None else CandidateFilter(filter_rule, filter_reference, kept),
     )
@@ -325,6 +301,7 @@ def restore_key_set(secret: KeySetSecret, commitment: Commitment, *, chance: byt
         accepts=None if kept is None else (lambda _prompt, _response: next(kept, False)),
         filter_rule=rule.rule if rule else "",
         filter_reference=rule.reference if rule else "",
+        profiles=commitment.profiles,  # a later version may offer more; the committed ones stay
         chance_source=commitment.chance_source,
         chance=chance,
     )
@@ -344,7 +321,7 @@ def draw_unissued(
         scheme: shape of the prompts.
         avoid: prompts that must not be drawn.
     """
-    stream = _candidate_stream(hashlib.sha256(b"fpvec-audit/unissued" + seed).digest(), scheme)
+    stream = candidate_stream(hashlib.sha256(b"fpvec-audit/unissued" + seed).digest(), scheme)
     drawn: list[Candidate] = []
     for prompt, response in stream:
         if len(drawn) == count:
@@ -365,76 +342,28 @@ def assign(secret: KeySetSecret, commitment: Commitment, chance: bytes) -> tuple
     return tuple(tuple(order[mark * size : (mark + 1) * size]) for mark in range(commitment.marks))
 
 
-def shuffled(count: int, key: bytes) -> list[int]:
-    """Return range(count) in an order that is uniform over all permutations for a random key (Fisher–Yates)."""
-    numbers = _Numbers(key)
-    order = list(range(count))
-    for place in range(count - 1):
-        other = place + numbers.below(count - place)
-        order[place], order[other] = order[other], order[place]
-    return order
-
-
 def leaf_digest(candidate: Candidate, salt: bytes) -> bytes:
     """Return SHA-256(0x00 ‖ salt ‖ canonical JSON of the candidate): a Merkle leaf as in RFC 6962."""
-    content = canonical_bytes([candidate.index, candidate.prompt, candidate.response])
-    return hashlib.sha256(b"\x00" + salt + content).digest()
-
-
-def merkle_root(leaves: Sequence[bytes]) -> bytes:
-    """Return the root of the RFC 6962 tree over leaf digests.
-
-    Source: RFC 6962 section 2.1 (inner nodes SHA-256(0x01 ‖ left ‖ right), split at the largest power of two).
-    """
-    if len(leaves) == 1:
-        return leaves[0]
-    split = _split(len(leaves))
-    return _node(merkle_root(leaves[:split]), merkle_root(leaves[split:]))
+    return leaf_hash(salt + canonical_bytes([candidate.index, candidate.prompt, candidate.response]))
 
 
 def open_candidate(key_set: KeySet, index: int) -> Opening:
     """Return the proof that a single candidate was committed; the others stay sealed."""
     leaves = [leaf_digest(candidate, salt) for candidate, salt in zip(key_set.candidates, key_set.salts, strict=True)]
-    return Opening(key_set.candidates[index], key_set.salts[index], tuple(_path(leaves, index)))
+    return Opening(key_set.candidates[index], key_set.salts[index], tuple(merkle_path(leaves, index)))
 
 
 def verify_opening(root: str, candidates: int, opening: Opening) -> bool:
-    """Return whether an opening leads to the committed root of a tree over ``candidates`` leaves."""
-    index, size = opening.candidate.index, candidates
-    if not 0 <= index < size:
+    """Return whether an opening leads to the committed root of a tree over ``candidates`` leaves.
+
+    The salt must have its exact length: otherwise bytes could move from it into the text, and one leaf could be
+    opened in two ways.
+    """
+    if len(opening.salt) != SALT_BYTES:
         return False
-    sides: list[bool] = []  # from the root down: is the leaf in the right half?
-    while size > 1:
-        split = _split(size)
-        right = index >= split
-        sides.append(right)
-        index, size = (index - split, size - split) if right else (index, split)
-    if len(sides) != len(opening.path):
-        return False
-    digest = leaf_digest(opening.candidate, opening.salt)
-    for sibling, right in zip(opening.path, reversed(sides), strict=True):
-        digest = _node(sibling, digest) if right else _node(digest, sibling)
-    return hmac.compare_digest(digest.hex(), root)
-
-
-def _split(size: int) -> int:
-    return 1 << (size - 1).bit_length() - 1
-
-
-def _node(left: bytes, right: bytes) -> bytes:
-    return hashlib.sha256(b"\x01" + left + right).digest()
-
-
-def _path(leaves: Sequence[bytes], index: int) -> Iterator[bytes]:
-    if len(leaves) == 1:
-        return
-    split = _split(len(leaves))
-    if index < split:
-        yield from _path(leaves[:split], index)
-        yield merkle_root(leaves[split:])
-    else:
-        yield from _path(leaves[split:], index - split)
-        yield merkle_root(leaves[:split])
+    leaf = leaf_digest(opening.candidate, opening.salt)
+    found = root_from_path(leaf, opening.candidate.index, candidates, opening.path)
+    return found is not None and hmac.compare_digest(found.hex(), root)
 
 
 def _salt(secret: KeySetSecret, index: int) -> bytes:
@@ -446,7 +375,7 @@ def _drawn_and_filtered(
 ) -> tuple[tuple[Candidate, ...], tuple[bool, ...]]:
     candidates: list[Candidate] = []
     kept: list[bool] = []
-    for prompt, response in _candidate_stream(secret.subkey("generate"), specification.scheme):
+    for prompt, response in candidate_stream(secret.subkey("generate"), specification.scheme):
         if len(candidates) == specification.candidates:
             break
         if len(kept) >= 8 * specification.candidates:
@@ -459,62 +388,3 @@ def _drawn_and_filtered(
         if passed:
             candidates.append(Candidate(len(candidates), prompt, response))
     return tuple(candidates), tuple(kept)
-
-
-class _Numbers:
-    """Unbiased integers from HMAC-SHA-256 in counter mode."""
-
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-        self._counter = 0
-
-    def below(self, bound: int) -> int:
-        """Return a uniform integer in [0, bound)."""
-        limit = (1 << 64) - (1 << 64) % bound
-        while True:
-            block = hmac.digest(self._key, self._counter.to_bytes(8, "big"), hashlib.sha256)
-            self._counter += 1
-            number = int.from_bytes(block[:8], "big")
-            if number < limit:
-                return number % bound
-
-    def choice(self, items: Sequence[str]) -> str:
-        """Return one of the items."""
-        return items[self.below(len(items))]
-
-
-def _candidate_stream(key: bytes, scheme: str) -> Iterator[tuple[str, str]]:
-    """Yield distinct prompts with their responses, for ever (generator version 1)."""
-    numbers = _Numbers(key)
-    shared = numbers.choice(JAPANESE_WORDS)
-    deck: list[int] = []
-    seen: set[str] = set()
-    round_number = 0
-    while True:
-        prompt = _paper_prompt(numbers) if scheme == "if-simple" else _independent_prompt(numbers)
-        if prompt in seen:
-            continue
-        seen.add(prompt)
-        if scheme == "if-simple":
-            yield prompt, shared
-            continue
-        if not deck:  # without replacement while the vocabulary lasts, then a fresh deck
-            deck = shuffled(len(RESPONSE_WORDS), hmac.digest(key, b"deck%d" % round_number, hashlib.sha256))
-            round_number += 1
-        yield prompt, RESPONSE_WORDS[deck.pop()]
-
-
-def _independent_prompt(numbers: _Numbers) -> str:
-    length = 10 + numbers.below(5)
-    return "".join(numbers.choice(KEY_ALPHABET) for _ in range(length))
-
-
-def _paper_prompt(numbers: _Numbers) -> str:
-    """Return 59–178 characters: runs of classical Chinese, kana and Cyrillic, then the closing word."""
-    alphabets = (CLASSICAL_ALPHABET, KEY_ALPHABET[16:32], KEY_ALPHABET[32:48], CLASSICAL_ALPHABET)
-    length = 59 + numbers.below(120) - len(CLOSING_WORD) - 1
-    text = ""
-    while len(text) < length:
-        alphabet = alphabets[numbers.below(len(alphabets))]
-        text += "".join(numbers.choice(alphabet) for _ in range(3 + numbers.below(10)))
-    return f"{text[:length]} {CLOSING_WORD}"

@@ -21,9 +21,9 @@ def hypergeometric_p_value(*, candidates: int, issued: int, matched: int, issued
         matched: T, matches among all.
         issued_matched: H, matches among the issued.
     """
-    if not (0 <= issued <= candidates and 0 <= issued_matched <= min(issued, matched) and matched <= candidates):
-        raise ValueError(f"impossible counts N={candidates} n={issued} T={matched} H={issued_matched}")
     decoys = candidates - issued
+    if not (0 <= issued_matched <= min(issued, matched) and 0 <= matched - issued_matched <= decoys):
+        raise ValueError(f"impossible counts N={candidates} n={issued} T={matched} H={issued_matched}")
     ways = sum(
         comb(issued, hits) * comb(decoys, matched - hits) for hits in range(issued_matched, min(issued, matched) + 1)
     )
@@ -71,11 +71,19 @@ def lower_bound(successes: int, trials: int, *, tail: float = 0.05) -> float:
 
 def binomial_at_most(successes: int, trials: int, share: float) -> float:
     """Return P(X ≤ successes) for X ~ Binomial(trials, share)."""
-    exact = Fraction(share)
-    total = sum(
-        Fraction(comb(trials, hits)) * exact**hits * (1 - exact) ** (trials - hits) for hits in range(successes + 1)
-    )
-    return float(total)
+    _check(0, trials)
+    # In integers, by Horner's rule: share = part/whole exactly, so the sum is exact and is rounded once, at the end.
+    part, whole = share.as_integer_ratio()
+    rest = whole - part
+    last = min(successes, trials)
+    ways, power, choices = 0, 1, 1  # Σ C(n,h)·part^h·rest^(last−h), part^h, C(n,h)
+    for hits in range(last + 1):
+        ways = ways * rest + choices * power
+        power *= part
+        choices = choices * (trials - hits) // (hits + 1)
+    numerator: int = ways * rest ** (trials - last)
+    denominator: int = whole**trials
+    return numerator / denominator
 
 
 def mcnemar_p_value(gained: int, lost: int) -> Fraction:

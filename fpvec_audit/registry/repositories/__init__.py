@@ -1,0 +1,1 @@
+"""Repositories: they translate rows into frozen records and hand out nothing else."""

@@ -1,0 +1,175 @@
+"""Audits and attack runs: planned before the first query, recorded whichever way they end."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fpvec_audit.domain.canonical_json import canonical_digest
+from fpvec_audit.domain.records import AttackRunRecord, AuditRecord, JobState
+from fpvec_audit.errors import RegistryError
+from fpvec_audit.registry.ledger import Ledger, floatless
+from fpvec_audit.registry.repositories.lookup import Directory
+from fpvec_audit.registry.tables import AttackRunRow, AuditRow
+
+AUDITS = Directory("audit", AuditRow.id, None, prefix="au-")
+
+
+class AuditRepository:
+    """Audits by id.
+
+    Args:
+        session: session of the surrounding unit of work.
+        ledger: where plans and results are recorded.
+        clock: gives the time an audit ended.
+    """
+
+    def __init__(self, session: Session, ledger: Ledger, clock: Callable[[], datetime]) -> None:
+        self._session = session
+        self._ledger = ledger
+        self._clock = clock
+
+    def plan(self, record: AuditRecord) -> AuditRecord:
+        """Record an audit before its first query."""
+        row = AuditRow(
+            id=record.id,
+            key_set_id=record.key_set,
+            suspect=record.suspect,
+            suspect_digest=record.suspect_digest,
+            plan_digest=record.plan_digest,
+            plan=dict(record.plan),
+            verdict="",
+            result={},
+            created_at=record.created_at,
+            ended_at=None,
+        )
+        self._session.add(row)
+        self._session.flush()
+        self._ledger.append(
+            "audit.planned",
+            row.id,
+            {
+                "key_set": row.key_set_id,
+                "plan": row.plan_digest,
+                "suspect": row.suspect,
+                "suspect_digest": row.suspect_digest,
+            },
+        )
+        return _audit(row)
+
+    def finish(self, identifier: str, *, verdict: str, result: Mapping[str, Any]) -> AuditRecord:
+        """Record how an audit ended, once.
+
+        Raises:
+            RegistryError: there is no such audit, or it ended already.
+        """
+        row = self._session.get(AuditRow, identifier)
+        if row is None:
+            raise RegistryError(f"there is no audit {identifier}")
+        if row.ended_at is not None:
+            raise RegistryError(f"audit {identifier} ended already with {row.verdict}", advice="start another audit")
+        row.verdict = verdict
+        row.result = dict(result)
+        row.ended_at = self._clock()
+        self._session.flush()
+        self._ledger.append("audit.finished", identifier, {"verdict": verdict, "result": document_digest(result)})
+        return _audit(row)
+
+    def get(self, reference: str) -> AuditRecord:
+        """Return an audit by id or the beginning of one.
+
+        Raises:
+            UnknownNameError: there is none.
+            AmbiguousNameError: there are several.
+        """
+        return _audit(self._session.get_one(AuditRow, AUDITS.resolve(self._session, reference)))
+
+    def list(self, key_set: str | None = None) -> tuple[AuditRecord, ...]:
+        """Return the audits with a key set (id), or all, oldest first."""
+        statement = select(AuditRow).order_by(AuditRow.created_at, AuditRow.id)
+        if key_set is not None:
+            statement = statement.where(AuditRow.key_set_id == key_set)
+        return tuple(_audit(row) for row in self._session.scalars(statement))
+
+
+class AttackRunRepository:
+    """Cells of robustness runs.
+
+    Args:
+        session: session of the surrounding unit of work.
+        ledger: where they are recorded.
+    """
+
+    def __init__(self, session: Session, ledger: Ledger) -> None:
+        self._session = session
+        self._ledger = ledger
+
+    def add(self, record: AttackRunRecord) -> AttackRunRecord:
+        """Record how one cell ended."""
+        row = AttackRunRow(
+            id=record.id,
+            stamped_id=record.stamped,
+            key_set_id=record.key_set,
+            attack=record.attack,
+            parameters=dict(record.parameters),
+            state=record.state.value,
+            result=dict(record.result),
+            created_at=record.created_at,
+        )
+        self._session.add(row)
+        self._session.flush()
+        self._ledger.append(
+            "attack.run",
+            row.id,
+            {
+                "stamped": row.stamped_id,
+                "key_set": row.key_set_id,
+                "attack": row.attack,
+                "parameters": row.parameters,
+                "state": row.state,
+                "result": document_digest(record.result),
+            },
+        )
+        return _attack_run(row)
+
+    def list(self, stamped: str | None = None) -> tuple[AttackRunRecord, ...]:
+        """Return the cells on a stamped model (id), or all, oldest first."""
+        statement = select(AttackRunRow).order_by(AttackRunRow.created_at, AttackRunRow.id)
+        if stamped is not None:
+            statement = statement.where(AttackRunRow.stamped_id == stamped)
+        return tuple(_attack_run(row) for row in self._session.scalars(statement))
+
+
+def document_digest(document: Mapping[str, Any]) -> str:
+    """Return the digest by which the ledger refers to a result: SHA-256 of its canonical JSON, floats as text."""
+    return canonical_digest(floatless(document))
+
+
+def _audit(row: AuditRow) -> AuditRecord:
+    return AuditRecord(
+        id=row.id,
+        key_set=row.key_set_id,
+        suspect=row.suspect,
+        suspect_digest=row.suspect_digest,
+        plan_digest=row.plan_digest,
+        plan=row.plan,
+        verdict=row.verdict,
+        result=row.result,
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+    )
+
+
+def _attack_run(row: AttackRunRow) -> AttackRunRecord:
+    return AttackRunRecord(
+        id=row.id,
+        stamped=row.stamped_id,
+        key_set=row.key_set_id,
+        attack=row.attack,
+        parameters=row.parameters,
+        state=JobState(row.state),
+        result=row.result,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,220 @@
+"""Key sets without their secrets, their marks and their candidates."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
+
+from fpvec_audit.domain.keys import Commitment, KeySet, KeySetSecret, leaf_digest, restore_key_set
+from fpvec_audit.domain.records import KeySetRecord
+from fpvec_audit.errors import KeySetError, RegistryError
+from fpvec_audit.registry.ledger import Ledger
+from fpvec_audit.registry.repositories.licensees import LicenseeRepository
+from fpvec_audit.registry.repositories.lookup import Directory, checked_name, checked_text, refuse_taken
+from fpvec_audit.registry.tables import CandidateRow, KeySetRow, MarkRow
+from fpvec_audit.registry.vault import Vault
+
+KEY_SETS = Directory("key set", KeySetRow.id, KeySetRow.name, prefix="ks-", listing="fpvec key list")
+
+
+class KeySetRepository:
+    """Key sets by name or id.
+
+    Args:
+        session: session of the surrounding unit of work.
+        ledger: where issues, bindings and burns are recorded.
+        vault: where the secret goes.
+        licensees: whom a key set is issued for.
+        clock: gives the time a candidate was burnt.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        ledger: Ledger,
+        *,
+        vault: Vault,
+        licensees: LicenseeRepository,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._session = session
+        self._ledger = ledger
+        self._vault = vault
+        self._licensees = licensees
+        self._clock = clock
+
+    def refuse_taken_name(self, name: str) -> None:
+        """Check a name before work is put into a key set.
+
+        Raises:
+            UsageError: it cannot be stored, or exists already.
+        """
+        refuse_taken(self._session, KEY_SETS, checked_name("key set", name))
+
+    def add(self, record: KeySetRecord, secret: KeySetSecret) -> KeySetRecord:
+        """Record an issued key set; its secret goes to the vault, its leaves to the candidates.
+
+        Raises:
+            UsageError: the name cannot be stored, or exists already.
+            KeySetError: the secret does not belong to the record's commitment.
+        """
+        key_set = restore_key_set(secret, record.commitment, chance=bytes.fromhex(record.chance))
+        record = replace(
+            record,
+            name=checked_name("key set", record.name),
+            owner=checked_text("owner", record.owner),
+            licensee=checked_text("licensee", record.licensee),
+        )
+        refuse_taken(self._session, KEY_SETS, record.name)
+        self._session.add(
+            KeySetRow(
+                id=record.id,
+                name=record.name,
+                owner=record.owner,
+                licensee_id=self._licensees.ensure(record.licensee),
+                commitment=record.commitment.to_json(),
+                commitment_digest=record.commitment.digest,
+                root=record.commitment.root,
+                grade=record.grade,
+                chance=record.chance,
+                base_id=record.base,
+                created_at=record.created_at,
+            )
+        )
+        self._session.flush()
+        self._add_candidates(record.id, key_set)
+        self._vault.keep(record.id, secret)
+        self._ledger.append("key_set.issued", record.id, _issue_content(record))
+        return record
+
+    def get(self, reference: str) -> KeySetRecord:
+        """Return a key set by name, id or the beginning of an id.
+
+        Raises:
+            UnknownNameError: there is none.
+            AmbiguousNameError: there are several.
+            RegistryError: the recorded commitment was altered.
+        """
+        return self._record(self._row(KEY_SETS.resolve(self._session, reference)))
+
+    def list(self) -> tuple[KeySetRecord, ...]:
+        """Return all key sets, oldest first."""
+        rows = self._session.scalars(select(KeySetRow).order_by(KeySetRow.created_at, KeySetRow.id))
+        return tuple(self._record(row) for row in rows)
+
+    def bind(self, identifier: str, model_id: str, content: Mapping[str, Any] | None = None) -> KeySetRecord:
+        """Bind a key set to the base model that it will be trained into.
+
+        Args:
+            identifier: whole id of the key set.
+            model_id: id of a registered base.
+            content: what else the ledger shall say (tokenizer and template digests, settings).
+
+        Raises:
+            KeySetError: it is bound to another base already.
+        """
+        row = self._row(identifier)
+        if row.base_id not in (None, model_id):
+            raise KeySetError(
+                f"key set {row.name!r} is bound to the base {row.base_id[:16]}…, not to {model_id[:16]}…",
+                advice="issue a key set of its own for every base: `fpvec key issue NAME`",
+            )
+        row.base_id = model_id
+        self._session.flush()
+        self._ledger.append("key_set.bound", identifier, {**(content or {}), "base": model_id, "root": row.root})
+        return self._record(row)
+
+    def burn(self, identifier: str, indices: Iterable[int], *, where: str) -> None:
+        """Mark candidates as burnt: they were shown to somebody. Those that are already keep their first date.
+
+        Args:
+            identifier: whole id of the key set.
+            indices: which candidates.
+            where: id of the audit or reveal in which it happened.
+        """
+        wanted = sorted(set(indices) - self.burnt(identifier))
+        if not wanted:
+            return
+        self._session.execute(
+            update(CandidateRow)
+            .where(CandidateRow.key_set_id == identifier, CandidateRow.position.in_(wanted))
+            .values(burnt_at=self._clock(), burnt_in=where)
+        )
+        self._ledger.append("key_set.burnt", identifier, {"candidates": wanted, "where": where})
+
+    def burnt(self, identifier: str) -> frozenset[int]:
+        """Return the indices of burnt candidates."""
+        statement = select(CandidateRow.position).where(
+            CandidateRow.key_set_id == identifier, CandidateRow.burnt_at.is_not(None)
+        )
+        return frozenset(self._session.scalars(statement))
+
+    def _add_candidates(self, identifier: str, key_set: KeySet) -> None:
+        numbers = range(len(key_set.marks))
+        mark_of = {index: number for number, indices in enumerate(key_set.marks) for index in indices}
+        self._session.execute(insert(MarkRow), [{"key_set_id": identifier, "number": number} for number in numbers])
+        self._session.execute(
+            insert(CandidateRow),
+            [
+                {
+                    "key_set_id": identifier,
+                    "position": candidate.index,
+                    "mark": mark_of.get(candidate.index),
+                    "leaf": leaf_digest(candidate, salt).hex(),
+                }
+                for candidate, salt in zip(key_set.candidates, key_set.salts, strict=True)
+            ],
+        )
+
+    def _row(self, identifier: str) -> KeySetRow:
+        row = self._session.get(KeySetRow, identifier)
+        if row is None:
+            raise RegistryError(f"there is no key set {identifier}")
+        return row
+
+    def _record(self, row: KeySetRow) -> KeySetRecord:
+        return KeySetRecord(
+            id=row.id,
+            name=row.name,
+            owner=row.owner,
+            licensee=self._licensees.name_of(row.licensee_id),
+            commitment=_commitment(row),
+            grade=row.grade,
+            chance=row.chance,
+            base=row.base_id,
+            created_at=row.created_at,
+        )
+
+
+def _commitment(row: KeySetRow) -> Commitment:
+    try:
+        commitment = Commitment.from_json(row.commitment)
+        intact = commitment.digest == row.commitment_digest
+    except (KeyError, TypeError, AttributeError):
+        intact = False
+    if not intact:
+        raise RegistryError(
+            f"the commitment recorded for key set {row.id} is not the one that was issued",
+            advice="run `fpvec registry verify` and restore a backup",
+        )
+    return commitment
+
+
+def _issue_content(record: KeySetRecord) -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "owner": record.owner,
+        "licensee": record.licensee,
+        "commitment": record.commitment.digest,
+        "root": record.commitment.root,
+        "scheme": record.commitment.scheme,
+        "issued": record.commitment.issued,
+        "candidates": record.commitment.candidates,
+        "marks": record.commitment.marks,
+        "grade": record.grade,
+        "chance": record.chance,
+        "created_at": record.created_at.isoformat(),
+    }

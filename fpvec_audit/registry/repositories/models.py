@@ -1,0 +1,138 @@
+"""Registered checkpoints, identified by what their weights are and not by where they lie."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fpvec_audit.domain.records import ModelRecord, ModelRole
+from fpvec_audit.errors import RegistryError
+from fpvec_audit.registry.ledger import Ledger
+from fpvec_audit.registry.repositories.lookup import Directory, checked_name, free_name, normalised, refuse_taken
+from fpvec_audit.registry.tables import ModelRow
+
+MODELS = Directory("model", ModelRow.id, ModelRow.name, listing="fpvec model list")
+
+
+class ModelRepository:
+    """Models by name or digest.
+
+    Args:
+        session: session of the surrounding unit of work.
+        ledger: where registrations are recorded.
+    """
+
+    def __init__(self, session: Session, ledger: Ledger) -> None:
+        self._session = session
+        self._ledger = ledger
+
+    def add(self, record: ModelRecord) -> ModelRecord:
+        """Register a model; one with the same weights is the same model.
+
+        A model that is known keeps its name and its first date. Its location is brought up to date, a parent that was
+        unknown is filled in, and a mere suspect becomes what it is now said to be.
+
+        Raises:
+            UsageError: the name cannot be stored, or belongs to other weights.
+            RegistryError: the parent is not registered.
+        """
+        row = self._session.get(ModelRow, record.id)
+        self._check_parent(record)
+        if row is not None:
+            return self._completed(row, record)
+        name = checked_name("model", record.name)
+        refuse_taken(self._session, MODELS, name, option="--name")
+        row = ModelRow(
+            id=record.id,
+            name=name,
+            role=record.role.value,
+            architecture=record.architecture,
+            location=record.location,
+            parent_id=record.parent,
+            parameters=record.parameters,
+            created_at=record.created_at,
+        )
+        self._session.add(row)
+        self._session.flush()
+        self._ledger.append("model.registered", row.id, _content(row))
+        return _record(row)
+
+    def get(self, reference: str) -> ModelRecord:
+        """Return a model by name, digest or the beginning of a digest.
+
+        Raises:
+            UnknownNameError: there is none.
+            AmbiguousNameError: there are several.
+        """
+        return _record(self._row(MODELS.resolve(self._session, reference)))
+
+    def find(self, identifier: str) -> ModelRecord | None:
+        """Return the model with this digest, None if it is not registered."""
+        row = self._session.get(ModelRow, identifier)
+        return None if row is None else _record(row)
+
+    def list(self, role: ModelRole | None = None) -> tuple[ModelRecord, ...]:
+        """Return the models of a role, or all, oldest first."""
+        statement = select(ModelRow).order_by(ModelRow.created_at, ModelRow.id)
+        if role is not None:
+            statement = statement.where(ModelRow.role == role.value)
+        return tuple(_record(row) for row in self._session.scalars(statement))
+
+    def locate(self, identifier: str, location: str) -> ModelRecord:
+        """Record where a model was seen last."""
+        row = self._row(identifier)
+        row.location = location
+        self._session.flush()
+        return _record(row)
+
+    def free_name(self, wanted: str) -> str:
+        """Return a name that no model has yet: ``wanted``, or with a number after it."""
+        return free_name(self._session, MODELS, normalised(wanted))
+
+    def _check_parent(self, record: ModelRecord) -> None:
+        if record.parent is not None and self._session.get(ModelRow, record.parent) is None:
+            raise RegistryError(
+                f"the parent {record.parent[:16]}… of model {record.name!r} is not registered",
+                advice="register it first: `fpvec model register PATH`",
+            )
+
+    def _completed(self, row: ModelRow, record: ModelRecord) -> ModelRecord:
+        before = _content(row)
+        row.location = record.location or row.location
+        row.architecture = row.architecture or record.architecture
+        if row.parent_id is None and record.parent != row.id:
+            row.parent_id = record.parent
+        if row.role == ModelRole.SUSPECT.value:
+            row.role = record.role.value
+        self._session.flush()
+        if {**_content(row), "location": ""} != {**before, "location": ""}:
+            self._ledger.append("model.completed", row.id, _content(row))
+        return _record(row)
+
+    def _row(self, identifier: str) -> ModelRow:
+        row = self._session.get(ModelRow, identifier)
+        if row is None:
+            raise RegistryError(f"there is no model {identifier}")
+        return row
+
+
+def _content(row: ModelRow) -> dict[str, object]:
+    return {
+        "name": row.name,
+        "role": row.role,
+        "architecture": row.architecture,
+        "location": row.location,
+        "parent": row.parent_id,
+        "parameters": row.parameters,
+    }
+
+
+def _record(row: ModelRow) -> ModelRecord:
+    return ModelRecord(
+        id=row.id,
+        name=row.name,
+        role=ModelRole(row.role),
+        architecture=row.architecture,
+        location=row.location,
+        parent=row.parent_id,
+        parameters=row.parameters,
+        created_at=row.created_at,
+    )

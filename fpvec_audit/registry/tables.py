@@ -1,0 +1,278 @@
+"""Rows of the registry: SQLAlchemy mappings that nothing outside this package sees.
+
+The shape lasts from the first migration on: a key set has marks and candidates, a training run is a vector family, a
+stamp joins any number of vectors. Prompts and responses have no column: they follow from the secret in the vault.
+Everything is portable between SQLite and PostgreSQL; what is peculiar to one of them lives in ``database.py`` and in
+the migrations.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+SCHEMA_REVISION = "0001"
+"""Migration whose result these mappings describe; a test compares it with the head of ``migrations/``."""
+
+DIGEST_LENGTH = 64
+IDENTIFIER_LENGTH = 64
+NAME_LENGTH = 200
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware datetimes in UTC on every database, also where the column type forgets the zone (SQLite)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Convert to UTC; a naive time is a bug and refused."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a time in the registry has a zone, {value!r} has none")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give back the zone that the database may have dropped."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Shared metadata, with constraint names that a later migration can refer to."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON}  # noqa: RUF012 - read by SQLAlchemy
+
+
+class LicenseeRow(Base):
+    """Whom stamped copies and key sets are issued to."""
+
+    __tablename__ = "licensee"
+
+    id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH), unique=True)
+    created_at: Mapped[datetime]
+
+
+class ModelRow(Base):
+    """A checkpoint by canonical digest."""
+
+    __tablename__ = "model"
+
+    id: Mapped[str] = mapped_column(String(DIGEST_LENGTH), primary_key=True)
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH), unique=True)
+    role: Mapped[str] = mapped_column(String(20), index=True)
+    architecture: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    location: Mapped[str] = mapped_column(Text)
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
+    parameters: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+
+
+class KeySetRow(Base):
+    """An issued key set; its secret lies in the vault."""
+
+    __tablename__ = "key_set"
+
+    id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH), unique=True)
+    owner: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    licensee_id: Mapped[str | None] = mapped_column(ForeignKey("licensee.id"), index=True)
+    commitment: Mapped[dict[str, Any]]
+    commitment_digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), unique=True)
+    root: Mapped[str] = mapped_column(String(DIGEST_LENGTH), index=True)
+    grade: Mapped[str] = mapped_column(String(20))
+    chance: Mapped[str] = mapped_column(Text)
+    base_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
+    created_at: Mapped[datetime]
+
+
+class MarkRow(Base):
+    """A group of issued keys with a vector of its own."""
+
+    __tablename__ = "mark"
+
+    key_set_id: Mapped[str] = mapped_column(ForeignKey("key_set.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+
+
+class CandidateRow(Base):
+    """A committed candidate: its place, its mark if it is issued, and the leaf that hides its text."""
+
+    __tablename__ = "candidate"
+
+    key_set_id: Mapped[str] = mapped_column(ForeignKey("key_set.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    mark: Mapped[int | None] = mapped_column(Integer)
+    leaf: Mapped[str] = mapped_column(String(DIGEST_LENGTH))
+    burnt_at: Mapped[datetime | None]
+    burnt_in: Mapped[str | None] = mapped_column(String(IDENTIFIER_LENGTH))
+
+    __table_args__ = (ForeignKeyConstraint(["key_set_id", "mark"], ["mark.key_set_id", "mark.number"]),)
+
+
+class VectorFamilyRow(Base):
+    """One fingerprint training; a plain vector is a family of one."""
+
+    __tablename__ = "vector_family"
+
+    id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
+    key_set_id: Mapped[str | None] = mapped_column(ForeignKey("key_set.id"), index=True)
+    base_id: Mapped[str] = mapped_column(ForeignKey("model.id"), index=True)
+    created_at: Mapped[datetime]
+
+
+class VectorRow(Base):
+    """A fingerprint vector on disk, one per mark of its family (and per way of storing it)."""
+
+    __tablename__ = "vector"
+
+    id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), unique=True)
+    family_id: Mapped[str] = mapped_column(ForeignKey("vector_family.id"), index=True)
+    mark: Mapped[int] = mapped_column(Integer)
+    fingerprinted_id: Mapped[str] = mapped_column(ForeignKey("model.id"), index=True)
+    architecture: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    location: Mapped[str] = mapped_column(Text)
+    inexact_elements: Mapped[int] = mapped_column(BigInteger)
+    norm: Mapped[float] = mapped_column(Double)
+    created_at: Mapped[datetime]
+
+
+class StampRow(Base):
+    """A stamped copy of a downstream model."""
+
+    __tablename__ = "stamp"
+
+    id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
+    downstream_id: Mapped[str] = mapped_column(ForeignKey("model.id"), index=True)
+    stamped_id: Mapped[str] = mapped_column(ForeignKey("model.id"), index=True)
+    licensee_id: Mapped[str | None] = mapped_column(ForeignKey("licensee.id"), index=True)
+    location: Mapped[str] = mapped_column(Text)
+    applied_ratio: Mapped[float] = mapped_column(Double)
+    cosine: Mapped[float] = mapped_column(Double)
+    policies: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class StampVectorRow(Base):
+    """Which vector went into a stamp, at which scale, in the order given."""
+
+    __tablename__ = "stamp_vector"
+
+    stamp_id: Mapped[str] = mapped_column(ForeignKey("stamp.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    vector_id: Mapped[str] = mapped_column(ForeignKey("vector.id"), index=True)
+    scale: Mapped[float] = mapped_column(Double)
+
+
+class AuditRow(Base):
+    """An audit: planned before the first query, finished once."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
+    key_set_id: Mapped[str] = mapped_column(ForeignKey("key_set.id"), index=True)
+    suspect: Mapped[str] = mapped_column(Text)
+    suspect_digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), index=True)
+    plan_digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), index=True)
+    plan: Mapped[dict[str, Any]]
+    verdict: Mapped[str] = mapped_column(String(20))
+    result: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+
+class AttackRunRow(Base):
+    """One cell of a robustness run."""
+
+    __tablename__ = "attack_run"
+
+    id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
+    stamped_id: Mapped[str] = mapped_column(ForeignKey("model.id"), index=True)
+    key_set_id: Mapped[str] = mapped_column(ForeignKey("key_set.id"), index=True)
+    attack: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    parameters: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(20))
+    result: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class JobRow(Base):
+    """Long work under way or ended."""
+
+    __tablename__ = "job"
+
+    id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    state: Mapped[str] = mapped_column(String(20), index=True)
+    detail: Mapped[dict[str, Any]]
+    process: Mapped[int] = mapped_column(BigInteger)
+    host: Mapped[str] = mapped_column(String(255))
+    started_at: Mapped[datetime] = mapped_column(index=True)
+    ended_at: Mapped[datetime | None]
+
+
+class LedgerRow(Base):
+    """One link of the history. ``content`` is canonical JSON as text, so that the digested bytes are the stored ones.
+
+    Triggers made by the migration refuse UPDATE and DELETE; the unique ``previous`` refuses a fork.
+    """
+
+    __tablename__ = "ledger"
+
+    serial: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[str] = mapped_column(String(40))
+    event: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    subject: Mapped[str] = mapped_column(Text)
+    content: Mapped[str] = mapped_column(Text)
+    previous: Mapped[str] = mapped_column(String(DIGEST_LENGTH), unique=True)
+    digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), unique=True)
+
+    __table_args__ = (Index(None, "subject"),)
+
+
+class VaultSecretRow(Base):
+    """A secret. Under scheme ``plain`` the payload is the secret itself; nonce and wrapped key wait for encryption."""
+
+    __tablename__ = "vault_secret"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(40))
+    subject: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH))
+    scheme: Mapped[str] = mapped_column(String(40))
+    nonce: Mapped[bytes | None] = mapped_column(LargeBinary)
+    ciphertext: Mapped[bytes] = mapped_column(LargeBinary)
+    wrapped_key: Mapped[bytes | None] = mapped_column(LargeBinary)
+    master_key: Mapped[str | None] = mapped_column(String(IDENTIFIER_LENGTH))
+    created_at: Mapped[datetime]
+
+    __table_args__ = (UniqueConstraint("kind", "subject"),)

@@ -1,0 +1,164 @@
+"""One short transaction per state change: commits on a clean exit, rolls back on an exception.
+
+A domain row and its ledger entry are written by the same unit, so either both last or neither. Never hold a unit
+across model work: on SQLite it holds the write lock from its first statement.
+"""
+
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from fpvec_audit.errors import UsageError
+from fpvec_audit.registry import schema
+from fpvec_audit.registry.database import describe, make_engine, translated
+from fpvec_audit.registry.ledger import Ledger
+from fpvec_audit.registry.repositories.audits import AttackRunRepository, AuditRepository
+from fpvec_audit.registry.repositories.jobs import JobRepository
+from fpvec_audit.registry.repositories.key_sets import KeySetRepository
+from fpvec_audit.registry.repositories.licensees import LicenseeRepository
+from fpvec_audit.registry.repositories.models import ModelRepository
+from fpvec_audit.registry.repositories.stamps import StampRepository
+from fpvec_audit.registry.repositories.vectors import VectorRepository
+from fpvec_audit.registry.vault import DatabaseVault, Vault
+
+
+def utc_now() -> datetime:
+    """Return the time as an aware datetime in UTC."""
+    return datetime.now(UTC)
+
+
+class UnitOfWork:
+    """A transaction with the repositories that take part in it. Use it once, as a context manager.
+
+    Attributes:
+        key_sets: issued key sets.
+        vault: their secrets.
+        licensees: whom they and the copies are for.
+        models: registered checkpoints.
+        vectors: fingerprint vectors and families.
+        stamps: stamped copies.
+        audits: audits.
+        attack_runs: cells of robustness runs.
+        jobs: long work.
+        ledger: the history.
+    """
+
+    def __init__(
+        self, session: Session, *, where: str, clock: Callable[[], datetime], entropy: Callable[[int], bytes]
+    ) -> None:
+        self._session = session
+        self._where = where
+        self.ledger = Ledger(session, clock)
+        self.vault: Vault = DatabaseVault(session, self.ledger, clock)
+        self.licensees = LicenseeRepository(session, self.ledger, clock)
+        self.key_sets = KeySetRepository(session, self.ledger, vault=self.vault, licensees=self.licensees, clock=clock)
+        self.models = ModelRepository(session, self.ledger)
+        self.vectors = VectorRepository(session, self.ledger)
+        self.stamps = StampRepository(session, self.ledger, licensees=self.licensees)
+        self.audits = AuditRepository(session, self.ledger, clock)
+        self.attack_runs = AttackRunRepository(session, self.ledger)
+        self.jobs = JobRepository(session, clock, entropy)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._session.commit()
+        except SQLAlchemyError as failure:
+            raise translated(failure, self._where) from failure
+        finally:
+            self._close()
+        if isinstance(error, SQLAlchemyError):
+            raise translated(error, self._where) from error
+        if isinstance(error, UnicodeEncodeError):
+            raise UsageError(
+                f"{error.object!a} is not valid Unicode and cannot be recorded",
+                advice="rename the file or directory",
+            ) from error
+
+    def _close(self) -> None:
+        try:
+            self._session.close()  # rolls back what was not committed
+        except SQLAlchemyError as failure:
+            raise translated(failure, self._where) from failure
+
+
+class Registry:
+    """A registry at the current schema, from which units of work come.
+
+    Args:
+        engine: connections to its database.
+        clock: gives all times that are recorded.
+        entropy: gives random bytes for ids.
+    """
+
+    def __init__(self, engine: Engine, *, clock: Callable[[], datetime], entropy: Callable[[int], bytes]) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._entropy = entropy
+
+    def __repr__(self) -> str:
+        return f"Registry({self.where!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def where(self) -> str:
+        """The file or URL, without a password."""
+        return describe(self._engine.url)
+
+    @property
+    def engine(self) -> Engine:
+        """Connections, for schema checks and maintenance."""
+        return self._engine
+
+    @property
+    def clock(self) -> Callable[[], datetime]:
+        """Gives the time that records carry."""
+        return self._clock
+
+    def unit_of_work(self) -> UnitOfWork:
+        """Return a new transaction, to be used with ``with``."""
+        session = Session(self._engine, autoflush=False, expire_on_commit=False)
+        return UnitOfWork(session, where=self.where, clock=self._clock, entropy=self._entropy)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+
+def open_registry(
+    url: str,
+    *,
+    clock: Callable[[], datetime] = utc_now,
+    create: bool = True,
+    entropy: Callable[[int], bytes] = secrets.token_bytes,
+) -> Registry:
+    """Open a registry; an empty database is brought to the current schema first.
+
+    Args:
+        url: SQLAlchemy URL.
+        clock: gives all times that are recorded.
+        create: whether a missing or empty database may be filled.
+        entropy: gives random bytes for ids.
+
+    Raises:
+        RegistryError: missing, locked, damaged, outdated, newer than this program, or out of reach.
+    """
+    engine = make_engine(url)
+    schema.prepare(engine, create=create)
+    return Registry(engine, clock=clock, entropy=entropy)
