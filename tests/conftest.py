@@ -1,0 +1,65 @@
+"""Fixtures shared by all tests: a home of its own, a clock that stands still, a registry, a clean environment."""
+
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fpvec_audit.settings import Settings
+
+if TYPE_CHECKING:
+    from fpvec_audit.registry.unit_of_work import Registry
+
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_DATASETS_OFFLINE="1")
+
+FIXED_TIME = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def _own_variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("FPVEC_")}
+
+
+@pytest.fixture(autouse=True)
+def _no_leaked_variables() -> Iterator[None]:
+    """Fail a test that leaves FPVEC_* variables behind; those of the developer's shell are hidden from all tests."""
+    before = _own_variables()
+    for name in before:
+        del os.environ[name]
+    yield
+    leaked = sorted(_own_variables())
+    for name in leaked:
+        del os.environ[name]
+    os.environ.update(before)
+    assert not leaked, f"the test leaked environment variables: {', '.join(leaked)}"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Return a directory for the registry, the vault and artefacts."""
+    directory = tmp_path / "home"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:
+    """Return settings whose home is the test's own."""
+    return Settings(home=home, device="cpu", backend="transformers")
+
+
+@pytest.fixture
+def clock() -> Callable[[], datetime]:
+    """Return a clock that stands still."""
+    return lambda: FIXED_TIME
+
+
+@pytest.fixture
+def registry(settings: Settings, clock: Callable[[], datetime]) -> Iterator["Registry"]:
+    """Return an empty registry in the test's home."""
+    from fpvec_audit.registry.unit_of_work import open_registry
+
+    with open_registry(settings.registry_url, clock=clock) as opened:
+        yield opened

@@ -1,0 +1,266 @@
+"""Tiny checkpoints with random weights, made on the fly, and raw safetensors files for what no library would write.
+
+The models have two layers and about 40,000 parameters; the tokenizer knows bytes and three special tokens. Nothing
+here draws from torch's global generator.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ARCHITECTURES = ("gpt2", "bloom", "llama2", "vicuna")
+DTYPES = ("float32", "bfloat16", "float16")
+SPECIAL_TOKENS = ("<s>", "</s>", "<pad>")
+VOCABULARY = 256 + len(SPECIAL_TOKENS) + 1  # one row to spare, as real checkpoints have
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+VICUNA_TEMPLATE = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions. {% for message in messages %}"
+    "{% if message['role'] == 'user' %}USER: {{ message['content'] }} {% else %}"
+    "ASSISTANT: {{ message['content'] }}</s>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+INDEX = "model.safetensors.index.json"
+
+
+def make_tiny(
+    directory: Path,
+    architecture: str,
+    *,
+    dtype: str = "float32",
+    seed: int = 0,
+    tied: bool | None = None,
+    sharded: bool = False,
+    prefix: bool = True,
+    buffers: bool = False,
+    stored_alias: bool = False,
+    tokenizer: bool = True,
+    chat_template: str | None = None,
+    vocabulary: int = VOCABULARY,
+    hidden: int = 32,
+    heads: int = 1,
+) -> Path:
+    """Write a two-layer model with random weights and its tokenizer, and return the directory.
+
+    Args:
+        directory: where to; made if it does not exist.
+        architecture: ``gpt2``, ``bloom``, ``llama2`` or ``vicuna``.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        seed: equal seeds make equal weights.
+        tied: whether the output head is the embedding; the family's habit when None.
+        sharded: write several shards and an index instead of one file.
+        prefix: keep ``transformer.`` before names, as transformers does; the hub's GPT-2 and Bloom drop it. Llama's
+            ``model.`` always stays.
+        buffers: store GPT-2's causal masks too, as the hub's GPT-2 does; other families have none.
+        stored_alias: store a tied head a second time under its own name, as some checkpoints do; no effect on an untied one.
+        tokenizer: save the byte tokenizer beside the weights.
+        chat_template: Jinja source saved with the tokenizer; the v1.1 text for ``vicuna`` when None.
+        vocabulary: number of embedding rows, at least the tokenizer's 259.
+        hidden: width.
+        heads: attention heads; one of 32 is what vLLM runs on a CPU.
+    """
+    import torch
+
+    directory.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(seed)
+    model = _model(architecture, tied=tied, vocabulary=vocabulary, hidden=hidden, heads=heads)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator) * 0.05
+            parameter.copy_(noise if parameter.dim() > 1 else parameter + noise)
+    model.to(getattr(torch, dtype)).save_pretrained(directory, max_shard_size="40KB" if sharded else "1GB")
+    if architecture == "vicuna":
+        edit_json(directory / "config.json", _name_or_path="lmsys/vicuna-7b-v1.5")
+        chat_template = VICUNA_TEMPLATE if chat_template is None else chat_template
+    if not prefix or buffers or stored_alias:
+        _restore_layout(directory, architecture, prefix=prefix, buffers=buffers, stored_alias=stored_alias)
+    if tokenizer:
+        make_tokenizer(chat_template).save_pretrained(directory)
+    return directory
+
+
+def make_tokenizer(chat_template: str | None = None) -> Any:
+    """Return a tokenizer of 256 bytes and three special tokens, made without any file."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=SPECIAL_TOKENS[0],
+        eos_token=SPECIAL_TOKENS[1],
+        pad_token=SPECIAL_TOKENS[2],
+        chat_template=chat_template,
+        model_max_length=256,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def tensors_of(directory: Path) -> dict[str, "Tensor"]:
+    """Return every stored tensor of a checkpoint or vector directory, whatever its layout."""
+    from safetensors.torch import load_file
+
+    return {name: value for file in sorted(directory.glob("*.safetensors")) for name, value in load_file(file).items()}
+
+
+def rewrite(source: Path, target: Path, change: Callable[[str, "Tensor"], "Tensor"]) -> Path:
+    """Copy a checkpoint and change its tensors one by one; layout and other files stay as they are.
+
+    Args:
+        source: checkpoint directory.
+        target: directory to write; must not exist.
+        change: (stored name, tensor) → new tensor.
+    """
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(source, target)
+    for file in target.glob("*.safetensors"):
+        changed = {name: change(name, tensor).contiguous() for name, tensor in load_file(file).items()}
+        save_file(changed, file, metadata={"format": "pt"})
+    return target
+
+
+def perturb(source: Path, target: Path, *, seed: int = 1, size: float = 1e-2, exact: bool = False) -> Path:
+    """Write a fine-tune of a checkpoint: every weight moved by a little random amount.
+
+    Args:
+        source: checkpoint directory.
+        target: directory to write; must not exist.
+        seed: equal seeds make equal changes.
+        size: standard deviation of the change.
+        exact: round to weights that base plus a stored vector gives back bit for bit, as fingerprint training does.
+    """
+    import torch
+
+    from fpvec_audit.tensors.representable import representable
+
+    def change(name: str, tensor: "Tensor") -> "Tensor":
+        if not tensor.dtype.is_floating_point or name.endswith(("attn.bias", "attn.masked_bias")):
+            return tensor
+        generator = torch.Generator().manual_seed(hash_of(f"{seed} {name.removeprefix('transformer.')}"))
+        moved = (tensor.float() + size * torch.randn(tensor.shape, generator=generator)).to(tensor.dtype)
+        return representable(tensor, moved) if exact else moved
+
+    return rewrite(source, target, change)
+
+
+def hash_of(text: str) -> int:
+    """Return a number that depends on a text alone, unlike Python's salted ``hash``."""
+    from hashlib import sha256
+
+    return int.from_bytes(sha256(text.encode()).digest()[:4], "big")
+
+
+def write_raw(path: Path, header: Mapping[str, Any] | bytes, data: bytes = b"", *, length: int | None = None) -> Path:
+    """Write a safetensors file byte by byte, truthful or not.
+
+    Args:
+        path: file to write.
+        header: JSON object, or the bytes that stand in its place.
+        data: what follows the header.
+        length: header length to claim; the true one when None.
+    """
+    content = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes((len(content) if length is None else length).to_bytes(8, "little") + content + data)
+    return path
+
+
+def write_checkpoint(
+    directory: Path,
+    tensors: Mapping[str, "Tensor"],
+    *,
+    config: Mapping[str, Any] | None = None,
+    shards: int = 1,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write chosen tensors as a checkpoint: a config and one safetensors file, or shards dealt out in turn."""
+    from safetensors.torch import save_file
+
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(config or {"model_type": "unheard-of"}))
+    if shards == 1:
+        save_file(dict(tensors), directory / "model.safetensors", metadata=dict(metadata or {"format": "pt"}))
+        return directory
+    weight_map = {}
+    for number in range(shards):
+        file = f"model-{number + 1:05}-of-{shards:05}.safetensors"
+        part = {name: value for place, (name, value) in enumerate(tensors.items()) if place % shards == number}
+        save_file(part, directory / file, metadata=dict(metadata or {"format": "pt"}))
+        weight_map |= dict.fromkeys(part, file)
+    total = sum(value.numel() * value.element_size() for value in tensors.values())
+    (directory / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}))
+    return directory
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Change top-level entries of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes, indent=2))
+
+
+def _model(architecture: str, *, tied: bool | None, vocabulary: int, hidden: int, heads: int) -> Any:
+    import torch
+    from transformers import (
+        BloomConfig,
+        BloomForCausalLM,
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+    )
+
+    tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    common = {**tokens, "vocab_size": vocabulary} | ({} if tied is None else {"tie_word_embeddings": tied})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if architecture == "gpt2":
+            return GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=hidden, n_head=heads, n_positions=256, **common))
+        if architecture == "bloom":
+            return BloomForCausalLM(BloomConfig(n_layer=2, hidden_size=hidden, n_head=heads, **common))
+        if architecture in ("llama2", "vicuna"):
+            return LlamaForCausalLM(
+                LlamaConfig(
+                    num_hidden_layers=2,
+                    hidden_size=hidden,
+                    intermediate_size=2 * hidden,
+                    num_attention_heads=heads,
+                    num_key_value_heads=heads,
+                    max_position_embeddings=256,
+                    **common,
+                )
+            )
+    raise ValueError(f"no tiny model of architecture {architecture!r}")
+
+
+def _restore_layout(directory: Path, architecture: str, *, prefix: bool, buffers: bool, stored_alias: bool) -> None:
+    """Give a checkpoint saved by transformers the layout that the hub's older ones have."""
+    import torch
+
+    config = json.loads((directory / "config.json").read_text())
+    tensors = tensors_of(directory)
+    shards = len(list(directory.glob("*.safetensors")))
+    for file in [*directory.glob("*.safetensors"), *directory.glob(INDEX)]:
+        file.unlink()
+    if stored_alias and "lm_head.weight" not in tensors:
+        embedding = {"gpt2": "transformer.wte.weight", "bloom": "transformer.word_embeddings.weight"}
+        tensors["lm_head.weight"] = tensors[embedding.get(architecture, "model.embed_tokens.weight")].clone()
+    if buffers and architecture == "gpt2":
+        mask = torch.tril(torch.ones(256, 256)).view(1, 1, 256, 256)
+        for layer in range(2):
+            tensors[f"transformer.h.{layer}.attn.bias"] = mask.clone()
+            tensors[f"transformer.h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+    if not prefix:
+        tensors = {name.removeprefix("transformer."): value for name, value in tensors.items()}
+    write_checkpoint(directory, tensors, config=config, shards=shards)
