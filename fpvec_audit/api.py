@@ -1,0 +1,51 @@
+"""Everything a plugin may import; light, so that loading a plugin costs nothing.
+
+What needs torch is in :mod:`fpvec_audit.toolkit`, to be imported inside the function that uses it.
+"""
+
+from fpvec_audit.domain.architecture import TensorNaming
+from fpvec_audit.domain.keys import Candidate, draw_unissued
+from fpvec_audit.domain.ports import (
+    ArchitectureAdapter,
+    AttackContext,
+    AttackKey,
+    BackendDescription,
+    Completion,
+    InferenceBackend,
+    ModelDescription,
+    Probe,
+    QueryAttack,
+    Sampling,
+    TensorRole,
+    TrainingDefaults,
+    WeightAttack,
+)
+from fpvec_audit.errors import FpvecError, PluginError, UsageError
+from fpvec_audit.hookspecs import hookimpl
+from fpvec_audit.progress import NO_PROGRESS, Progress, Step
+
+__all__ = [
+    "NO_PROGRESS",
+    "ArchitectureAdapter",
+    "AttackContext",
+    "AttackKey",
+    "BackendDescription",
+    "Candidate",
+    "Completion",
+    "FpvecError",
+    "InferenceBackend",
+    "ModelDescription",
+    "PluginError",
+    "Probe",
+    "Progress",
+    "QueryAttack",
+    "Sampling",
+    "Step",
+    "TensorNaming",
+    "TensorRole",
+    "TrainingDefaults",
+    "UsageError",
+    "WeightAttack",
+    "draw_unissued",
+    "hookimpl",
+]

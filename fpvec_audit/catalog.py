@@ -1,0 +1,378 @@
+"""Which plugins there are: found, imported, checked and called one by one, then frozen.
+
+pluggy as it comes lets one faulty plugin take all others down: an entry point that fails to import aborts the loading,
+one raising implementation aborts the call, and a misspelt hook is silent. So every entry point gets a plugin manager of
+its own here, and a fault is recorded as that plugin's state and hits no other. Light: no adapter or attack needs torch
+to be looked at.
+
+The same entry-point group serves the built-ins and everyone else's; a built-in only wins when a stranger takes its name.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
+from typing import Any
+
+import pluggy
+
+from fpvec_audit import hookspecs
+from fpvec_audit.domain.ports import ArchitectureAdapter, ModelDescription, QueryAttack, WeightAttack
+from fpvec_audit.errors import AmbiguousNameError, ArchitectureError, PluginError, UnknownNameError, UsageError
+
+OWN_DISTRIBUTION = "fpvec-audit"
+LISTING = "fpvec plugin list"
+ARCHITECTURE, ATTACK, PLUGIN = "architecture", "attack", "plugin"
+HOOKS = {"fpvec_architectures": ARCHITECTURE, "fpvec_attacks": ATTACK}
+"""Hook → kind of what it gives."""
+
+_ADAPTER_METHODS = ("supports", "role", "canonical", "tied", "prompt")
+
+
+class PluginState(StrEnum):
+    """``working``; ``failed`` by its own fault; ``clash`` when another plugin claims the same name."""
+
+    WORKING = "working"
+    FAILED = "failed"
+    CLASH = "clash"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """One adapter or attack, or a plugin that gave none because it failed.
+
+    Attributes:
+        name: name of the adapter or attack; the entry point's name for a plugin that failed.
+        kind: ``architecture``, ``attack``, or ``plugin`` for one that failed.
+        distribution: which installed package it comes from.
+        version: version of that package.
+        state: whether it can be used.
+        problem: why it cannot; empty when it can.
+    """
+
+    name: str
+    kind: str
+    distribution: str
+    version: str
+    state: PluginState = PluginState.WORKING
+    problem: str = ""
+
+    @property
+    def owner(self) -> str:
+        """Distribution and version, for messages."""
+        return f"{self.distribution} {self.version}".strip()
+
+    def to_json(self) -> dict[str, str]:
+        """Return the JSON object of the command-line contract."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "distribution": self.distribution,
+            "version": self.version,
+            "state": self.state.value,
+            "problem": self.problem,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Every plugin that works, and a record of those that do not.
+
+    Attributes:
+        architectures: name → adapter.
+        attacks: name → attack.
+        plugins: all of them in a stable order, failed and clashing ones too.
+    """
+
+    architectures: Mapping[str, ArchitectureAdapter]
+    attacks: Mapping[str, WeightAttack | QueryAttack]
+    plugins: tuple[PluginInfo, ...]
+
+    def architecture(self, name: str) -> ArchitectureAdapter:
+        """Return an adapter by name.
+
+        Raises:
+            UnknownNameError: there is none; the nearest are suggested.
+            AmbiguousNameError: two distributions claim the name.
+            UsageError: the plugin of that name failed.
+        """
+        if name not in self.architectures:
+            raise self._absent(ARCHITECTURE, name, self.architectures)
+        return self.architectures[name]
+
+    def attack(self, name: str) -> WeightAttack | QueryAttack:
+        """Return an attack by name.
+
+        Raises:
+            UnknownNameError: there is none; the nearest are suggested.
+            AmbiguousNameError: two distributions claim the name.
+            UsageError: the plugin of that name failed.
+        """
+        if name not in self.attacks:
+            raise self._absent(ATTACK, name, self.attacks)
+        return self.attacks[name]
+
+    def architecture_for(self, description: ModelDescription, *, override: str | None = None) -> ArchitectureAdapter:
+        """Return the adapter of a checkpoint: the one that fits it most specifically.
+
+        Args:
+            description: what the checkpoint says of itself.
+            override: name of the adapter to use whatever the checkpoint says.
+
+        Raises:
+            UnknownNameError: ``override`` names no adapter.
+            ArchitectureError: no adapter fits, or two fit alike.
+        """
+        if override is not None:
+            return self.architecture(override)
+        ranks, faults = self._ranks(description)
+        best = max(ranks.values(), default=0)
+        fitting = sorted(name for name, rank in ranks.items() if rank == best and best > 0)
+        if len(fitting) == 1:
+            return self.architectures[fitting[0]]
+        where = description.name or "checkpoint"
+        if fitting:
+            owners = " and ".join(f"{name} ({self.info(ARCHITECTURE, name).owner})" for name in fitting)
+            raise ArchitectureError(
+                f"{where}: the adapters {owners} fit alike",
+                advice=f"choose one with --architecture {' or --architecture '.join(fitting)}",
+            )
+        raise ArchitectureError(
+            f"{where}: no adapter for {_architecture_found(description.config)}{faults}",
+            advice=f"known: {', '.join(sorted(self.architectures)) or 'none'}; name one with --architecture if its "
+            f"tensors are alike, or install a plugin (`{LISTING}`)",
+        )
+
+    def info(self, kind: str, name: str) -> PluginInfo:
+        """Return who gave a working adapter or attack."""
+        return next(
+            plugin
+            for plugin in self.plugins
+            if (plugin.kind, plugin.name, plugin.state) == (kind, name, PluginState.WORKING)
+        )
+
+    def versions(self) -> Mapping[str, str]:
+        """Return "kind name" → "distribution version" of every plugin that works, for audit plans."""
+        return {
+            f"{plugin.kind} {plugin.name}": plugin.owner
+            for plugin in self.plugins
+            if plugin.state is PluginState.WORKING
+        }
+
+    def _ranks(self, description: ModelDescription) -> tuple[dict[str, int], str]:
+        ranks: dict[str, int] = {}
+        faults = ""
+        for name, adapter in self.architectures.items():
+            try:
+                ranks[name] = int(adapter.supports(description))
+            except Exception as error:  # noqa: BLE001 - plugin code: its fault must not stop the other adapters
+                faults += f"; adapter {name} ({self.info(ARCHITECTURE, name).owner}) failed: {_shown(error)}"
+        return ranks, faults
+
+    def _absent(self, kind: str, name: str, known: Iterable[str]) -> UsageError:
+        clashing = [plugin for plugin in self.plugins if plugin.name == name and plugin.state is PluginState.CLASH]
+        if any(plugin.kind == kind for plugin in clashing):
+            owners = " and ".join(sorted({plugin.owner for plugin in clashing if plugin.kind == kind}))
+            return AmbiguousNameError(f"{kind} {name!r} is claimed by {owners}", advice="uninstall all but one of them")
+        for plugin in self.plugins:
+            if plugin.name == name and plugin.state is PluginState.FAILED:
+                return UsageError(
+                    f"plugin {name!r} of {plugin.owner} failed: {plugin.problem}",
+                    advice=f"update or uninstall {plugin.distribution}",
+                )
+        return UnknownNameError(kind, name, known, listing=LISTING)
+
+
+@dataclass(frozen=True, slots=True)
+class _Contribution:
+    """What one plugin gave, with its owner."""
+
+    info: PluginInfo
+    value: Any
+
+
+def load_catalog(points: Iterable[EntryPoint] | None = None) -> Catalog:
+    """Find, check and freeze all plugins.
+
+    Args:
+        points: entry points to load; those of the installed distributions by default.
+    """
+    found = entry_points(group=hookspecs.PROJECT) if points is None else points
+    given: list[_Contribution] = []
+    failed: list[PluginInfo] = []
+    for point in sorted(found, key=lambda point: (_owner(point), point.name)):
+        try:
+            given.extend(_load(point))
+        except _PluginFailure as failure:
+            distribution, version = _owner(point)
+            failed.append(PluginInfo(point.name, PLUGIN, distribution, version, PluginState.FAILED, str(failure)))
+    judged = _without_clashes(given)
+    working = {(item.info.kind, item.info.name): item.value for item in judged if not item.info.problem}
+    infos = [item.info for item in judged] + failed
+    return Catalog(
+        architectures=MappingProxyType(
+            {name: value for (kind, name), value in working.items() if kind == ARCHITECTURE}
+        ),
+        attacks=MappingProxyType({name: value for (kind, name), value in working.items() if kind == ATTACK}),
+        plugins=tuple(sorted(infos, key=lambda info: (info.kind, info.name, info.distribution))),
+    )
+
+
+class _PluginFailure(PluginError):
+    """Why a plugin cannot be used."""
+
+
+def _load(point: EntryPoint) -> list[_Contribution]:
+    with _quiet_stdout():
+        try:
+            module = point.load()
+        except (Exception, SystemExit) as error:  # plugin code: whatever it raises is its own failure
+            raise _PluginFailure(f"import of {point.value} failed: {_shown(error)}") from error
+        manager = pluggy.PluginManager(hookspecs.PROJECT)
+        manager.add_hookspecs(hookspecs)
+        _refuse_unknown_hooks(module)
+        try:
+            manager.register(module, name=point.name)
+        except (Exception, SystemExit) as error:
+            raise _PluginFailure(f"{point.value} cannot be registered: {_shown(error)}") from error
+        called = [(hook, kind) for hook, kind in HOOKS.items() if getattr(manager.hook, hook).get_hookimpls()]
+        if not called:
+            raise _PluginFailure(
+                f"{point.value} implements no hook; mark {' or '.join(HOOKS)} with fpvec_audit.api.hookimpl"
+            )
+        distribution, version = _owner(point)
+        return [
+            _Contribution(PluginInfo(value.name, kind, distribution, version), value)
+            for hook, kind in called
+            for value in _call(manager, hook, kind)
+        ]
+
+
+def _refuse_unknown_hooks(module: Any) -> None:
+    marks = f"{hookspecs.PROJECT}_impl"
+    for name, value in vars(module).items() if hasattr(module, "__dict__") else ():
+        if name in HOOKS:
+            continue
+        marked = getattr(value, marks, None)
+        if isinstance(marked, Mapping) and (marked.get("specname") or name) not in HOOKS:
+            near = get_close_matches(name, HOOKS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(HOOKS)}"
+            raise _PluginFailure(f"implements the unknown hook {name!r}; {hint}")
+
+
+def _call(manager: pluggy.PluginManager, hook: str, kind: str) -> list[Any]:
+    caller = getattr(manager.hook, hook)
+    try:
+        results = caller()
+        if not isinstance(results, list) or len(results) != len(caller.get_hookimpls()):
+            raise _PluginFailure(f"{hook} returned None; return a list")  # pluggy leaves out what is None
+        values = [value for result in results for value in _elements(hook, result)]
+        for value in values:
+            problem = contribution_problem(kind, value)
+            if problem:
+                raise _PluginFailure(f"{hook} gave {type(value).__name__}: {problem}")
+    except _PluginFailure:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _PluginFailure(f"{hook} failed: {_shown(error)}") from error
+    return values
+
+
+def _elements(hook: str, result: Any) -> Sequence[Any]:
+    if isinstance(result, (str, bytes, Mapping)) or not isinstance(result, Iterable):
+        raise _PluginFailure(f"{hook} returned {type(result).__name__}; return a list")
+    return list(result)
+
+
+def contribution_problem(kind: str, value: Any) -> str:
+    """Say what is structurally wrong with an adapter or attack; empty when nothing is.
+
+    Light: looks at names and shapes and asks an adapter about an empty configuration, nothing more.
+    """
+    if isinstance(value, type):
+        return "a class, not an object; return an instance of it"
+    name = getattr(value, "name", None)
+    if not isinstance(name, str) or not name.isidentifier() or name != name.lower():
+        return f"its name is {name!r}, which is no lower-case identifier"
+    return _adapter_problem(value) if kind == ARCHITECTURE else _attack_problem(value)
+
+
+def _adapter_problem(value: Any) -> str:
+    missing = [method for method in _ADAPTER_METHODS if not callable(getattr(value, method, None))]
+    if missing:
+        return f"it lacks {', '.join(missing)}"
+    if not isinstance(getattr(value, "chat_template", None), str):
+        return "its chat_template is no text"
+    if not isinstance(getattr(value, "defaults", None), Sequence):
+        return "its defaults are no sequence"
+    rank = value.supports(ModelDescription(config={}))
+    return "" if isinstance(rank, int) else f"supports returned {type(rank).__name__}, not a number"
+
+
+def _attack_problem(value: Any) -> str:
+    weights = callable(getattr(value, "apply", None))
+    queries = [callable(getattr(value, method, None)) for method in ("probes", "wrap")]
+    if weights == all(queries):
+        return "it has both apply and probes/wrap" if weights else "it lacks apply, or probes and wrap"
+    if not isinstance(getattr(value, "description", None), str):
+        return "its description is no text"
+    parameters = getattr(value, "Parameters", None)
+    if not isinstance(parameters, type) or not is_dataclass(parameters):
+        return "its Parameters are no dataclass"
+    bare = [
+        field.name
+        for field in fields(parameters)
+        if field.default is NO_DEFAULT and field.default_factory is NO_DEFAULT
+    ]
+    return f"its parameters {', '.join(bare)} have no default" if bare else ""
+
+
+def _without_clashes(given: Sequence[_Contribution]) -> list[_Contribution]:
+    """Mark every contribution whose name another one has: strangers lose to a built-in, and to each other."""
+    judged = []
+    for item in given:
+        rivals = [
+            other.info
+            for other in given
+            if other is not item and (other.info.kind, other.info.name) == (item.info.kind, item.info.name)
+        ]
+        if not rivals or (
+            item.info.distribution == OWN_DISTRIBUTION
+            and all(rival.distribution != OWN_DISTRIBUTION for rival in rivals)
+        ):
+            judged.append(item)
+            continue
+        owners = " and ".join(sorted({rival.owner for rival in rivals}))
+        problem = f"{owners} also gives {item.info.kind} {item.info.name!r}"
+        info = PluginInfo(
+            item.info.name, item.info.kind, item.info.distribution, item.info.version, PluginState.CLASH, problem
+        )
+        judged.append(_Contribution(info, item.value))
+    return judged
+
+
+def _owner(point: EntryPoint) -> tuple[str, str]:
+    distribution = getattr(point, "dist", None)
+    return (distribution.name, distribution.version) if distribution is not None else ("unknown", "")
+
+
+def _architecture_found(config: Mapping[str, Any]) -> str:
+    classes = config.get("architectures")
+    shown = f" ({', '.join(map(str, classes))})" if isinstance(classes, list) and classes else ""
+    return f"architecture {config['model_type']!r}{shown}" if "model_type" in config else f"its config.json{shown}"
+
+
+def _shown(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """Send what a plugin prints to stderr, so that ``--json`` stays one document."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
