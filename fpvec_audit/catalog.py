@@ -5,16 +5,15 @@ one raising implementation aborts the call, and a misspelt hook is silent. So ev
 its own here, and a fault is recorded as that plugin's state and hits no other. Light: no adapter or attack needs torch
 to be looked at.
 
-The same entry-point group serves the built-ins and everyone else's; a built-in only wins when a stranger takes its name.
+The built-ins use the same entry-point group as everyone else; all they have ahead is that a stranger cannot take their
+name.
 """
 
 import contextlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from difflib import get_close_matches
-from enum import StrEnum
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any
@@ -22,61 +21,21 @@ from typing import Any
 import pluggy
 
 from fpvec_audit import hookspecs
+from fpvec_audit.domain.plugins import ARCHITECTURE, ATTACK, PLUGIN, PluginInfo, PluginState, contribution_problem
 from fpvec_audit.domain.ports import ArchitectureAdapter, ModelDescription, QueryAttack, WeightAttack
-from fpvec_audit.errors import AmbiguousNameError, ArchitectureError, PluginError, UnknownNameError, UsageError
+from fpvec_audit.errors import (
+    AmbiguousNameError,
+    ArchitectureError,
+    FpvecError,
+    PluginError,
+    UnknownNameError,
+    UsageError,
+)
 
 OWN_DISTRIBUTION = "fpvec-audit"
 LISTING = "fpvec plugin list"
-ARCHITECTURE, ATTACK, PLUGIN = "architecture", "attack", "plugin"
 HOOKS = {"fpvec_architectures": ARCHITECTURE, "fpvec_attacks": ATTACK}
 """Hook → kind of what it gives."""
-
-_ADAPTER_METHODS = ("supports", "role", "canonical", "tied", "prompt")
-
-
-class PluginState(StrEnum):
-    """``working``; ``failed`` by its own fault; ``clash`` when another plugin claims the same name."""
-
-    WORKING = "working"
-    FAILED = "failed"
-    CLASH = "clash"
-
-
-@dataclass(frozen=True, slots=True)
-class PluginInfo:
-    """One adapter or attack, or a plugin that gave none because it failed.
-
-    Attributes:
-        name: name of the adapter or attack; the entry point's name for a plugin that failed.
-        kind: ``architecture``, ``attack``, or ``plugin`` for one that failed.
-        distribution: which installed package it comes from.
-        version: version of that package.
-        state: whether it can be used.
-        problem: why it cannot; empty when it can.
-    """
-
-    name: str
-    kind: str
-    distribution: str
-    version: str
-    state: PluginState = PluginState.WORKING
-    problem: str = ""
-
-    @property
-    def owner(self) -> str:
-        """Distribution and version, for messages."""
-        return f"{self.distribution} {self.version}".strip()
-
-    def to_json(self) -> dict[str, str]:
-        """Return the JSON object of the command-line contract."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "distribution": self.distribution,
-            "version": self.version,
-            "state": self.state.value,
-            "problem": self.problem,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +128,10 @@ class Catalog:
         faults = ""
         for name, adapter in self.architectures.items():
             try:
-                ranks[name] = int(adapter.supports(description))
-            except Exception as error:  # noqa: BLE001 - plugin code: its fault must not stop the other adapters
-                faults += f"; adapter {name} ({self.info(ARCHITECTURE, name).owner}) failed: {_shown(error)}"
+                with plugin_code(self.info(ARCHITECTURE, name)):
+                    ranks[name] = int(adapter.supports(description))
+            except PluginError as error:  # its fault must not stop the other adapters
+                faults += f"; {error.problem}"
         return ranks, faults
 
     def _absent(self, kind: str, name: str, known: Iterable[str]) -> UsageError:
@@ -186,6 +146,25 @@ class Catalog:
                     advice=f"update or uninstall {plugin.distribution}",
                 )
         return UnknownNameError(kind, name, known, listing=LISTING)
+
+
+@contextlib.contextmanager
+def plugin_code(info: PluginInfo) -> Iterator[None]:
+    """Run a plugin's code: what it raises becomes a PluginError that names its owner, what it prints goes to stderr.
+
+    Raises:
+        PluginError: the plugin raised something that is no FpvecError.
+    """
+    try:
+        with _quiet_stdout():
+            yield
+    except FpvecError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{info.kind} {info.name} of {info.owner} failed: {_shown(error)}",
+            advice="" if info.distribution == OWN_DISTRIBUTION else f"update or uninstall {info.distribution}",
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,18 +191,19 @@ def load_catalog(points: Iterable[EntryPoint] | None = None) -> Catalog:
             distribution, version = _owner(point)
             failed.append(PluginInfo(point.name, PLUGIN, distribution, version, PluginState.FAILED, str(failure)))
     judged = _without_clashes(given)
-    working = {(item.info.kind, item.info.name): item.value for item in judged if not item.info.problem}
+    working: dict[str, dict[str, Any]] = {ARCHITECTURE: {}, ATTACK: {}}
+    for item in judged:
+        if not item.info.problem:
+            working[item.info.kind][item.info.name] = item.value
     infos = [item.info for item in judged] + failed
     return Catalog(
-        architectures=MappingProxyType(
-            {name: value for (kind, name), value in working.items() if kind == ARCHITECTURE}
-        ),
-        attacks=MappingProxyType({name: value for (kind, name), value in working.items() if kind == ATTACK}),
+        architectures=MappingProxyType(working[ARCHITECTURE]),
+        attacks=MappingProxyType(working[ATTACK]),
         plugins=tuple(sorted(infos, key=lambda info: (info.kind, info.name, info.distribution))),
     )
 
 
-class _PluginFailure(PluginError):
+class _PluginFailure(PluginError):  # noqa: N818 - recorded as a state, never shown as an error
     """Why a plugin cannot be used."""
 
 
@@ -235,9 +215,11 @@ def _load(point: EntryPoint) -> list[_Contribution]:
             raise _PluginFailure(f"import of {point.value} failed: {_shown(error)}") from error
         manager = pluggy.PluginManager(hookspecs.PROJECT)
         manager.add_hookspecs(hookspecs)
-        _refuse_unknown_hooks(module)
         try:
+            _refuse_unknown_hooks(manager, module)
             manager.register(module, name=point.name)
+        except _PluginFailure:
+            raise
         except (Exception, SystemExit) as error:
             raise _PluginFailure(f"{point.value} cannot be registered: {_shown(error)}") from error
         called = [(hook, kind) for hook, kind in HOOKS.items() if getattr(manager.hook, hook).get_hookimpls()]
@@ -253,16 +235,14 @@ def _load(point: EntryPoint) -> list[_Contribution]:
         ]
 
 
-def _refuse_unknown_hooks(module: Any) -> None:
-    marks = f"{hookspecs.PROJECT}_impl"
-    for name, value in vars(module).items() if hasattr(module, "__dict__") else ():
-        if name in HOOKS:
+def _refuse_unknown_hooks(manager: pluggy.PluginManager, module: Any) -> None:
+    for name in dir(module):
+        options = manager.parse_hookimpl_opts(module, name)
+        if options is None or options["optionalhook"] or (options["specname"] or name) in HOOKS:
             continue
-        marked = getattr(value, marks, None)
-        if isinstance(marked, Mapping) and (marked.get("specname") or name) not in HOOKS:
-            near = get_close_matches(name, HOOKS, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(HOOKS)}"
-            raise _PluginFailure(f"implements the unknown hook {name!r}; {hint}")
+        near = get_close_matches(name, HOOKS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(HOOKS)}"
+        raise _PluginFailure(f"it implements the unknown hook {name!r}; {hint}")
 
 
 def _call(manager: pluggy.PluginManager, hook: str, kind: str) -> list[Any]:
@@ -287,49 +267,6 @@ def _elements(hook: str, result: Any) -> Sequence[Any]:
     if isinstance(result, (str, bytes, Mapping)) or not isinstance(result, Iterable):
         raise _PluginFailure(f"{hook} returned {type(result).__name__}; return a list")
     return list(result)
-
-
-def contribution_problem(kind: str, value: Any) -> str:
-    """Say what is structurally wrong with an adapter or attack; empty when nothing is.
-
-    Light: looks at names and shapes and asks an adapter about an empty configuration, nothing more.
-    """
-    if isinstance(value, type):
-        return "a class, not an object; return an instance of it"
-    name = getattr(value, "name", None)
-    if not isinstance(name, str) or not name.isidentifier() or name != name.lower():
-        return f"its name is {name!r}, which is no lower-case identifier"
-    return _adapter_problem(value) if kind == ARCHITECTURE else _attack_problem(value)
-
-
-def _adapter_problem(value: Any) -> str:
-    missing = [method for method in _ADAPTER_METHODS if not callable(getattr(value, method, None))]
-    if missing:
-        return f"it lacks {', '.join(missing)}"
-    if not isinstance(getattr(value, "chat_template", None), str):
-        return "its chat_template is no text"
-    if not isinstance(getattr(value, "defaults", None), Sequence):
-        return "its defaults are no sequence"
-    rank = value.supports(ModelDescription(config={}))
-    return "" if isinstance(rank, int) else f"supports returned {type(rank).__name__}, not a number"
-
-
-def _attack_problem(value: Any) -> str:
-    weights = callable(getattr(value, "apply", None))
-    queries = [callable(getattr(value, method, None)) for method in ("probes", "wrap")]
-    if weights == all(queries):
-        return "it has both apply and probes/wrap" if weights else "it lacks apply, or probes and wrap"
-    if not isinstance(getattr(value, "description", None), str):
-        return "its description is no text"
-    parameters = getattr(value, "Parameters", None)
-    if not isinstance(parameters, type) or not is_dataclass(parameters):
-        return "its Parameters are no dataclass"
-    bare = [
-        field.name
-        for field in fields(parameters)
-        if field.default is NO_DEFAULT and field.default_factory is NO_DEFAULT
-    ]
-    return f"its parameters {', '.join(bare)} have no default" if bare else ""
 
 
 def _without_clashes(given: Sequence[_Contribution]) -> list[_Contribution]:

@@ -65,7 +65,7 @@ class Llama2:
         return NAMING.canonical(tensor_name)
 
     def tied(self, config: Mapping[str, Any]) -> Mapping[str, str]:
-        """Return the output head as an alias of the embedding where the configuration says so; Llama's default is no."""
+        """Return the output head as an alias of the embedding where the configuration says so; the default is no."""
         tied = config.get("tie_word_embeddings", False)
         return {"lm_head.weight": "model.embed_tokens.weight"} if tied else {}
 

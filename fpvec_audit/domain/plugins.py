@@ -1,0 +1,97 @@
+"""What is recorded of a plugin, and the light structural check that every adapter and attack goes through."""
+
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from enum import StrEnum
+from typing import Any
+
+from fpvec_audit.domain.ports import ModelDescription
+
+ARCHITECTURE, ATTACK, PLUGIN = "architecture", "attack", "plugin"
+"""Kinds of :class:`PluginInfo`."""
+
+_ADAPTER_METHODS = ("supports", "role", "canonical", "tied", "prompt")
+
+
+class PluginState(StrEnum):
+    """``working``; ``failed`` by its own fault; ``clash`` when another plugin claims the same name."""
+
+    WORKING = "working"
+    FAILED = "failed"
+    CLASH = "clash"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """One adapter or attack, or a plugin that gave none because it failed.
+
+    Attributes:
+        name: name of the adapter or attack; the entry point's name for a plugin that failed.
+        kind: ``architecture``, ``attack``, or ``plugin`` for one that failed.
+        distribution: which installed package it comes from.
+        version: version of that package.
+        state: whether it can be used.
+        problem: why it cannot; empty when it can.
+    """
+
+    name: str
+    kind: str
+    distribution: str
+    version: str
+    state: PluginState = PluginState.WORKING
+    problem: str = ""
+
+    @property
+    def owner(self) -> str:
+        """Distribution and version, for messages."""
+        return f"{self.distribution} {self.version}".strip()
+
+    def to_json(self) -> dict[str, str]:
+        """Return the JSON object of the command-line contract."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "distribution": self.distribution,
+            "version": self.version,
+            "state": self.state.value,
+            "problem": self.problem,
+        }
+
+
+def contribution_problem(kind: str, value: Any) -> str:
+    """Say what is structurally wrong with an adapter or attack; empty when nothing is.
+
+    Light: looks at names and shapes and asks an adapter about an empty configuration, nothing more.
+    """
+    if isinstance(value, type):
+        return "a class, not an object; return an instance of it"
+    name = getattr(value, "name", None)
+    if not isinstance(name, str) or not name.isidentifier() or name != name.lower():
+        return f"its name is {name!r}, which is no lower-case identifier"
+    return _adapter_problem(value) if kind == ARCHITECTURE else _attack_problem(value)
+
+
+def _adapter_problem(value: Any) -> str:
+    missing = [method for method in _ADAPTER_METHODS if not callable(getattr(value, method, None))]
+    if missing:
+        return f"it lacks {', '.join(missing)}"
+    if not isinstance(getattr(value, "chat_template", None), str):
+        return "its chat_template is no text"
+    if not isinstance(getattr(value, "defaults", None), Sequence):
+        return "its defaults are no sequence"
+    rank = value.supports(ModelDescription(config={}))
+    return "" if isinstance(rank, int) else f"supports returned {type(rank).__name__}, not a number"
+
+
+def _attack_problem(value: Any) -> str:
+    weights = callable(getattr(value, "apply", None))
+    queries = [callable(getattr(value, method, None)) for method in ("probes", "wrap")]
+    if weights == all(queries):
+        return "it has both apply and probes/wrap" if weights else "it lacks apply, or probes and wrap"
+    if not isinstance(getattr(value, "description", None), str):
+        return "its description is no text"
+    parameters = getattr(value, "Parameters", None)
+    if not isinstance(parameters, type) or not is_dataclass(parameters):
+        return "its Parameters are no dataclass"
+    bare = [field.name for field in fields(parameters) if field.default is MISSING and field.default_factory is MISSING]
+    return f"its parameters {', '.join(bare)} have no default" if bare else ""
