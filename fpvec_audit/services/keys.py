@@ -77,7 +77,7 @@ class KeySetSummary:
 
     record: KeySetRecord
     burnt: int = 0
-    keys: tuple[RevealedKey, ...] | None = None
+    keys: tuple[RevealedKey, ...] | None = field(default=None, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that scripts read."""

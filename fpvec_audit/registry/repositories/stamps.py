@@ -86,7 +86,7 @@ class StampRepository:
 
     def _record(self, row: StampRow) -> StampRecord:
         statement = select(StampVectorRow.vector_id, StampVectorRow.scale).where(StampVectorRow.stamp_id == row.id)
-        vectors = self._session.execute(statement.order_by(StampVectorRow.position)).tuples()
+        vectors = self._session.execute(statement.order_by(StampVectorRow.position))
         return StampRecord(
             id=row.id,
             downstream=row.downstream_id,
