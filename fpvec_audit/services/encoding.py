@@ -21,6 +21,7 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
+_LOADING_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,10 @@ def reversible_encoding(base: Path) -> EncodingFilter:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(base), trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:
+        # The Rust library behind it reports a bad file as a bare Exception; anything else unexpected is a bug.
+        if not isinstance(error, _LOADING_FAULTS) and type(error) is not Exception:
+            raise
         raise CheckpointError(
             f"{base}: the tokenizer cannot be loaded: {error}", advice="check the model directory"
         ) from error
