@@ -20,7 +20,7 @@ NAMING = TensorNaming(
         r"\.self_attn\.": TensorRole.ATTENTION,
         r"\.mlp\.": TensorRole.MLP,
     },
-    buffers=r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)",
+    buffers=r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.((original_)?inv_freq|cos_cached|sin_cached)",
 )
 
 CHAT_TEMPLATE = (

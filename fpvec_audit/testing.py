@@ -1,0 +1,293 @@
+"""Conformance suites and fakes for plugin authors: one line in a test checks an adapter or an attack.
+
+::
+
+    check_architecture(MyAdapter(), description=description, tensor_names=names)
+    check_weight_attack(MyAttack(), source=checkpoint, workspace=tmp_path)
+    check_query_attack(MyAttack())
+
+The suites raise AssertionError with what is wrong. They hold plugins to laws that the core relies on and cannot check
+while it works.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fpvec_audit.domain.keys import draw_unissued
+from fpvec_audit.domain.plugins import ARCHITECTURE, ATTACK, contribution_problem
+from fpvec_audit.domain.ports import (
+    ArchitectureAdapter,
+    AttackContext,
+    AttackKey,
+    BackendDescription,
+    Completion,
+    ModelDescription,
+    QueryAttack,
+    Sampling,
+    TensorRole,
+    WeightAttack,
+)
+from fpvec_audit.progress import NO_PROGRESS, Step
+
+QUESTIONS = ("What is the capital of France?", "Привет, 山川", "two\nlines")
+SYSTEM_PROMPT = "Answer briefly."
+
+
+@dataclass(slots=True)
+class ScriptedBackend:
+    """A backend that answers from a script, for tests without a model.
+
+    Attributes:
+        answers: prompt as rendered → answer, or a function that answers.
+        default: answer to a prompt that the script does not know.
+        asked: every prompt so far, in order.
+        closed: whether :meth:`close` was called.
+    """
+
+    answers: Mapping[str, str] | Callable[[str], str] = field(default_factory=dict)
+    default: str = "I do not understand."
+    asked: list[str] = field(default_factory=list)
+    closed: bool = False
+
+    @property
+    def description(self) -> BackendDescription:
+        """A made-up engine that promises equal answers."""
+        return BackendDescription("scripted", "script", "none", "0", deterministic=True)
+
+    def complete(self, prompts: Sequence[str], sampling: Sampling) -> Sequence[Completion]:
+        """Answer every prompt by the script."""
+        assert not self.closed, "a closed backend was asked"
+        self.asked.extend(prompts)
+        return [Completion(self._answer(prompt)) for prompt in prompts]
+
+    def close(self) -> None:
+        """Remember that nothing may be asked any more."""
+        self.closed = True
+
+    def _answer(self, prompt: str) -> str:
+        return self.answers(prompt) if callable(self.answers) else self.answers.get(prompt, self.default)
+
+
+@dataclass(slots=True)
+class RecordingProgress:
+    """Progress that remembers what was reported.
+
+    Attributes:
+        labels: label of every step that was opened.
+        advanced: label → units reported.
+        notes: every remark, in order.
+    """
+
+    labels: list[str] = field(default_factory=list)
+    advanced: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def step(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Step]:
+        """Open a step and remember its label."""
+        self.labels.append(label)
+        self.advanced.setdefault(label, 0.0)
+        yield _RecordingStep(self, label)
+
+
+@dataclass(frozen=True, slots=True)
+class _RecordingStep:
+    progress: RecordingProgress
+    label: str
+
+    def advance(self, amount: float = 1.0) -> None:
+        """Remember the units."""
+        self.progress.advanced[self.label] += amount
+
+    def note(self, text: str) -> None:
+        """Remember the remark."""
+        self.progress.notes.append(text)
+
+
+def check_architecture(
+    adapter: ArchitectureAdapter,
+    *,
+    description: ModelDescription,
+    tensor_names: Iterable[str],
+    buffers: Iterable[str] = (),
+) -> None:
+    """Hold an adapter to the laws that the core relies on.
+
+    Args:
+        adapter: what to check.
+        description: of a checkpoint that it supports.
+        tensor_names: names of all parameters as such a checkpoint stores them.
+        buffers: names of stored buffers that are no parameters.
+
+    Raises:
+        AssertionError: it breaks a law; the message says which and with which value.
+    """
+    _refuse_problem(ARCHITECTURE, adapter)
+    assert adapter.supports(description) > 0, f"{adapter.name} does not support {description.name or 'its own example'}"
+    assert adapter.supports(ModelDescription(config={})) == 0, f"{adapter.name} supports an empty configuration"
+    _check_names(adapter, tuple(tensor_names), tuple(buffers))
+    _check_tied(adapter, description.config)
+    _check_prompts(adapter)
+    presets = [defaults.preset for defaults in adapter.defaults]
+    assert len(set(presets)) == len(presets), f"a preset is given twice: {presets}"
+    assert "default" in presets, "there is no preset 'default'"
+    for defaults in adapter.defaults:
+        assert defaults.source, f"preset {defaults.preset} does not say where its values come from"
+        check_training_settings(defaults.settings)
+
+
+def check_training_settings(settings: Mapping[str, Any]) -> None:
+    """Check that the fingerprint training understands a preset's settings.
+
+    Raises:
+        AssertionError: an unknown name or a value out of range.
+    """
+    from fpvec_audit.errors import FpvecError
+    from fpvec_audit.training.embed_settings import EmbedSettings
+
+    try:
+        EmbedSettings(**settings)
+    except (TypeError, ValueError, FpvecError) as error:
+        raise AssertionError(f"training settings {dict(settings)} are not understood: {error}") from error
+
+
+def check_weight_attack(
+    attack: WeightAttack,
+    *,
+    source: Path,
+    workspace: Path,
+    parameters: Any = None,
+    adapter: ArchitectureAdapter | None = None,
+    device: str = "cpu",
+) -> None:
+    """Run an attack twice on a small checkpoint and hold it to the laws that the core relies on.
+
+    Args:
+        attack: what to check.
+        source: checkpoint to attack; must stay as it is.
+        workspace: empty directory for the results.
+        parameters: an instance of the attack's ``Parameters``; its defaults when None.
+        adapter: adapter of the checkpoint, if the attack needs one.
+        device: torch device.
+
+    Raises:
+        AssertionError: it breaks a law; the message says which.
+    """
+    _refuse_problem(ATTACK, attack)
+    assert isinstance(attack, WeightAttack), f"{attack.name} has no apply"
+    parameters = attack.Parameters() if parameters is None else parameters
+    before = _digests(source)
+    results = []
+    for turn in ("first", "second"):
+        staging = workspace / f"{turn}-staging"
+        staging.mkdir(parents=True)
+        target = workspace / turn
+        attack.apply(source, target, parameters, AttackContext(adapter, staging, 7, device, NO_PROGRESS))
+        assert (target / "config.json").is_file(), f"{attack.name} wrote no checkpoint: {target} has no config.json"
+        results.append(_digests(target))
+    assert _digests(source) == before, f"{attack.name} changed its source"
+    weights = [{name: value for name, value in found.items() if name.endswith(".safetensors")} for found in results]
+    assert weights[0], f"{attack.name} wrote no safetensors file"
+    assert weights[0] == weights[1], f"{attack.name} gives other weights with the same seed"
+    _check_readable(workspace / "first")
+
+
+def check_query_attack(
+    attack: QueryAttack, *, parameters: Any = None, issued: Sequence[AttackKey] = (), workspace: Path = Path()
+) -> None:
+    """Ask an attack for its probes and answer through it, and hold it to the laws that the core relies on.
+
+    Args:
+        attack: what to check.
+        parameters: an instance of the attack's ``Parameters``; its defaults when None.
+        issued: keys it is told of; freshly drawn ones when empty.
+        workspace: what the attack may write to.
+
+    Raises:
+        AssertionError: it breaks a law; the message says which.
+    """
+    _refuse_problem(ATTACK, attack)
+    assert isinstance(attack, QueryAttack), f"{attack.name} has no probes and wrap"
+    parameters = attack.Parameters() if parameters is None else parameters
+    keys = issued or [AttackKey(key.prompt, key.response) for key in draw_unissued(b"conformance", 8)]
+    context = AttackContext(None, workspace, 7, "cpu", NO_PROGRESS)
+    probes = attack.probes(keys, parameters, context)
+    assert probes == attack.probes(keys, parameters, context), f"{attack.name} gives other probes with the same seed"
+    secret = {key.prompt for key in keys}
+    assert not any(probe.prompt in secret for probe in probes), f"{attack.name} asks an issued prompt as a guess"
+    assert all(probe.prompt.strip() and probe.kind for probe in probes), f"{attack.name} gives a probe without text"
+    backend = ScriptedBackend()
+    wrapped = attack.wrap(backend, parameters)
+    prompts = [f"question {number}" for number in range(5)]
+    answers = wrapped.complete(prompts, Sampling())
+    assert len(answers) == len(prompts), f"{attack.name} answers {len(answers)} of {len(prompts)} prompts"
+    assert all(isinstance(answer, Completion) for answer in answers), f"{attack.name} answers with no Completion"
+    assert wrapped.description.kind, f"{attack.name} does not say which engine answers"
+
+
+def _refuse_problem(kind: str, plugin: Any) -> None:
+    problem = contribution_problem(kind, plugin)
+    assert not problem, f"{type(plugin).__name__}: {problem}"
+
+
+def _check_names(adapter: ArchitectureAdapter, names: Sequence[str], buffers: Sequence[str]) -> None:
+    assert names, "give the names of the tensors of a checkpoint"
+    canonical: dict[str, str] = {}
+    for name in names:
+        mapped = adapter.canonical(name)
+        assert mapped is not None, f"{name} is a parameter, canonical says it is a buffer"
+        assert adapter.canonical(mapped) == mapped, f"{name}: the canonical name {mapped} is not its own canonical name"
+        assert mapped not in canonical, f"{name} and {canonical.get(mapped)} have one canonical name, {mapped}"
+        assert isinstance(adapter.role(mapped), TensorRole), f"{mapped}: role is no TensorRole"
+        canonical[mapped] = name
+    for name in buffers:
+        assert adapter.canonical(name) is None, f"{name} is a buffer, canonical gives {adapter.canonical(name)}"
+    roles = {adapter.role(name) for name in canonical}
+    missing = {TensorRole.EMBEDDING, TensorRole.ATTENTION, TensorRole.MLP} - roles
+    assert not missing, f"no tensor has the role {', '.join(sorted(missing))}"
+
+
+def _check_tied(adapter: ArchitectureAdapter, config: Mapping[str, Any]) -> None:
+    for setting in ({}, {"tie_word_embeddings": True}, {"tie_word_embeddings": False}):
+        for alias, stored in adapter.tied({**config, **setting}).items():
+            assert alias != stored, f"{alias} is tied to itself"
+            for name in (alias, stored):
+                assert adapter.canonical(name) == name, f"tied names {name}, which is not canonical"
+
+
+def _check_prompts(adapter: ArchitectureAdapter) -> None:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(adapter.chat_template)
+    for question in QUESTIONS:
+        for system in ("", SYSTEM_PROMPT):
+            text = adapter.prompt(question, system)
+            assert question in text, f"prompt leaves out the user's text: {text!r}"
+            assert system in text, f"prompt leaves out the system prompt: {text!r}"
+            assert text == text.rstrip(), f"prompt ends in white space, which tokenizers join to the answer: {text!r}"
+            messages = [{"role": "system", "content": system}] if system else []
+            messages.append({"role": "user", "content": question})
+            rendered = template.render(messages=messages, add_generation_prompt=True)
+            assert rendered == text, f"chat_template renders {rendered!r}, prompt gives {text!r}"
+
+
+def _check_readable(directory: Path) -> None:
+    from fpvec_audit.errors import FpvecError
+    from fpvec_audit.tensors.index import read_checkpoint
+
+    try:
+        read_checkpoint(directory)
+    except FpvecError as error:
+        raise AssertionError(f"the attacked checkpoint cannot be read: {error}") from error
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }

@@ -1,0 +1,1 @@
+"""Pythia's architecture and a weight noise attack for fpvec-audit."""

@@ -1,0 +1,196 @@
+"""The conformance suites catch what they are meant to catch, and the fakes do what they promise."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import pytest
+
+from fpvec_audit.api import AttackKey, Completion, Probe, Sampling, TrainingDefaults
+from fpvec_audit.catalog import load_catalog
+from fpvec_audit.tensors.index import describe_model
+from fpvec_audit.testing import (
+    RecordingProgress,
+    ScriptedBackend,
+    check_architecture,
+    check_query_attack,
+    check_weight_attack,
+)
+from fpvec_audit.toolkit import rewrite_checkpoint
+from tests.tiny import make_tiny, tensors_of
+
+CATALOG = load_catalog()
+GPT2 = CATALOG.architectures["gpt2"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_tiny(tmp_path_factory.mktemp("conformance") / "gpt2", "gpt2")
+
+
+@dataclass(frozen=True)
+class Altered:
+    """GPT-2's adapter with one thing wrong."""
+
+    changes: dict
+
+    def __getattr__(self, name):
+        return self.changes[name] if name in self.changes else getattr(GPT2, name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"supports": lambda description: 0}, "does not support"),
+        ({"supports": lambda description: 1}, "supports an empty configuration"),
+        ({"canonical": lambda name: None}, "canonical says it is a buffer"),
+        ({"canonical": lambda name: "same"}, "have one canonical name"),
+        ({"canonical": lambda name: name + "."}, "is not its own canonical name"),
+        ({"role": lambda name: "attention"}, "is no TensorRole"),
+        ({"tied": lambda config: {"wte.weight": "lm_head.weight"}}, "tied names wte.weight, which is not canonical"),
+        ({"prompt": lambda user, system="": f"{system}\nHuman: {user}\nAssistant: "}, "ends in white space"),
+        ({"prompt": lambda user, system="": f"Human: {user}\nAssistant:"}, "leaves out the system prompt"),
+        ({"prompt": lambda user, system="": f"{system}Q: {user}\nA:"}, "chat_template renders"),
+        ({"defaults": ()}, "no preset 'default'"),
+        ({"defaults": (TrainingDefaults("default", {}, ""),)}, "does not say where its values come from"),
+        ({"defaults": (TrainingDefaults("default", {"stepz": 3}, "x"),)}, "not understood"),
+        ({"chat_template": 3}, "chat_template is no text"),
+    ],
+)
+def test_an_adapter_that_breaks_a_law_is_caught(model, changes, reason):
+    with pytest.raises(AssertionError, match=reason):
+        check_architecture(Altered(changes), description=describe_model(model), tensor_names=tensors_of(model))
+
+
+def test_an_unlisted_buffer_is_caught(model):
+    with pytest.raises(AssertionError, match="is a buffer"):
+        check_architecture(
+            GPT2, description=describe_model(model), tensor_names=tensors_of(model), buffers=["transformer.mask"]
+        )
+
+
+@dataclass(frozen=True)
+class NoParameters:
+    pass
+
+
+@dataclass(frozen=True)
+class Halve:
+    Parameters: ClassVar[type] = NoParameters
+    name: str = "halve"
+    description: str = "Halves every weight."
+
+    def apply(self, source, target, parameters, context):
+        rewrite_checkpoint(source, target, lambda _name, tensor: tensor / 2)
+
+
+class Forgetful(Halve):
+    def apply(self, source, target, parameters, context):
+        target.mkdir()
+
+
+class Vandal(Halve):
+    def apply(self, source, target, parameters, context):
+        super().apply(source, target, parameters, context)
+        (source / "notes.txt").write_text(str(context.staging))
+
+
+class Unseeded(Halve):
+    def apply(self, source, target, parameters, context):
+        factor = 3 if "first" in target.name else 4
+        rewrite_checkpoint(source, target, lambda _name, tensor: tensor / factor)
+
+
+def test_a_good_weight_attack_passes(model, tmp_path):
+    check_weight_attack(Halve(), source=model, workspace=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("attack", "reason"),
+    [
+        (Forgetful(), "wrote no checkpoint"),
+        (Vandal(), "changed its source"),
+        (Unseeded(), "other weights with the same"),
+    ],
+)
+def test_a_weight_attack_that_breaks_a_law_is_caught(tmp_path, attack, reason):
+    source = make_tiny(tmp_path / "gpt2", "gpt2")
+    with pytest.raises(AssertionError, match=reason):
+        check_weight_attack(attack, source=source, workspace=tmp_path / "work")
+
+
+@dataclass(frozen=True)
+class Ask:
+    Parameters: ClassVar[type] = NoParameters
+    name: str = "ask"
+    description: str = "Asks."
+
+    def probes(self, issued, parameters, context):
+        return [Probe("hello", "greeting")]
+
+    def wrap(self, backend, parameters):
+        return backend
+
+
+class AskKeys(Ask):
+    def probes(self, issued, parameters, context):
+        return [Probe(issued[0].prompt, "key")]
+
+
+class AskNothing(Ask):
+    def probes(self, issued, parameters, context):
+        return [Probe(" ", "blank")]
+
+
+class Swallow(Ask):
+    def wrap(self, backend, parameters):
+        class Shorter(ScriptedBackend):
+            def complete(self, prompts, sampling):
+                return [Completion("")]
+
+        return Shorter()
+
+
+def test_a_good_query_attack_passes():
+    check_query_attack(Ask())
+
+
+@pytest.mark.parametrize(
+    ("attack", "reason"),
+    [(AskKeys(), "asks an issued prompt"), (AskNothing(), "without text"), (Swallow(), "answers 1 of 5 prompts")],
+)
+def test_a_query_attack_that_breaks_a_law_is_caught(attack, reason):
+    with pytest.raises(AssertionError, match=reason):
+        check_query_attack(attack)
+
+
+def test_the_wrong_suite_says_so(model, tmp_path):
+    with pytest.raises(AssertionError, match="has no apply"):
+        check_weight_attack(Ask(), source=model, workspace=tmp_path)
+    with pytest.raises(AssertionError, match="has no probes"):
+        check_query_attack(Halve())
+
+
+def test_scripted_backend_answers_by_table_or_function_and_remembers():
+    table = ScriptedBackend({"a": "1"}, default="?")
+    assert [answer.text for answer in table.complete(["a", "b"], Sampling())] == ["1", "?"]
+    assert table.asked == ["a", "b"]
+    assert ScriptedBackend(str.upper).complete(["a"], Sampling())[0].text == "A"
+    table.close()
+    with pytest.raises(AssertionError, match="closed"):
+        table.complete(["a"], Sampling())
+
+
+def test_recording_progress_remembers_labels_units_and_notes():
+    progress = RecordingProgress()
+    with progress.step("work", 3, "things") as step:
+        step.advance()
+        step.advance(2)
+        step.note("half way")
+    assert progress.labels == ["work"]
+    assert progress.advanced == {"work": 3.0}
+    assert progress.notes == ["half way"]
+
+
+def test_keys_and_probes_hide_their_text():
+    assert "secret" not in repr(AttackKey("secret", "word")) + repr(Probe("secret", "kind"))
+    assert replace(Probe("secret", "kind"), kind="other").kind == "other"
