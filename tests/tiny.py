@@ -57,10 +57,10 @@ def make_tiny(
         seed: equal seeds make equal weights.
         tied: whether the output head is the embedding; the family's habit when None.
         sharded: write several shards and an index instead of one file.
-        prefix: keep ``transformer.`` before names, as transformers does; the hub's GPT-2 and Bloom drop it. Llama's
-            ``model.`` always stays.
+        prefix: keep ``transformer.`` or ``model.`` before names, as transformers does; the hub's GPT-2 and Bloom drop
+            it.
         buffers: store GPT-2's causal masks too, as the hub's GPT-2 does; other families have none.
-        stored_alias: store a tied head a second time under its own name, as some checkpoints do; no effect on an untied one.
+        stored_alias: store a tied head a second time, under its own name, as some checkpoints do.
         tokenizer: save the byte tokenizer beside the weights.
         chat_template: Jinja source saved with the tokenizer; the v1.1 text for ``vicuna`` when None.
         vocabulary: number of embedding rows, at least the tokenizer's 259.
@@ -149,11 +149,16 @@ def perturb(source: Path, target: Path, *, seed: int = 1, size: float = 1e-2, ex
     def change(name: str, tensor: "Tensor") -> "Tensor":
         if not tensor.dtype.is_floating_point or name.endswith(("attn.bias", "attn.masked_bias")):
             return tensor
-        generator = torch.Generator().manual_seed(hash_of(f"{seed} {name.removeprefix('transformer.')}"))
+        generator = torch.Generator().manual_seed(hash_of(f"{seed} {bare_name(name)}"))
         moved = (tensor.float() + size * torch.randn(tensor.shape, generator=generator)).to(tensor.dtype)
         return representable(tensor, moved) if exact else moved
 
     return rewrite(source, target, change)
+
+
+def bare_name(name: str) -> str:
+    """Return a stored tensor name without the prefix of the model's body."""
+    return name.removeprefix("transformer.").removeprefix("model.")
 
 
 def hash_of(text: str) -> int:
@@ -262,5 +267,5 @@ def _restore_layout(directory: Path, architecture: str, *, prefix: bool, buffers
             tensors[f"transformer.h.{layer}.attn.bias"] = mask.clone()
             tensors[f"transformer.h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
     if not prefix:
-        tensors = {name.removeprefix("transformer."): value for name, value in tensors.items()}
+        tensors = {bare_name(name): value for name, value in tensors.items()}
     write_checkpoint(directory, tensors, config=config, shards=shards)

@@ -1,0 +1,323 @@
+"""Use case: extract the fingerprint vector of a fingerprinted model, and list and show vectors.
+
+The vector's key set is the one given, or the one that the registry says the model was trained on.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fpvec_audit import __version__
+from fpvec_audit.domain.canonical_json import canonical_digest
+from fpvec_audit.domain.records import ModelRecord, ModelRole, VectorRecord
+from fpvec_audit.domain.vector import StoredDtype, VectorDescription
+from fpvec_audit.errors import KeySetError, UnknownNameError, UsageError, VectorError
+from fpvec_audit.progress import NO_PROGRESS, Progress
+from fpvec_audit.services.jobs import recorded_job
+from fpvec_audit.services.models import IdentifiedModel, add_model
+
+if TYPE_CHECKING:
+    from fpvec_audit.catalog import Catalog
+    from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
+    from fpvec_audit.tensors.delta import Extraction
+    from fpvec_audit.tensors.vector_files import StoredVector
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractedVector:
+    """A vector that was just extracted and recorded.
+
+    Attributes:
+        out: its directory.
+        vector: what it is.
+        key_set: id of the key set it carries, None when unknown.
+        bytes: bytes of the files that were written.
+        warnings: what the owner should know, in sentences.
+        seconds: wall time.
+    """
+
+    out: Path
+    vector: VectorDescription
+    key_set: str | None
+    bytes: int
+    warnings: tuple[str, ...]
+    seconds: float
+
+    @property
+    def vector_id(self) -> str:
+        """Identifier in the registry."""
+        return self.vector.id
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that scripts read."""
+        return {
+            "out": str(self.out),
+            "vector_id": self.vector.id,
+            "key_set": self.key_set,
+            "architecture": self.vector.architecture,
+            "dtype": self.vector.dtype.value,
+            "tensors": self.vector.tensors,
+            "elements": self.vector.elements,
+            "bytes": self.bytes,
+            "norm": self.vector.norm,
+            "inexact_elements": self.vector.inexact_elements,
+            "base_digest": self.vector.base_digest,
+            "fingerprinted_digest": self.vector.fingerprinted_digest,
+            "warnings": list(self.warnings),
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class VectorSummary:
+    """A recorded vector as it is listed and shown.
+
+    Attributes:
+        record: what the registry knows.
+        base: model it was subtracted from.
+        fingerprinted: model it was subtracted of.
+        key_set: name of the key set it carries, None when unknown.
+    """
+
+    record: VectorRecord
+    base: ModelRecord
+    fingerprinted: ModelRecord
+    key_set: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that scripts read."""
+        return {
+            "vector_id": self.record.id,
+            "digest": self.record.digest,
+            "family": self.record.family,
+            "mark": self.record.mark,
+            "key_set": self.key_set,
+            "base": self.base.name,
+            "base_digest": self.base.id,
+            "fingerprinted": self.fingerprinted.name,
+            "fingerprinted_digest": self.fingerprinted.id,
+            "architecture": self.record.architecture,
+            "norm": self.record.norm,
+            "inexact_elements": self.record.inexact_elements,
+            "location": self.record.location,
+            "created_at": self.record.created_at.isoformat(),
+        }
+
+
+def extract_vector(
+    base: Path,
+    fingerprinted: Path,
+    *,
+    out: Path,
+    registry: "Registry",
+    catalog: "Catalog",
+    key_set: str | None = None,
+    dtype: str = "same",
+    architecture: str | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> ExtractedVector:
+    """Subtract the base from the fingerprinted model, write the vector, and record models and vector.
+
+    Args:
+        base: checkpoint directory of the base.
+        fingerprinted: checkpoint directory of the fingerprinted model.
+        out: directory of the vector; must not exist.
+        registry: where to record.
+        catalog: plugins.
+        key_set: name or id of the key set it carries; as registered when None.
+        dtype: ``same`` as the checkpoint, or ``float32``.
+        architecture: adapter to use instead of the detected one.
+        progress: where to report.
+
+    Raises:
+        UsageError: an unknown dtype or key set, or no adapter for one of the models.
+        CheckpointError: a model cannot be read, is quantised, or holds NaN or Inf.
+        VectorError: the two models do not fit each other.
+        KeySetError: the key set is bound to another base.
+        OutputError: ``out`` exists, or the disk is full.
+    """
+    from fpvec_audit.tensors.delta import write_vector
+    from fpvec_audit.tensors.writer import refuse_existing, staged_directory
+
+    started = time.perf_counter()
+    refuse_existing(out)
+    stored = _stored_dtype(dtype)
+    if key_set is not None:
+        with registry.unit_of_work() as uow:
+            uow.key_sets.get(key_set)
+    extraction = _plan(base, fingerprinted, catalog=catalog, architecture=architecture, dtype=stored)
+    detail = {"base": str(base), "fingerprinted": str(fingerprinted), "out": str(out)}
+    with recorded_job(registry, "extract", detail), staged_directory(out, extraction.layout.bytes) as staging:
+        vector = write_vector(extraction, staging, tool_version=__version__, progress=progress)
+        written = sum(file.stat().st_size for file in staging.iterdir())
+        with registry.unit_of_work() as uow:
+            carried = _key_set_of(uow, vector, key_set)
+            _record(uow, extraction, vector, catalog=catalog, key_set=carried, out=out, registry=registry)
+    warnings = () if carried else ("no key set is recorded for this model: name it with --key",)
+    return ExtractedVector(out, vector, carried, written, warnings, time.perf_counter() - started)
+
+
+def list_vectors(*, registry: "Registry") -> Sequence[VectorSummary]:
+    """Return the recorded vectors, oldest first."""
+    with registry.unit_of_work() as uow:
+        return [_summary(uow, record) for record in uow.vectors.list()]
+
+
+def show_vector(reference: str, *, registry: "Registry") -> VectorSummary:
+    """Return a recorded vector.
+
+    Args:
+        reference: id, which may be shortened, or directory.
+        registry: where to look.
+
+    Raises:
+        UsageError: there is none, or several.
+        VectorError: the directory is no vector.
+    """
+    with registry.unit_of_work() as uow:
+        return _summary(uow, find_vector(uow, reference))
+
+
+def find_vector(uow: "UnitOfWork", reference: str) -> VectorRecord:
+    """Return a recorded vector by id, by the beginning of one, or by its directory.
+
+    Raises:
+        UsageError: there is none, or several.
+        VectorError: the directory is no vector.
+    """
+    from fpvec_audit.tensors.vector_files import read_vector
+
+    try:
+        return uow.vectors.get(reference)
+    except UnknownNameError:
+        if not Path(reference).is_dir():
+            raise
+    found = uow.vectors.find(read_vector(Path(reference)).description.id)
+    if found is None:
+        known = [record.id for record in uow.vectors.list()]
+        raise UnknownNameError("vector", reference, known, listing="fpvec vector list")
+    return found
+
+
+def _stored_dtype(dtype: str) -> StoredDtype:
+    if dtype not in list(StoredDtype):
+        raise UsageError(f"unknown vector dtype {dtype!r}", advice=f"choose {' or '.join(StoredDtype)}")
+    return StoredDtype(dtype)
+
+
+def _plan(
+    base: Path, fingerprinted: Path, *, catalog: "Catalog", architecture: str | None, dtype: StoredDtype
+) -> "Extraction":
+    from fpvec_audit.tensors.delta import plan_extraction
+    from fpvec_audit.tensors.index import read_checkpoint, refuse_quantised
+
+    checkpoints = []
+    for path in (base, fingerprinted):
+        checkpoint = read_checkpoint(path)
+        refuse_quantised(checkpoint)
+        checkpoints.append(checkpoint)
+    adapters = [catalog.architecture_for(found.description, override=architecture) for found in checkpoints]
+    return plan_extraction(checkpoints[0], checkpoints[1], adapters[0], dtype=dtype)
+
+
+def _key_set_of(uow: "UnitOfWork", vector: VectorDescription, reference: str | None) -> str | None:
+    """Return the id of the key set that a vector carries: the one named, or the one its model was trained on."""
+    trained = [
+        str(entry.content["key_set"])
+        for entry in uow.ledger.entries()
+        if entry.event == "model.fingerprinted" and entry.subject == vector.fingerprinted_digest
+    ]
+    if reference is None:
+        return trained[-1] if trained else None
+    record = uow.key_sets.get(reference)
+    if record.base not in (None, vector.base_digest):
+        raise KeySetError(
+            f"key set {record.name!r} is bound to the base {record.base[:16]}…, not to {vector.base_digest[:16]}…",
+            advice="name the key set that this model was trained on",
+        )
+    if trained and record.id not in trained:
+        raise KeySetError(
+            f"the model was trained on key set {trained[-1]}, not on {record.name!r}", advice="leave --key out"
+        )
+    return record.id
+
+
+def _record(
+    uow: "UnitOfWork",
+    extraction: "Extraction",
+    vector: VectorDescription,
+    *,
+    catalog: "Catalog",
+    key_set: str | None,
+    out: Path,
+    registry: "Registry",
+) -> None:
+    known = uow.models.find(vector.fingerprinted_digest)
+    if known is not None and known.parent not in (None, vector.base_digest):
+        raise VectorError(
+            f"{extraction.fingerprinted.path} was made from model {known.parent[:16]}…, "
+            f"not from {extraction.base.path} ({vector.base_digest[:16]}…)",
+            advice=f"extract from its own base; `fpvec model show {known.parent[:16]}` says where that lies",
+        )
+    adapter = catalog.architecture(extraction.architecture)
+    base = IdentifiedModel(extraction.base, adapter, vector.base_digest)
+    fingerprinted = IdentifiedModel(extraction.fingerprinted, adapter, vector.fingerprinted_digest)
+    add_model(uow, base, registry=registry, role=ModelRole.BASE)
+    add_model(uow, fingerprinted, registry=registry, role=ModelRole.FINGERPRINTED, parent=base.digest)
+    _add_vector(uow, vector, key_set=key_set, location=out, registry=registry)
+
+
+def adopt_vector(uow: "UnitOfWork", vector: "StoredVector", *, registry: "Registry") -> VectorRecord:
+    """Return the record of a vector; one that another registry made is recorded with what it says of itself.
+
+    Args:
+        uow: the transaction.
+        vector: vector on disk, whose tensors were checked against its digest.
+        registry: gives the time.
+    """
+    description = vector.description
+    found = uow.vectors.find(description.id)
+    if found is not None:
+        return found
+    origins = (
+        (description.base_digest, ModelRole.BASE, None),
+        (description.fingerprinted_digest, ModelRole.FINGERPRINTED, description.base_digest),
+    )
+    for digest, role, parent in origins:
+        if uow.models.find(digest) is None:
+            name = uow.models.free_name(f"{role.value}-{digest[:12]}")
+            elements, created = description.elements, registry.clock()
+            uow.models.add(ModelRecord(digest, name, role, description.architecture, "", parent, elements, created))
+    return _add_vector(uow, description, key_set=None, location=vector.files.path, registry=registry)
+
+
+def _add_vector(
+    uow: "UnitOfWork", vector: VectorDescription, *, key_set: str | None, location: Path, registry: "Registry"
+) -> VectorRecord:
+    training = {"base": vector.base_digest, "fingerprinted": vector.fingerprinted_digest, "key_set": key_set}
+    return uow.vectors.add(
+        VectorRecord(
+            id=vector.id,
+            digest=vector.digest,
+            family=f"fam-{canonical_digest(training)[:16]}",
+            mark=0,
+            key_set=key_set,
+            base=vector.base_digest,
+            fingerprinted=vector.fingerprinted_digest,
+            architecture=vector.architecture,
+            location=str(location.resolve()),
+            inexact_elements=vector.inexact_elements,
+            norm=vector.norm,
+            created_at=registry.clock(),
+        )
+    )
+
+
+def _summary(uow: "UnitOfWork", record: VectorRecord) -> VectorSummary:
+    base, fingerprinted = uow.models.find(record.base), uow.models.find(record.fingerprinted)
+    if base is None or fingerprinted is None:
+        raise VectorError(f"{record.id}: its models are not in the registry", advice="run `fpvec registry check`")
+    names = {found.id: found.name for found in uow.key_sets.list()}
+    return VectorSummary(record, base, fingerprinted, names.get(record.key_set or ""))

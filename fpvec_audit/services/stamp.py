@@ -1,0 +1,323 @@
+"""Use case: stamp downstream models with fingerprint vectors, one copy for each licensee.
+
+Everything is checked on headers before the first byte is written. What needs the model's identity – another base, a
+fingerprint that it carries already – is known when its bytes have passed, and stops the stamp before the result is
+renamed into place. The stamped directory says nowhere that it is stamped: the registry alone remembers.
+"""
+
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fpvec_audit.domain.records import ModelRole, StampRecord
+from fpvec_audit.errors import CheckpointError, OutputError, UsageError, VectorError
+from fpvec_audit.progress import NO_PROGRESS, Progress
+from fpvec_audit.services.extract import adopt_vector
+from fpvec_audit.services.jobs import recorded_job
+from fpvec_audit.services.lineage import refuse_carrier, stems_from
+from fpvec_audit.services.models import IdentifiedModel, add_model, identify_model
+from fpvec_audit.services.stamp_orders import StampOrder, copies, open_vector, plan_order, vocabulary_policy
+
+if TYPE_CHECKING:
+    from fpvec_audit.catalog import Catalog
+    from fpvec_audit.domain.ports import ArchitectureAdapter
+    from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
+    from fpvec_audit.tensors.stamp import StampOutcome
+
+LEAST_APPLIED = 0.5
+LEAST_COSINE = 0.9
+UNKNOWN_ORIGIN = (
+    "nothing says that {name} was made from the vector's base: give it with --base, or register the model with "
+    "`fpvec model register {path} --parent BASE`"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StampedModel:
+    """One stamped copy.
+
+    Attributes:
+        out: its directory.
+        vectors: (vector id, scale) in the order given.
+        licensee: for whom, None when for nobody in particular.
+        tensors: number of tensors that were added to.
+        bytes_written: bytes of all files; 0 when it was there already.
+        applied_ratio: share of the vectors that survived rounding.
+        cosine: between what was applied and what was wanted.
+        digest: canonical digest of the stamped model.
+        downstream_digest: canonical digest of the model that was stamped.
+        stamp_id: identifier in the registry.
+        already: whether the very same stamp was there before.
+        warnings: what the owner should know, in sentences.
+        seconds: wall time.
+        peak_memory_bytes: largest resident memory of this process so far.
+    """
+
+    out: Path
+    vectors: tuple[tuple[str, float], ...]
+    licensee: str | None
+    tensors: int
+    bytes_written: int
+    applied_ratio: float
+    cosine: float
+    digest: str
+    downstream_digest: str
+    stamp_id: str
+    already: bool
+    warnings: tuple[str, ...]
+    seconds: float
+    peak_memory_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that scripts read."""
+        single = self.vectors[0] if len(self.vectors) == 1 else (None, None)
+        return {
+            "out": str(self.out),
+            "vectors": [{"vector": vector, "scale": scale} for vector, scale in self.vectors],
+            "vector": single[0],
+            "scale": single[1],
+            "licensee": self.licensee,
+            "tensors": self.tensors,
+            "bytes_written": self.bytes_written,
+            "applied_ratio": self.applied_ratio,
+            "cosine": self.cosine,
+            "digest": self.digest,
+            "downstream_digest": self.downstream_digest,
+            "stamp_id": self.stamp_id,
+            "already": self.already,
+            "warnings": list(self.warnings),
+            "seconds": self.seconds,
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }
+
+
+def stamp_models(
+    downstreams: Sequence[Path],
+    *,
+    vectors: Sequence[str],
+    out: Path,
+    registry: "Registry",
+    catalog: "Catalog",
+    licensees: Sequence[str] = (),
+    base: Path | None = None,
+    vocabulary: str = "refuse",
+    again: bool = False,
+    architecture: str | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> list[StampedModel]:
+    """Stamp every downstream model, once for each licensee.
+
+    Args:
+        downstreams: checkpoint directories.
+        vectors: ids or directories, each with ``:SCALE`` where it is not 1.
+        out: directory of the stamped model; of several, the directory that holds them.
+        registry: where vectors are found and stamps are recorded.
+        catalog: plugins.
+        licensees: for whom; a copy each.
+        base: base of downstream models whose origin is not registered; checked, then remembered.
+        vocabulary: ``refuse`` or ``shared``: what to do with rows that vector and model do not share.
+        again: stamp a model that carries the fingerprint already.
+        architecture: adapter to use instead of the detected one.
+        progress: where to report.
+
+    Returns:
+        one result per copy, downstream models in the order given, licensees within.
+
+    Raises:
+        UsageError: an unknown vector, policy or adapter, a bad scale, or two copies with one name.
+        CheckpointError: a model cannot be read, is quantised, or holds NaN or Inf.
+        VectorError: a vector does not fit a model, or the model carries it already.
+        OutputError: something else is at the output, or the disk is full.
+    """
+    policy = vocabulary_policy(vocabulary)
+    scaled = [open_vector(text, registry=registry) for text in vectors]
+    if not scaled:
+        raise UsageError("no vector to stamp with", advice="give one with --vector")
+    planned = [
+        plan_order(path, scaled, catalog=catalog, architecture=architecture, vocabulary=policy, again=again)
+        for path in downstreams
+    ]
+    orders = copies(planned, out=out, licensees=licensees)
+    there = {
+        order.out: _recognised(order, registry=registry, progress=progress)
+        for order in orders
+        if order.out.exists() or order.out.is_symlink()
+    }
+    if base is not None:
+        orders = _compared(orders, base, catalog=catalog, progress=progress)
+    return [there.get(order.out) or _carry_out(order, registry=registry, progress=progress) for order in orders]
+
+
+def _recognised(order: StampOrder, *, registry: "Registry", progress: Progress) -> StampedModel:
+    """Return the stamp that lies at the output already, whole and unchanged.
+
+    Raises:
+        OutputError: it is anything else.
+    """
+    from fpvec_audit.tensors.digest import canonical_digest
+    from fpvec_audit.tensors.rewrite import same_other_files
+
+    started = time.perf_counter()
+    downstream = canonical_digest(order.plan.target, order.adapter, progress=progress)
+    with registry.unit_of_work() as uow:
+        record = uow.stamps.find(order.stamp_id(downstream))
+    there = _digest_there(order.out, order.adapter, progress=progress) if record is not None else ""
+    if record is None or record.stamped != there or not same_other_files(order.plan.target, order.out):
+        raise OutputError(
+            f"{order.out} exists already, and is not this stamp of {order.plan.target.path}",
+            advice="choose another --out, or remove it",
+        )
+    return StampedModel(
+        out=order.out,
+        vectors=order.vectors,
+        licensee=order.licensee or None,
+        tensors=len(order.plan.parts),
+        bytes_written=0,
+        applied_ratio=record.applied_ratio,
+        cosine=record.cosine,
+        digest=record.stamped,
+        downstream_digest=downstream,
+        stamp_id=record.id,
+        already=True,
+        warnings=(),
+        seconds=time.perf_counter() - started,
+        peak_memory_bytes=_peak_memory(),
+    )
+
+
+def _digest_there(path: Path, adapter: "ArchitectureAdapter", *, progress: Progress) -> str:
+    """Return the digest of what lies at an output, or nothing if it is no whole model."""
+    from fpvec_audit.tensors.digest import canonical_digest
+    from fpvec_audit.tensors.index import read_checkpoint
+
+    try:
+        return canonical_digest(read_checkpoint(path), adapter, progress=progress)
+    except CheckpointError:
+        return ""
+
+
+def _compared(orders: Sequence[StampOrder], base: Path, *, catalog: "Catalog", progress: Progress) -> list[StampOrder]:
+    """Check that a base is the vectors' own and that every downstream model is close to it."""
+    from fpvec_audit.tensors.distance import CLOSE, relative_distance
+
+    model = identify_model(base, catalog=catalog, architecture=orders[0].adapter.name, progress=progress)
+    for scaled in orders[0].plan.vectors:
+        if scaled.vector.description.base_digest != model.digest:
+            raise VectorError(
+                f"{scaled.vector.description.id} was not extracted from {base}: its base has digest "
+                f"{scaled.vector.description.base_digest[:16]}…, this {model.digest[:16]}…",
+                advice="give the base that the vector was extracted from",
+            )
+    for target in {order.plan.target.path: order.plan.target for order in orders}.values():
+        distance = relative_distance(model.checkpoint, target, orders[0].adapter, progress=progress)
+        if distance > CLOSE:
+            raise VectorError(
+                f"{target.path} is no fine-tune of {base}: its matrices are {distance:.2f} times the base's norm away "
+                f"(at most {CLOSE})",
+                advice="stamp a model that was made from this base",
+            )
+    return [replace(order, base=model) for order in orders]
+
+
+def _carry_out(order: StampOrder, *, registry: "Registry", progress: Progress) -> StampedModel:
+    from fpvec_audit.tensors.stamp import write_stamp
+    from fpvec_audit.tensors.writer import staged_directory
+
+    started = time.perf_counter()
+    detail = {
+        "downstream": str(order.plan.target.path),
+        "vectors": [f"{vector}:{scale!r}" for vector, scale in order.vectors],
+        "licensee": order.licensee,
+        "out": str(order.out),
+    }
+    with recorded_job(registry, "stamp", detail), staged_directory(order.out, order.plan.bytes) as staging:
+        outcome = write_stamp(order.plan, staging, progress=progress)
+        with registry.unit_of_work() as uow:
+            known = _record_origin(uow, order, outcome, registry=registry)
+            record = _record(uow, order, outcome, registry=registry)
+    return StampedModel(
+        out=order.out,
+        vectors=order.vectors,
+        licensee=order.licensee or None,
+        tensors=outcome.tensors,
+        bytes_written=outcome.bytes_written,
+        applied_ratio=outcome.applied_ratio,
+        cosine=outcome.cosine,
+        digest=outcome.stamped_digest,
+        downstream_digest=outcome.target_digest,
+        stamp_id=record.id,
+        already=False,
+        warnings=_warnings(order, outcome, known=known),
+        seconds=time.perf_counter() - started,
+        peak_memory_bytes=_peak_memory(),
+    )
+
+
+def _record_origin(uow: "UnitOfWork", order: StampOrder, outcome: "StampOutcome", *, registry: "Registry") -> bool:
+    """Record vectors and downstream model, and say whether that is known to stem from the vectors' base.
+
+    Raises:
+        VectorError: it stems from another, or carries a fingerprint already.
+    """
+    records = [adopt_vector(uow, scaled.vector, registry=registry) for scaled in order.plan.vectors]
+    parent = None
+    if order.base is not None:
+        parent = add_model(uow, order.base, registry=registry, role=ModelRole.BASE).id
+    downstream = IdentifiedModel(order.plan.target, order.adapter, outcome.target_digest)
+    add_model(uow, downstream, registry=registry, role=ModelRole.DOWNSTREAM, parent=parent)
+    if not order.again:
+        for vector in records:
+            refuse_carrier(uow, outcome.target_digest, vector)
+    known = [stems_from(uow, outcome.target_digest, vector) for vector in records]
+    return all(known)
+
+
+def _record(uow: "UnitOfWork", order: StampOrder, outcome: "StampOutcome", *, registry: "Registry") -> StampRecord:
+    stamped = IdentifiedModel(order.plan.target, order.adapter, outcome.stamped_digest)
+    add_model(
+        uow,
+        stamped,
+        registry=registry,
+        role=ModelRole.STAMPED,
+        parent=outcome.target_digest,
+        location=order.out,
+    )
+    return uow.stamps.add(
+        StampRecord(
+            id=order.stamp_id(outcome.target_digest),
+            downstream=outcome.target_digest,
+            stamped=outcome.stamped_digest,
+            vectors=order.vectors,
+            licensee=order.licensee,
+            location=str(order.out.resolve()),
+            applied_ratio=outcome.applied_ratio,
+            cosine=outcome.cosine,
+            policies=order.policies,
+            created_at=registry.clock(),
+        )
+    )
+
+
+def _warnings(order: StampOrder, outcome: "StampOutcome", *, known: bool) -> tuple[str, ...]:
+    found = []
+    path = order.plan.target.path
+    if not known:
+        found.append(UNKNOWN_ORIGIN.format(name=path.resolve().name, path=path))
+    if outcome.applied_ratio < LEAST_APPLIED or outcome.cosine < LEAST_COSINE:
+        found.append(
+            f"rounding took much of the vector: {outcome.applied_ratio:.0%} of its norm was applied, cosine "
+            f"{outcome.cosine:.2f}; stamp a float32 copy of the model, or with a larger scale, and audit the result"
+        )
+    if order.plan.others.left_out:
+        found.append(
+            f"not carried over, as they hold the unstamped weights or their history: "
+            f"{', '.join(order.plan.others.left_out)}"
+        )
+    return tuple(found)
+
+
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
