@@ -1,0 +1,305 @@
+"""The suspect in a child process of its own, run by vLLM.
+
+A :class:`VllmHost` is a process that has imported vLLM; a :class:`VllmBackend` asks it to start an engine for one
+suspect and talks to that engine. The child's entry point lies in this package, so callers need no
+``if __name__ == "__main__"``. Sockets tie lives together: an engine ends when its caller does, and a caller learns at
+once that an engine died, with the end of the engine's log.
+"""
+
+import contextlib
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fpvec_audit
+from fpvec_audit.backends.channel import Channel
+from fpvec_audit.backends.prompts import SuspectFiles, read_suspect_files
+from fpvec_audit.domain.ports import BackendDescription, Completion, Sampling
+from fpvec_audit.errors import BackendError
+
+LONGEST = 2048
+"""Most tokens of prompt and answer together, whatever a context window would allow: memory is set aside for it."""
+SEQUENCES = 64
+BLOCK = 128
+ROOM = 1 << 30
+"""Bytes of key-value cache beyond one whole sequence, at most."""
+SECONDS_TO_END = 10.0
+LOG_LINES = 12
+_PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from fpvec_audit.backends.vllm_host import main; "
+    "main(int(sys.argv[2]), int(sys.argv[3]))"
+)
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")
+
+
+class VllmHost:
+    """A process that has imported vLLM and starts engines. It is started here and awaited only when it is needed.
+
+    Args:
+        threads: computing threads of every engine.
+    """
+
+    def __init__(self, *, threads: int = 1) -> None:
+        self.threads = threads
+        self._lock = threading.Lock()
+        self._ready: dict[str, Any] | None = None
+        self._used = False
+        self._directory = tempfile.TemporaryDirectory(prefix="fpvec-vllm-")
+        self._log = Path(self._directory.name) / "host.log"
+        ours, theirs = socket.socketpair()
+        self._control = Channel(ours)
+        source = str(Path(fpvec_audit.__file__).parent.parent)
+        with theirs, self._log.open("wb") as log:
+            # A session of its own: Ctrl-C is for the caller, who hangs up, which ends the host.
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [sys.executable, "-P", "-c", _PROGRAM, source, str(theirs.fileno()), str(self.threads)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def wait_until_ready(self) -> dict[str, Any]:
+        """Wait until vLLM is imported and return its version and device.
+
+        Raises:
+            BackendError: vLLM cannot be imported.
+        """
+        with self._lock:
+            if self._ready is None:
+                self._ready = self._control.receive()
+            if self._ready is None:
+                raise BackendError(
+                    f"vLLM cannot be imported: {_last_line(self._log)}",
+                    advice="`fpvec doctor` says what is missing; --backend transformers works without it",
+                )
+            return self._ready
+
+    @property
+    def spent(self) -> bool:
+        """Whether it can start no further engine: on an accelerator a host serves one suspect."""
+        return self._used and not (self._ready or {}).get("forks", False)
+
+    def start(self, request: dict[str, Any], log: Path) -> tuple[Channel, int]:
+        """Start an engine and return the channel to it and its process id; it loads the suspect meanwhile.
+
+        Args:
+            request: what :func:`fpvec_audit.backends.vllm_host.main` loads.
+            log: file that gets all output of the engine.
+
+        Raises:
+            BackendError: the host died.
+        """
+        self.wait_until_ready()
+        ours, theirs = socket.socketpair()
+        with self._lock, theirs, log.open("wb") as output:
+            self._used = True
+            try:
+                self._control.send(request, [theirs.fileno(), output.fileno()])
+                started = self._control.receive()
+            except OSError:
+                started = None
+        if started is None:
+            ours.close()
+            raise BackendError(f"the vLLM host died: {_last_line(self._log)}", advice="look at the machine's memory")
+        return Channel(ours), int(started["process"])
+
+    def close(self) -> None:
+        """Hang up, which ends the host; engines go on until their own backends are closed."""
+        self._control.close()
+        if self.spent:
+            return  # the process is an engine now, and ends with its backend
+        if not self._used and self._process.poll() is None:
+            self._process.kill()  # still importing: nothing to be tidy about
+        try:
+            self._process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._directory.cleanup()
+
+    def __repr__(self) -> str:
+        return f"VllmHost(process={self._process.pid}, threads={self.threads})"
+
+
+class VllmBackend:
+    """A suspect loaded by vLLM in a process of its own.
+
+    Args:
+        model: checkpoint directory.
+        host: process that starts the engine.
+
+    Raises:
+        CheckpointError: the directory cannot be read.
+        BackendError: vLLM cannot load the suspect.
+    """
+
+    def __init__(self, model: str | Path, *, host: VllmHost) -> None:
+        self._host = host
+        self._directory = tempfile.TemporaryDirectory(prefix="fpvec-engine-")
+        self._log = Path(self._directory.name) / "engine.log"
+        self._channel: Channel | None = None
+        self._process = 0
+        self._lock = threading.Lock()
+        try:
+            self._files = read_suspect_files(model)
+            self._longest = min(self._files.window or LONGEST, LONGEST)
+            ready = host.wait_until_ready()
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        settings = {"device": str(ready["device"]), "dtype": self._files.dtype, "threads": str(host.threads)}
+        self._description = BackendDescription(
+            kind="vllm",
+            model=str(model),
+            engine="vllm",
+            version=str(ready["version"]),
+            deterministic=False,  # sums depend on how requests happen to share batches
+            settings=settings,
+        )
+
+    @property
+    def description(self) -> BackendDescription:
+        """Which engine answers."""
+        return self._description
+
+    @property
+    def process(self) -> int:
+        """Process id of the engine."""
+        return self._process
+
+    def complete(self, prompts: Sequence[str], sampling: Sampling) -> Sequence[Completion]:
+        """Answer every prompt, in order and in the same number.
+
+        Raises:
+            BackendError: the engine is closed or died, or a prompt does not fit.
+        """
+        if not prompts:
+            return []
+        encoded = self._files.encode(prompts, sampling)
+        longest = max(map(len, encoded)) + sampling.max_new_tokens
+        if longest > self._longest:
+            raise BackendError(
+                f"{self._files.directory}: {longest} tokens of prompt and answer are more than the {self._longest} "
+                "that memory was set aside for",
+                advice="use a shorter system prompt, or --backend transformers",
+            )
+        question = {
+            "prompts": encoded,
+            "max_new_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seed,
+            "stop": list(self._files.stop_ids),
+        }
+        answers = self._exchange(question)["answers"]
+        if len(answers) != len(prompts):
+            raise BackendError(f"the vLLM engine answered {len(answers)} of {len(prompts)} prompts")
+        return [self._completion(answer) for answer in answers]
+
+    def close(self) -> None:
+        """End the engine's process and wait until its memory is free."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+            _await_end(self._process)
+        self._directory.cleanup()
+
+    def _start(self) -> None:
+        request = {
+            "model": str(self._files.directory.resolve()),
+            "architectures": list(getattr(self._files.config, "architectures", None) or []),
+            "dtype": self._files.dtype,
+            "longest": self._longest,
+            "sequences": SEQUENCES,
+            "cache_bytes": cache_bytes(self._files, self._longest),
+        }
+        self._channel, self._process = self._host.start(request, self._log)
+        if self._channel.receive() is None:
+            raise self._died("could not load the suspect")
+
+    def _exchange(self, question: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            if self._channel is None:
+                raise BackendError(f"{self._files.directory}: the engine is closed")
+            try:
+                self._channel.send(question)
+                answer = self._channel.receive()
+            except OSError:
+                answer = None
+        if answer is None:
+            raise self._died("died while it answered")
+        reply: dict[str, Any] = answer
+        return reply
+
+    def _died(self, how: str) -> BackendError:
+        return BackendError(
+            f"{self._files.directory}: the vLLM engine {how}: {_tail(self._log)}",
+            advice="use --backend transformers, or free memory; `fpvec doctor` says what works here",
+        )
+
+    def _completion(self, answer: dict[str, Any]) -> Completion:
+        ids = answer["ids"]
+        if ids and ids[-1] in self._files.stop_ids:
+            ids = ids[:-1]
+        return Completion(self._files.decode(ids), "stop" if answer["finish"] == "stop" else "length")
+
+
+def cache_bytes(files: SuspectFiles, longest: int) -> int | None:
+    """Return how much key-value cache an engine needs: one whole sequence, and some room for many short ones.
+
+    None where the architecture keeps no plain keys and values; vLLM then decides. The cache is filled with zeros at the
+    start, so a generous one costs seconds.
+    """
+    config = files.config
+    try:
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        token = 2 * config.num_hidden_layers * heads * width * (4 if files.dtype == "float32" else 2)
+    except (AttributeError, TypeError):
+        return None
+    sequence = token * (-(-longest // BLOCK) + 2) * BLOCK
+    return int(sequence + min(ROOM, token * SEQUENCES * 2 * BLOCK))
+
+
+def _await_end(process: int) -> None:
+    """Wait until an engine's process is gone; kill it when it does not go."""
+    with contextlib.suppress(ProcessLookupError, AttributeError):  # gone already; no pidfd on this system
+        descriptor = os.pidfd_open(process)
+        try:
+            if not select.select([descriptor], [], [], SECONDS_TO_END)[0]:
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                select.select([descriptor], [], [], SECONDS_TO_END)
+        finally:
+            os.close(descriptor)
+
+
+def _tail(log: Path) -> str:
+    """Return the end of a log: the last exception in it, or its last lines."""
+    lines = _lines(log)[-LOG_LINES:]
+    raised = [place for place, line in enumerate(lines) if _EXCEPTION.match(line)]
+    lines = lines[raised[-1] :] if raised else lines
+    return "\n".join(lines) if lines else "it left no word; the system may have killed it for its memory"
+
+
+def _last_line(log: Path) -> str:
+    return (_lines(log) or ["it left no word"])[-1].strip()
+
+
+def _lines(log: Path) -> list[str]:
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return [line for line in text.splitlines() if line.strip()]

@@ -1,0 +1,189 @@
+"""The process that has imported vLLM: forks one engine process per suspect.
+
+Importing vLLM takes seconds, loading a small model does not. So one host imports it once and every suspect gets a
+forked child of its own, whose memory is free when it ends. vLLM is kept from starting further processes and from
+compiling. On an accelerator nothing is forked – a driver does not survive it – and the host itself serves one suspect.
+
+Failures need no protocol: an exception ends the process, its traceback lies in the log, and the other side of the
+channel sees the end of the stream. Every process here ends with the process that asked for it.
+
+This module runs in its own interpreter (see ``vllm.py``) and never in the caller's.
+"""
+
+import contextlib
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import threading
+import traceback
+from types import TracebackType
+from typing import Any
+
+from fpvec_audit.backends.channel import Channel
+
+CPU_MODULES = (
+    "vllm.v1.engine.core",
+    "vllm.v1.engine.llm_engine",
+    "vllm.v1.executor.uniproc_executor",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.v1.worker.cpu_model_runner",
+    "vllm.v1.attention.backends.cpu_attn",
+    "vllm.model_executor.model_loader",
+)
+"""What an engine imports while it starts; imported once here. What a vLLM release moves is imported later instead."""
+
+
+def main(control_descriptor: int, threads: int) -> None:
+    """Import vLLM, say so, and start engines until the caller hangs up.
+
+    Args:
+        control_descriptor: socket to the caller.
+        threads: computing threads of every engine.
+    """
+    control = Channel(socket.socket(fileno=control_descriptor))
+    _set_environment(threads)
+    import vllm
+    from vllm.platforms import current_platform
+
+    forks = bool(current_platform.is_cpu())
+    if forks:
+        _import_ahead()
+        gc.collect()
+        gc.freeze()  # children neither scan nor copy what was there before them
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries children
+    control.send({"version": vllm.__version__, "device": current_platform.device_type, "forks": forks})
+    while True:
+        request, descriptors = control.receive_with_descriptors()
+        if request is None:
+            return
+        channel_descriptor, log_descriptor = descriptors
+        if not forks:
+            control.send({"process": os.getpid()})
+            _serve(request, channel_descriptor, log_descriptor)
+            return
+        process = os.fork()
+        if process == 0:
+            control.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _serve(request, channel_descriptor, log_descriptor)
+            os._exit(0)
+        os.close(channel_descriptor)
+        os.close(log_descriptor)
+        control.send({"process": process})
+
+
+def _set_environment(threads: int) -> None:
+    os.environ.update(
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",  # the engine in this process, not in a grandchild
+        VLLM_LOGGING_LEVEL="WARNING",
+        VLLM_NO_USAGE_STATS="1",
+        HF_HUB_OFFLINE="1",
+        TOKENIZERS_PARALLELISM="false",
+        OMP_NUM_THREADS=str(threads),
+        OMP_WAIT_POLICY="PASSIVE",  # a thread that spins on a busy core holds up the others: 18 s instead of 0.4 s
+    )
+    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would override the size that the caller computed
+
+
+def _import_ahead() -> None:
+    for name in CPU_MODULES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def _serve(request: dict[str, Any], channel_descriptor: int, log_descriptor: int) -> None:
+    """Load a suspect and answer until the caller hangs up."""
+    os.dup2(log_descriptor, 1)
+    os.dup2(log_descriptor, 2)
+    channel = Channel(socket.socket(fileno=channel_descriptor))
+    threading.Thread(target=_end_with_caller, args=(channel_descriptor,), daemon=True).start()
+    with _LastWords():
+        engine = _load(request)
+        channel.send({"ready": True})
+        while (question := channel.receive()) is not None:
+            channel.send(_answer(engine, question))
+
+
+class _LastWords:
+    """Ends the process on a failure, with the traceback in the log and without the interpreter's shutdown.
+
+    This process is a fork: what the host set up is not its to end.
+    """
+
+    def __enter__(self) -> None:
+        """Guard what follows."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            traceback.print_exception(error)
+            os._exit(1)
+
+
+def _end_with_caller(descriptor: int) -> None:
+    """End this process when the other side hangs up, even in the middle of an answer."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # hang-up and error are always reported
+    poll.poll()
+    os._exit(0)
+
+
+def _load(request: dict[str, Any]) -> Any:
+    from vllm import LLM
+
+    _import_model_class(request["architectures"])
+    return LLM(
+        model=request["model"],
+        dtype=request["dtype"],
+        max_model_len=request["longest"],
+        max_num_seqs=request["sequences"],
+        max_num_batched_tokens=max(2048, request["longest"]),
+        kv_cache_memory_bytes=request["cache_bytes"],
+        enforce_eager=True,
+        disable_log_stats=True,
+        enable_prefix_caching=False,
+        skip_tokenizer_init=True,
+        generation_config="vllm",  # a suspect's own penalties must not leak into a greedy answer
+        load_format="safetensors",
+        trust_remote_code=False,
+        seed=0,
+    )
+
+
+def _import_model_class(architectures: list[str]) -> None:
+    """Register model classes that this process has imported; vLLM would import each in another process, for 10 s."""
+    from vllm import ModelRegistry
+
+    for name in architectures:
+        entry = ModelRegistry.models.get(name)
+        if entry is not None:
+            with contextlib.suppress(ImportError):
+                ModelRegistry.register_model(name, entry.load_model_cls())
+
+
+def _answer(engine: Any, question: dict[str, Any]) -> dict[str, Any]:
+    from vllm import SamplingParams
+
+    seed = question["seed"]
+    parameters = [
+        SamplingParams(
+            max_tokens=question["max_new_tokens"],
+            temperature=question["temperature"],
+            top_p=question["top_p"],
+            seed=None if seed is None else seed + place,
+            stop_token_ids=question["stop"],
+            detokenize=False,
+        )
+        for place in range(len(question["prompts"]))
+    ]
+    prompts = [{"prompt_token_ids": ids} for ids in question["prompts"]]
+    outputs = engine.generate(prompts, parameters, use_tqdm=False)
+    return {
+        "answers": [
+            {"ids": list(output.outputs[0].token_ids), "finish": output.outputs[0].finish_reason} for output in outputs
+        ]
+    }

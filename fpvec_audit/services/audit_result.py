@@ -1,0 +1,147 @@
+"""The result of an audit as a value, and as the versioned document that scripts read and the registry keeps."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from fpvec_audit.domain.audit import Answer, AuditPlan, Score, TestResult, Verdict
+from fpvec_audit.domain.ports import BackendDescription
+
+SCHEMA = "fpvec-audit/audit/1"
+
+DOES_NOT_PROVE = (
+    "that the suspect is who it is said to be: nobody but the person who ran this audit chose what was asked",
+    "that anything was copied: the answers are not independent of the keys, which poisoning or planting also causes",
+    "by whom, when or how the keys came into the suspect",
+    "that no other registry, and no audit outside this ledger, exists",
+    "that the keys never leaked",
+)
+NOT_FOUND_DOES_NOT_PROVE = (
+    "that the suspect never had contact with the keys: averaged or suppressed copies are not excluded, as only answers "
+    "were looked at",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """What an audit found.
+
+    Attributes:
+        audit_id: ``au-`` and 16 characters.
+        verdict: what it says.
+        plan: what was fixed before the first question.
+        score: what the answers say.
+        answers: the transcript; secret, as it holds prompts.
+        backend: which engine answered.
+        key_set_name: name of the key set.
+        campaign_suspects: how many different suspects the ledger has seen so far, this one included.
+        burnt: candidates of the key set that were shown to somebody before.
+        warnings: what weakens or limits the result, in sentences.
+        earlier_audits: audits of the same suspect with the same key set.
+        controls: documents of the positive controls that count.
+        seconds: how long it took.
+    """
+
+    audit_id: str
+    verdict: Verdict
+    plan: AuditPlan
+    score: Score
+    answers: tuple[Answer, ...]
+    backend: BackendDescription
+    key_set_name: str
+    campaign_suspects: int
+    burnt: int
+    warnings: tuple[str, ...]
+    earlier_audits: tuple[Mapping[str, str], ...]
+    controls: tuple[Mapping[str, Any], ...]
+    seconds: float
+
+    def __repr__(self) -> str:
+        return f"AuditResult({self.audit_id}, {self.verdict.value}, matched={self.score.matched}/{self.score.issued})"
+
+    @property
+    def p_value_campaign(self) -> Fraction:
+        """Corrected p-value times the number of suspects in the owner's ledger, at most 1."""
+        return min(Fraction(1), self.score.p_value_corrected * self.campaign_suspects)
+
+    @property
+    def does_not_prove(self) -> tuple[str, ...]:
+        """What no reader should take from the verdict."""
+        return DOES_NOT_PROVE if self.verdict is Verdict.MATCH else NOT_FOUND_DOES_NOT_PROVE + DOES_NOT_PROVE[:1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document; it holds no prompt, no response and no word about which candidates are issued."""
+        plan, score = self.plan, self.score
+        return {
+            "schema": SCHEMA,
+            "verdict": self.verdict.value,
+            "grade": plan.grade,
+            "fsr": score.fsr,
+            "issued": score.issued,
+            "matched": score.matched,
+            "decoys": score.decoys,
+            "decoys_matched": score.decoys_matched,
+            "false_triggers": score.false_triggers,
+            "p_value": as_float(score.p_value),
+            "p_value_exact": str(score.p_value),
+            "p_value_corrected": as_float(score.p_value_corrected),
+            "p_value_campaign": as_float(self.p_value_campaign),
+            "campaign_suspects": self.campaign_suspects,
+            "alpha": float(Fraction(plan.alpha)),
+            "interval": list(score.interval),
+            "tests": [_test_json(test) for test in score.tests],
+            "warnings": list(self.warnings),
+            "earlier_audits": [dict(audit) for audit in self.earlier_audits],
+            "audit_id": self.audit_id,
+            "key_set": plan.key_set,
+            "key_set_name": self.key_set_name,
+            "plan_digest": plan.digest,
+            "profile": plan.profile,
+            "match": plan.match.value,
+            "template": plan.template,
+            "max_new_tokens": plan.max_new_tokens,
+            "repeats": plan.repeats,
+            "suspect": dict(plan.suspect),
+            "backend": {
+                "kind": self.backend.kind,
+                "engine": self.backend.engine,
+                "version": self.backend.version,
+                "deterministic": self.backend.deterministic,
+                "settings": dict(self.backend.settings),
+            },
+            "queries": len(self.answers),
+            "errors": score.errors,
+            "burnt": self.burnt,
+            "seconds": self.seconds,
+            "controls": [dict(control) for control in self.controls],
+            "does_not_prove": list(self.does_not_prove),
+            "tool_version": plan.tool_version,
+        }
+
+    def transcript(self) -> dict[str, Any]:
+        """Return everything that was asked and answered, for the vault alone."""
+        return {
+            "audit": self.audit_id,
+            "plan_digest": self.plan.digest,
+            "answers": [
+                {"index": answer.index, "prompt": answer.prompt, "text": answer.text, "error": answer.error}
+                for answer in self.answers
+            ],
+        }
+
+
+def as_float(value: Fraction) -> float:
+    """Return a probability as a float; one too small for a float becomes the smallest normal one, never 0."""
+    return max(float(value), sys.float_info.min) if value else 0.0
+
+
+def _test_json(test: TestResult) -> dict[str, Any]:
+    return {
+        "name": test.name,
+        "statistic": test.statistic,
+        "p_value": as_float(test.p_value),
+        "p_value_exact": str(test.p_value),
+        "p_value_adjusted": as_float(test.p_value_adjusted),
+    }

@@ -1,0 +1,122 @@
+"""Positive controls: proof that an audit would have found the keys, had they been there.
+
+Silence means nothing unless the same questions, put in the same way to the same engine, make one of the owner's own
+models answer. A control that was recorded earlier counts; otherwise an own model is run.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fpvec_audit.domain.audit import AuditPlan, Verdict
+from fpvec_audit.domain.records import AuditRecord, KeySetRecord, ModelRecord, ModelRole
+from fpvec_audit.errors import FpvecError
+
+if TYPE_CHECKING:
+    from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
+    from fpvec_audit.services.audit_result import AuditResult
+
+MOST_TRIED = 3
+OWN_ROLES = (ModelRole.STAMPED, ModelRole.FINGERPRINTED)
+SAME = ("profile", "match", "system_prompt_digest", "repeats", "temperature")
+"""Fields of a plan in which a control must agree with the audit that it stands for."""
+SAME_ENGINE = ("kind", "engine", "version")
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSearch:
+    """What was found.
+
+    Attributes:
+        documents: audit documents of controls that work.
+        warnings: why there is none, or what went wrong on the way, in sentences.
+    """
+
+    documents: tuple[Mapping[str, Any], ...]
+    warnings: tuple[str, ...] = ()
+
+
+def find_positive_control(
+    plan: AuditPlan,
+    *,
+    key_set: KeySetRecord,
+    registry: "Registry",
+    run: Callable[[Path], "AuditResult"],
+    given: Sequence[Path] = (),
+) -> ControlSearch:
+    """Find a control in the registry, or run own models until one works.
+
+    Args:
+        plan: the audit for which a control is wanted.
+        key_set: its key set.
+        registry: where audits and own models are recorded.
+        run: audits a checkpoint under the same settings and engine.
+        given: own models to run, instead of those in the registry.
+    """
+    suspect = plan.suspect["digest"]
+    with registry.unit_of_work() as uow:
+        own = _own_models(uow, key_set)
+        recorded = None if given else _recorded(uow.audits.list(key_set.id), plan, {model.id for model in own})
+    if recorded is not None:
+        return ControlSearch(({**recorded.result, "recorded": True},))
+    paths = list(given) or [Path(model.location) for model in own if model.id != suspect]
+    present = [path for path in dict.fromkeys(paths) if path.is_dir()]
+    if not present:
+        return ControlSearch((), (_absence(paths),))
+    warnings: list[str] = []
+    for path in present[:MOST_TRIED]:
+        try:
+            control = run(path)
+        except FpvecError as error:
+            warnings.append(f"positive control {path} failed: {error.problem}")
+            continue
+        if control.verdict is Verdict.MATCH:
+            return ControlSearch((control.to_json(),), tuple(warnings))
+        warnings.append(
+            f"positive control {path} says {control.verdict.value} ({control.score.matched} of "
+            f"{control.score.issued}): these questions do not find the keys even where they should be"
+        )
+    return ControlSearch((), tuple(warnings))
+
+
+def _recorded(audits: Iterable[AuditRecord], plan: AuditPlan, own: set[str]) -> AuditRecord | None:
+    wanted = plan.to_json()
+    for audit in reversed(list(audits)):
+        if audit.verdict != Verdict.MATCH.value or audit.suspect_digest not in own:
+            continue
+        same_way = all(audit.plan.get(name) == wanted[name] for name in SAME)
+        engine = audit.plan.get("backend", {})
+        if same_way and all(engine.get(name) == plan.backend[name] for name in SAME_ENGINE):
+            return audit
+    return None
+
+
+def _own_models(uow: "UnitOfWork", key_set: KeySetRecord) -> list[ModelRecord]:
+    """Return own models that should answer, the likeliest first: stamped, fingerprinted, other ones of the base."""
+    vectors = uow.vectors.list(key_set=key_set.id)
+    ours = {vector.id for vector in vectors}
+    stamped = [stamp.stamped for stamp in uow.stamps.list() if any(vector in ours for vector, _ in stamp.vectors)]
+    identifiers = [*reversed(stamped), *(vector.fingerprinted for vector in vectors)]
+    if key_set.base is not None:
+        identifiers += [model.id for model in uow.models.list(ModelRole.FINGERPRINTED) if model.parent == key_set.base]
+    return list(_found(uow, dict.fromkeys(identifiers)))
+
+
+def _found(uow: "UnitOfWork", identifiers: Iterable[str]) -> Iterator[ModelRecord]:
+    for identifier in identifiers:
+        model = uow.models.find(identifier)
+        if model is not None and model.role in OWN_ROLES:
+            yield model
+
+
+def _absence(paths: Sequence[Path]) -> str:
+    if paths:
+        return (
+            f"no positive control: the own model {paths[0]} is not there any more, so silence proves nothing; "
+            "restore it, or register another fingerprinted or stamped model"
+        )
+    return (
+        "no positive control: no own fingerprinted or stamped model of this key set is registered, so silence proves "
+        "nothing"
+    )

@@ -1,0 +1,97 @@
+"""What stands before an audit: a suspect that is found, described and digested, whatever its architecture."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fpvec_audit.domain.ports import ArchitectureAdapter
+from fpvec_audit.errors import ArchitectureError, CheckpointError, UsageError
+from fpvec_audit.progress import NO_PROGRESS, Progress
+
+if TYPE_CHECKING:
+    from fpvec_audit.catalog import Catalog
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A checkpoint that is suspected.
+
+    Attributes:
+        location: as the user gave it.
+        directory: where it lies.
+        digest: canonical digest of its weights, hex.
+        adapter: its architecture, None when unknown.
+        warnings: what the user should know, in sentences.
+    """
+
+    location: str
+    directory: Path
+    digest: str
+    adapter: ArchitectureAdapter | None
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, str]:
+        """Return the JSON object that goes into plans and reports."""
+        return {"kind": "directory", "location": self.location, "digest": self.digest}
+
+
+def describe_suspect(
+    suspect: str | Path, *, catalog: "Catalog", architecture: str | None = None, progress: Progress = NO_PROGRESS
+) -> Suspect:
+    """Find a suspect and digest its weights; nothing of it is run.
+
+    Args:
+        suspect: checkpoint directory, or the id of a repository on the hub.
+        catalog: plugins.
+        architecture: adapter to use instead of the detected one.
+        progress: where to report.
+
+    Raises:
+        UsageError: an endpoint, or a path that cannot be recorded.
+        UnknownNameError: ``architecture`` names no adapter.
+        CheckpointError: the checkpoint cannot be read, or is not on the hub.
+    """
+    from fpvec_audit.tensors.digest import canonical_digest
+    from fpvec_audit.tensors.index import read_checkpoint
+
+    directory = _locate(str(suspect))
+    checkpoint = read_checkpoint(directory)
+    warnings: tuple[str, ...] = ()
+    try:
+        adapter = catalog.architecture_for(checkpoint.description, override=architecture)
+    except ArchitectureError as error:
+        adapter = None
+        warnings = (f"no adapter is used: {error.problem}",)
+    digest = canonical_digest(checkpoint, adapter, progress=progress)
+    return Suspect(str(suspect), directory, digest, adapter, warnings)
+
+
+def _locate(suspect: str) -> Path:
+    if re.match(r"https?://", suspect):
+        raise UsageError(f"{suspect} is an endpoint", advice="this version audits checkpoints: give a directory")
+    try:
+        suspect.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{suspect!a} is not valid Unicode and cannot be recorded", advice="rename it") from error
+    path = Path(suspect).expanduser()
+    if path.exists() or not _HUB_ID.fullmatch(suspect):
+        return path
+    return _download(suspect)
+
+
+def _download(identifier: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(identifier, allow_patterns=_HUB_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{identifier} is no directory here, and was not found on the hub: {reason}",
+            advice="check the path, or download the checkpoint and give its directory",
+        ) from error
