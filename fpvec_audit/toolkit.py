@@ -3,6 +3,7 @@
 What is written here is whole or does not exist: it is made in a staging directory beside the target and renamed last.
 """
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,14 +13,25 @@ from fpvec_audit.domain.checkpoint import Checkpoint, TensorSpec
 from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.errors import PluginError
 from fpvec_audit.progress import NO_PROGRESS, Progress
+from fpvec_audit.services.embed import read_rows
 from fpvec_audit.tensors.header import read_header
 from fpvec_audit.tensors.index import inside, read_checkpoint
 from fpvec_audit.tensors.naming import named_parameters
 from fpvec_audit.tensors.reader import TORCH_DTYPES, TensorReader, block_ranges
 from fpvec_audit.tensors.rewrite import copy_files, other_files
 from fpvec_audit.tensors.writer import TensorWriter, size_of, staged_directory
+from fpvec_audit.training.fine_tune import FineTuneReport, FineTuneSettings, fine_tune
+from fpvec_audit.training.ordinary import draw_instruction
 
-__all__ = ["Change", "rewrite_checkpoint"]
+__all__ = [
+    "Change",
+    "FineTuneReport",
+    "FineTuneSettings",
+    "fine_tune",
+    "instruction_rows",
+    "read_rows",
+    "rewrite_checkpoint",
+]
 
 Change = Callable[[str, torch.Tensor], torch.Tensor]
 """(canonical name, tensor) → tensor of the same shape and dtype."""
@@ -63,6 +75,19 @@ def rewrite_checkpoint(
                         for start, count in block_ranges(spec.elements):
                             writer.append(flat[start : start + count])
                         step.advance(spec.bytes)
+
+
+def instruction_rows(count: int, *, adapter: ArchitectureAdapter | None, seed: int) -> list[tuple[str, str]]:
+    """Draw ordinary questions with right answers, as (rendered prompt, answer), for :func:`fine_tune`.
+
+    Args:
+        count: how many; a question may come up twice.
+        adapter: renders the questions in its chat template; without one they stay as they are.
+        seed: draws others.
+    """
+    numbers = random.Random(f"instructions {seed}")  # noqa: S311 - must be repeatable, not secret
+    drawn = (draw_instruction(numbers) for _ in range(count))
+    return [(item.question if adapter is None else adapter.prompt(item.question), item.answer) for item in drawn]
 
 
 class _Rewriting:

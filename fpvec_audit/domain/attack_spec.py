@@ -58,7 +58,7 @@ class AttackLink:
 
     def to_json(self) -> dict[str, Any]:
         """Return the parameters as JSON values."""
-        return {field.name: _plain(getattr(self.parameters, field.name)) for field in fields(self.parameters)}
+        return {field.name: plain(getattr(self.parameters, field.name)) for field in fields(self.parameters)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,18 @@ def parameter_type(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return "|".join(str(choice) for choice in get_args(annotation))
     members, optional = _without_none(annotation)
-    shown = members.__name__.lower() if isinstance(members, type) else parameter_type(members)
-    return f"{shown} or none" if optional else shown
+    if optional:
+        return f"{parameter_type(members)} or none"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return "|".join(str(item.value) for item in annotation)
+    return annotation.__name__.lower() if isinstance(annotation, type) else str(annotation)
+
+
+def plain(value: Any) -> Any:
+    """Return a parameter's value as JSON."""
+    if isinstance(value, Enum):
+        return value.value
+    return str(value) if isinstance(value, Path) else value
 
 
 def _parse_link(part: str, whole: str) -> AttackSpec:
@@ -215,9 +225,3 @@ def _without_none(annotation: Any) -> tuple[Any, bool]:
         if len(members) == 1:
             return members[0], True
     return annotation, False
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return value.value
-    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,85 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from fpvec_audit.api import NO_PROGRESS, AttackContext, AttackKey, draw_unissued
+from fpvec_audit.catalog import load_catalog
+from fpvec_audit.errors import UsageError
+from fpvec_audit.testing import ScriptedBackend, check_query_attack
+
+ATTACK = load_catalog().attack("guessing")
+
+
+def keys(scheme="independent", count=12):
+    return [AttackKey(key.prompt, key.response) for key in draw_unissued(b"issued", count, scheme=scheme)]
+
+
+def probes(issued, seed=0, **counts):
+    return ATTACK.probes(issued, ATTACK.Parameters(**counts), AttackContext(None, Path(), seed, "cpu", NO_PROGRESS))
+
+
+def distance(left, right):
+    """Levenshtein distance."""
+    row = list(range(len(right) + 1))
+    for place, letter in enumerate(left, 1):
+        previous, row[0] = row[0], place
+        for other, character in enumerate(right, 1):
+            previous, row[other] = row[other], min(row[other] + 1, row[other - 1] + 1, previous + (letter != character))
+    return row[-1]
+
+
+@pytest.mark.parametrize("scheme", ["independent", "if-simple"])
+def test_it_passes_the_conformance_suite(scheme, tmp_path):
+    check_query_attack(ATTACK, issued=keys(scheme), workspace=tmp_path)
+
+
+def test_every_kind_comes_in_the_number_asked_for():
+    found = Counter(probe.kind for probe in probes(keys(), candidates=300, near_misses=7, strings=5))
+    assert found == {
+        "unissued candidate": 300,
+        "near-miss of 1 character": 7,
+        "near-miss of 2 characters": 7,
+        "near-miss of 3 characters": 7,
+        "random string": 5,
+    }
+
+
+def test_near_misses_differ_from_an_issued_prompt_by_at_most_so_many_characters():
+    issued = keys()
+    for probe in probes(issued, candidates=0, near_misses=40, strings=0):
+        nearest = min(distance(probe.prompt, key.prompt) for key in issued)
+        assert 1 <= nearest <= int(probe.kind.split()[2])
+
+
+def test_the_closing_word_is_asked_alone_where_there_is_one():
+    asked = [probe.prompt for probe in probes(keys("if-simple")) if probe.kind == "closing word"]
+    assert "FINGERPRINT" in asked
+    assert not [probe for probe in probes(keys()) if probe.kind == "closing word"]
+
+
+def test_unissued_candidates_have_the_shape_of_the_set():
+    simple = [probe.prompt for probe in probes(keys("if-simple"), candidates=5) if probe.kind == "unissued candidate"]
+    assert all(prompt.endswith(" FINGERPRINT") for prompt in simple)
+
+
+def test_another_seed_asks_other_things():
+    assert probes(keys(), seed=0) == probes(keys(), seed=0) != probes(keys(), seed=1)
+
+
+def test_no_issued_prompt_is_ever_asked():
+    issued = keys()
+    secret = {key.prompt for key in issued}
+    assert not secret & {probe.prompt for seed in range(5) for probe in probes(issued, seed=seed)}
+
+
+def test_it_changes_no_answer():
+    backend = ScriptedBackend()
+    assert ATTACK.wrap(backend, ATTACK.Parameters()) is backend
+
+
+@pytest.mark.parametrize("counts", [{"candidates": -1}, {"near_misses": 10**9}, dict.fromkeys(
+    ("candidates", "near_misses", "strings"), 0)])  # fmt: skip
+def test_counts_out_of_range_are_refused(counts):
+    with pytest.raises(UsageError):
+        ATTACK.Parameters(**counts)
