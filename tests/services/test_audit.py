@@ -32,7 +32,9 @@ class Scripted:
 
     @property
     def description(self):
-        return BackendDescription("transformers", "scripted", "scripted", self.version, True, {"dtype": "float32"})
+        return BackendDescription(
+            "transformers", "scripted", "scripted", self.version, deterministic=True, settings={"dtype": "float32"}
+        )
 
     def complete(self, prompts, sampling):
         self.asked.append((tuple(prompts), sampling))

@@ -1,0 +1,119 @@
+"""The words of an audit report, apart from how they are laid out: for a lawyer and an engineer alike.
+
+Reads the audit document of the command-line contract. No p-value below 1e-12 is spelled out: no model of the world is
+that exact.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+LEAST_P_IN_PROSE = 1e-12
+SENTENCES = {
+    "MATCH": "The suspect knows the secret keys.",
+    "NO_MATCH": "The fingerprint was not found in the suspect.",
+    "INCONCLUSIVE": "This audit can neither find nor rule out the fingerprint.",
+}
+MEANINGS = {
+    "MATCH": (
+        "Chance settled which candidates are keys, and nothing but their secret tells keys from decoys. The suspect's "
+        "answers tell them apart. So it had contact with the keys, or stems from a model that was trained on them."
+    ),
+    "NO_MATCH": (
+        "Not found at FSR ≥ 0.25: had the suspect answered a quarter or more of the keys, this audit would have seen "
+        "more answers, with 95 % confidence. The same questions do make a model answer that carries the fingerprint."
+    ),
+    "INCONCLUSIVE": (
+        "The answers are too few for a match at this level, and not all conditions for saying that nothing is there "
+        "are met. The notes below say what is missing."
+    ),
+}
+PROFILES = {
+    "chat-greedy": "each put into a chat template, the likeliest answer taken",
+    "raw-greedy": "each put as it is, the likeliest answer taken",
+    "exploratory": "put in an exploratory way, under which no match is possible",
+}
+
+
+def finding(document: Mapping[str, Any]) -> str:
+    """Return what was counted, in one sentence."""
+    return (
+        f"It answered {document['matched']} of {document['issued']} issued keys and {document['decoys_matched']} of "
+        f"{document['decoys']} decoys. Had the answers nothing to do with the keys, chance would do as well with "
+        f"{p_sentence(document['p_value'])}."
+    )
+
+
+def numbers(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the numbers with their names."""
+    low, high = document["interval"]
+    allowance = ", with the allowance of 2^40 for a self-attested key set" if _self_attested(document) else ""
+    return [
+        (
+            "issued keys answered",
+            f"{document['matched']} of {document['issued']}: FSR {percent(document['fsr'])} "
+            f"(95 % interval {percent(low)} to {percent(high)})",
+        ),
+        ("decoys answered", f"{document['decoys_matched']} of {document['decoys']}"),
+        ("exact test", p_sentence(document["p_value"])),
+        (
+            "corrected",
+            f"{p_sentence(document['p_value_corrected'])}{allowance}; a match needs {document['alpha']:g} or less",
+        ),
+        (
+            "over all suspects",
+            f"{p_sentence(document['p_value_campaign'])}, for {document.get('campaign_suspects', 1)} in the owner's "
+            "ledger so far",
+        ),
+    ]
+
+
+def method(document: Mapping[str, Any]) -> list[str]:
+    """Return how the numbers came about, in paragraphs."""
+    backend = document["backend"]
+    way = PROFILES.get(document.get("profile", ""), "")
+    rule = "begins with" if document.get("match") == "prefix" else "is"
+    rounding = "" if backend["deterministic"] else ", which may round differently from run to run"
+    paragraphs = [
+        f"{document['queries']} questions{f', {way}' if way else ''}; an answer counts where it {rule} the candidate's "
+        f"response. The suspect ran on this machine under {backend['engine']} {backend['version']}{rounding}; the "
+        f"audit took {document['seconds']:.1f} s.",
+        "The plan was in the ledger before the first question, and what asked did not know which candidates are keys. "
+        f"Grade: {document['grade']}.",
+    ]
+    paragraphs += [
+        f"Positive control{' (recorded earlier)' if control.get('recorded') else ''}: {control['suspect']['location']} "
+        f"answered {control['matched']} of {control['issued']} keys under the same profile and engine."
+        for control in document["controls"]
+    ]
+    return paragraphs
+
+
+def identifiers(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what identifies suspect, keys, plan and audit."""
+    name = document.get("key_set_name")
+    return [
+        ("suspect", document["suspect"]["location"]),
+        ("weights", document["suspect"]["digest"]),
+        ("key set", f"{name} ({document['key_set']})" if name else document["key_set"]),
+        ("audit", document["audit_id"]),
+        ("plan", document["plan_digest"]),
+    ]
+
+
+def p_shown(value: float) -> str:
+    """Return a probability for a table."""
+    return f"< {LEAST_P_IN_PROSE:.0e}" if value < LEAST_P_IN_PROSE else f"{value:.2g}"
+
+
+def p_sentence(value: float) -> str:
+    """Return a probability for a sentence."""
+    return f"p {p_shown(value)}" if value < LEAST_P_IN_PROSE else f"p = {p_shown(value)}"
+
+
+def percent(share: float) -> str:
+    """Return a fraction as a percentage."""
+    return f"{100 * share:.1f} %"
+
+
+def _self_attested(document: Mapping[str, Any]) -> bool:
+    return bool(document["grade"] == "self-attested")

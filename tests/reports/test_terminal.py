@@ -1,0 +1,183 @@
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from fpvec_audit.reports import terminal
+from fpvec_audit.reports.audit_text import MEANINGS, SENTENCES, p_sentence
+from tests.reports.documents import AUDIT, CELLS, HARM, SILENT
+
+KEYS = {
+    "id": "ks-0123456789abcdef",
+    "name": "acme",
+    "scheme": "independent",
+    "grade": "self-attested",
+    "marks": 1,
+    "issued": 32,
+    "decoys": 224,
+    "base": None,
+    "warnings": ["small set"],
+    "keys": [{"prompt": "[red]π", "response": "Zebra", "issued": True, "mark": 0, "burnt": False}],
+}
+MODEL = {
+    "id": "a" * 64,
+    "name": "chat-7b",
+    "role": "downstream",
+    "architecture": None,
+    "location": "/models/chat",
+    "parent": "b" * 64,
+    "parent_name": "base-7b",
+    "parameters": 1234567,
+    "created_at": "2026-01-02",
+    "stamps": [],
+}
+VECTOR = {
+    "vector_id": "vec-0123456789abcdef",
+    "key_set": "acme",
+    "base": "base-7b",
+    "architecture": "gpt2",
+    "norm": 1.25,
+    "inexact_elements": 0,
+    "location": "/vectors/one",
+}
+STAMP = {
+    "out": "/models/stamped",
+    "vectors": [{"vector": "vec-0123456789abcdef", "scale": 1.0}],
+    "licensee": "",
+    "applied_ratio": 0.9999,
+    "seconds": 0.5,
+    "already": False,
+    "warnings": ["parent unknown"],
+}
+PLUGIN = {
+    "name": "gpt2",
+    "kind": "architecture",
+    "distribution": "fpvec-audit",
+    "version": "0.1.0",
+    "state": "failed",
+    "problem": "[boom] at import",
+}
+ATTACK = {
+    "name": "fine_tune",
+    "kind": "weight",
+    "description": "trains on",
+    "parameters": [{"name": "steps", "type": "int", "default": 100}],
+}
+FINDINGS = {
+    "healthy": False,
+    "findings": [{"subject": "vllm", "state": "limited", "detail": "not installed", "mend": "make setup"}],
+}
+ENTRY = {
+    "serial": 1,
+    "at": "2026-01-02T03:04:05.000000+00:00",
+    "event": "key_set.issued",
+    "subject": "ks-0123456789abcdef",
+    "content": {},
+    "previous": "0" * 64,
+    "digest": "f" * 64,
+}
+EVERYTHING = [
+    (terminal.render_audit, AUDIT),
+    (terminal.render_audit, SILENT),
+    (terminal.render_audits, {"base": SILENT, "downstream A (maths)": SILENT, "stamped A": AUDIT}),
+    (terminal.render_cells, CELLS),
+    (terminal.render_harmlessness, {"stamped A": HARM}),
+    (terminal.render_attacks, [ATTACK]),
+    (terminal.render_key_set, KEYS),
+    (terminal.render_key_sets, [KEYS]),
+    (terminal.render_model, MODEL),
+    (terminal.render_models, [MODEL]),
+    (terminal.render_vectors, [VECTOR]),
+    (terminal.render_stamps, [STAMP]),
+    (terminal.render_plugins, [PLUGIN]),
+    (terminal.render_findings, FINDINGS),
+    (terminal.render_ledger, [ENTRY]),
+    (terminal.render_fields, {"out": "/x", "seconds": 0.123456789, "ok": True, "none": None, "parts": [1, 2]}),
+]
+
+
+def shown(render, document, *, width=80, **options):
+    console = Console(width=width, record=True, file=io.StringIO(), **options)
+    render(document, console)
+    return console.export_text(styles=bool(options))
+
+
+def unwrapped(text):
+    return re.sub(r"\s+", " ", text)
+
+
+@pytest.mark.parametrize(("render", "document"), EVERYTHING)
+def test_every_document_fits_80_columns_without_colour(render, document):
+    text = shown(render, document)
+    assert text.strip()
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("render", "document"), EVERYTHING)
+def test_every_document_survives_a_narrow_terminal(render, document):
+    assert shown(render, document, width=40).strip()
+
+
+def test_audit_report_begins_with_the_verdict_in_plain_words():
+    for document in (AUDIT, SILENT):
+        first = shown(terminal.render_audit, document).splitlines()[0]
+        assert first.startswith(document["verdict"])
+        assert SENTENCES[document["verdict"]] in first
+
+
+def test_audit_report_has_all_that_a_reader_needs():
+    text = unwrapped(shown(terminal.render_audit, AUDIT))
+    for part in (
+        "32 of 32",
+        "0 of 224",
+        "95 % interval 89.1 % to 100.0 %",
+        "vllm 0.32.0",
+        "What this does not prove",
+        "that the keys never leaked",
+        "acme-2026 (ks-0123456789abcdef)",
+        "au-fedcba9876543210",
+        "ab" * 32,
+        "cd" * 32,
+        "Earlier audits",
+    ):
+        assert part in text
+    assert "Positive control" not in text
+    assert "Positive control (recorded earlier)" in unwrapped(shown(terminal.render_audit, SILENT))
+
+
+def test_no_probability_below_a_trillionth_is_spelled_out():
+    for render, document in ((terminal.render_audit, AUDIT), (terminal.render_audits, {"a": AUDIT})):
+        text = shown(render, document)
+        assert "< 1e-12" in text
+        assert "e-41" not in text
+        assert "e-29" not in text
+    assert p_sentence(0.031) == "p = 0.031"
+
+
+def test_every_verdict_has_words():
+    assert set(SENTENCES) == set(MEANINGS) == {"MATCH", "NO_MATCH", "INCONCLUSIVE"}
+
+
+def test_text_of_a_document_is_not_taken_for_markup():
+    assert "[bold]not markup[/]" in shown(terminal.render_audit, AUDIT)
+    assert "[red]π" in shown(terminal.render_key_set, KEYS)
+    assert "[boom] at import" in shown(terminal.render_plugins, [PLUGIN])
+
+
+def test_guessing_is_shown_as_false_triggers_and_failures_with_their_reason():
+    text = shown(terminal.render_cells, CELLS)
+    assert "triggers" in text
+    assert "100 → 97 %" in text
+    assert "pruning: out of memory" in text
+
+
+def test_empty_lists_say_what_to_do():
+    assert "fpvec key issue" in shown(terminal.render_key_sets, [])
+    assert "fpvec model register" in shown(terminal.render_models, [])
+    assert "fpvec vector extract" in shown(terminal.render_vectors, [])
+
+
+def test_colour_is_used_where_there_is_some():
+    assert "\x1b[" in shown(terminal.render_audit, AUDIT, force_terminal=True, color_system="standard")
