@@ -22,7 +22,14 @@ import pluggy
 
 from fpvec_audit import hookspecs
 from fpvec_audit.domain.plugins import ARCHITECTURE, ATTACK, PLUGIN, PluginInfo, PluginState, contribution_problem
-from fpvec_audit.domain.ports import ArchitectureAdapter, ModelDescription, QueryAttack, WeightAttack
+from fpvec_audit.domain.ports import (
+    ArchitectureAdapter,
+    ModelDescription,
+    QueryAttack,
+    TensorRole,
+    TrainingDefaults,
+    WeightAttack,
+)
 from fpvec_audit.errors import (
     AmbiguousNameError,
     ArchitectureError,
@@ -128,8 +135,7 @@ class Catalog:
         faults = ""
         for name, adapter in self.architectures.items():
             try:
-                with plugin_code(self.info(ARCHITECTURE, name)):
-                    ranks[name] = int(adapter.supports(description))
+                ranks[name] = int(adapter.supports(description))
             except PluginError as error:  # its fault must not stop the other adapters
                 faults += f"; {error.problem}"
         return ranks, faults
@@ -150,14 +156,13 @@ class Catalog:
 
 @contextlib.contextmanager
 def plugin_code(info: PluginInfo) -> Iterator[None]:
-    """Run a plugin's code: what it raises becomes a PluginError that names its owner, what it prints goes to stderr.
+    """Run a plugin's code: what it raises becomes a PluginError that names its owner.
 
     Raises:
         PluginError: the plugin raised something that is no FpvecError.
     """
     try:
-        with _quiet_stdout():
-            yield
+        yield
     except FpvecError:
         raise
     except Exception as error:
@@ -165,6 +170,46 @@ def plugin_code(info: PluginInfo) -> Iterator[None]:
             f"{info.kind} {info.name} of {info.owner} failed: {_shown(error)}",
             advice="" if info.distribution == OWN_DISTRIBUTION else f"update or uninstall {info.distribution}",
         ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _GuardedAdapter:
+    """A stranger's adapter, whose faults name their owner wherever in the core it is used."""
+
+    adapter: ArchitectureAdapter
+    info: PluginInfo
+
+    @property
+    def name(self) -> str:
+        return self.adapter.name
+
+    @property
+    def chat_template(self) -> str:
+        return self.adapter.chat_template
+
+    @property
+    def defaults(self) -> Sequence[TrainingDefaults]:
+        return self.adapter.defaults
+
+    def supports(self, description: ModelDescription) -> int:
+        with plugin_code(self.info):
+            return self.adapter.supports(description)
+
+    def role(self, tensor_name: str) -> TensorRole:
+        with plugin_code(self.info):
+            return self.adapter.role(tensor_name)
+
+    def canonical(self, tensor_name: str) -> str | None:
+        with plugin_code(self.info):
+            return self.adapter.canonical(tensor_name)
+
+    def tied(self, config: Mapping[str, Any]) -> Mapping[str, str]:
+        with plugin_code(self.info):
+            return self.adapter.tied(config)
+
+    def prompt(self, user: str, system: str = "") -> str:
+        with plugin_code(self.info):
+            return self.adapter.prompt(user, system)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +239,7 @@ def load_catalog(points: Iterable[EntryPoint] | None = None) -> Catalog:
     working: dict[str, dict[str, Any]] = {ARCHITECTURE: {}, ATTACK: {}}
     for item in judged:
         if not item.info.problem:
-            working[item.info.kind][item.info.name] = item.value
+            working[item.info.kind][item.info.name] = _guarded(item)
     infos = [item.info for item in judged] + failed
     return Catalog(
         architectures=MappingProxyType(working[ARCHITECTURE]),
@@ -293,6 +338,11 @@ def _without_clashes(given: Sequence[_Contribution]) -> list[_Contribution]:
     return judged
 
 
+def _guarded(item: _Contribution) -> Any:
+    guarded = item.info.kind == ARCHITECTURE and item.info.distribution != OWN_DISTRIBUTION
+    return _GuardedAdapter(item.value, item.info) if guarded else item.value
+
+
 def _owner(point: EntryPoint) -> tuple[str, str]:
     distribution = getattr(point, "dist", None)
     return (distribution.name, distribution.version) if distribution is not None else ("unknown", "")
@@ -310,6 +360,9 @@ def _shown(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet_stdout() -> Iterator[None]:
-    """Send what a plugin prints to stderr, so that ``--json`` stays one document."""
+    """Send what a plugin prints while it is loaded to stderr, so that ``--json`` stays one document.
+
+    Only while loading, which happens before any thread is started: ``sys.stdout`` belongs to the whole process.
+    """
     with contextlib.redirect_stdout(sys.stderr):
         yield

@@ -317,17 +317,34 @@ def test_an_adapter_that_raises_when_asked_does_not_hide_the_others(shelf):
         catalog.architecture_for(described("other"))
 
 
-def test_what_plugin_code_raises_names_its_owner_and_our_own_errors_pass(shelf, capsys):
+def test_an_adapter_that_raises_while_it_is_used_names_its_owner(shelf):
+    class Fragile(Adapter):
+        def canonical(self, tensor_name):
+            return {}[tensor_name]
+
+    adapter = shelf.put("a", "red-team", fpvec_architectures=architectures(Fragile())).load().architecture("made_up")
+    with pytest.raises(PluginError, match=r"architecture made_up of red-team 1.0 failed: KeyError: 'x'"):
+        adapter.canonical("x")
+    assert (adapter.name, adapter.prompt("q"), adapter.tied({}), adapter.role("x")) == ("made_up", "q", {}, "other")
+    assert (adapter.chat_template, adapter.defaults) == ("", ())
+
+
+@dataclass(frozen=True)
+class Unresolved:
+    place: "NotImported" = None  # noqa: F821
+
+
+def test_parameters_that_cannot_be_read_are_a_failed_plugin(shelf):
+    attack = types.SimpleNamespace(name="vague", description="", Parameters=Unresolved, apply=len)
+    catalog = shelf.put("vague", fpvec_attacks=attacks(attack)).load()
+    assert "NameError: name 'NotImported' is not defined" in problem(catalog, "vague")
+
+
+def test_what_plugin_code_raises_names_its_owner_and_our_own_errors_pass(shelf):
     catalog = shelf.put("a", "red-team", "1.0", fpvec_attacks=attacks(Attack())).load()
     info = catalog.info("attack", "bend")
-
-    def chatters_and_fails():
-        sys.stdout.write("chatter")
-        raise KeyError("x")
-
     with pytest.raises(PluginError, match=r"attack bend of red-team 1.0 failed: KeyError: 'x'"), plugin_code(info):
-        chatters_and_fails()
-    assert capsys.readouterr().out == ""
+        raise KeyError("x")
     with pytest.raises(UsageError, match="mine"), plugin_code(info):
         raise UsageError("mine")
 

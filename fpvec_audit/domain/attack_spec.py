@@ -126,7 +126,7 @@ def plain(value: Any) -> Any:
     """Return a parameter's value as JSON."""
     if isinstance(value, Enum):
         return value.value
-    return str(value) if isinstance(value, Path) else value
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def _parse_link(part: str, whole: str) -> AttackSpec:

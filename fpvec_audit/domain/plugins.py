@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, get_type_hints
 
 from fpvec_audit.domain.ports import ModelDescription
 
@@ -93,5 +93,6 @@ def _attack_problem(value: Any) -> str:
     parameters = getattr(value, "Parameters", None)
     if not isinstance(parameters, type) or not is_dataclass(parameters):
         return "its Parameters are no dataclass"
+    get_type_hints(parameters)  # raises where an annotation names what is not there when the command line is read
     bare = [field.name for field in fields(parameters) if field.default is MISSING and field.default_factory is MISSING]
     return f"its parameters {', '.join(bare)} have no default" if bare else ""

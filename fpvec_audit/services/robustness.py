@@ -141,7 +141,9 @@ def run_attacks(
     adapter = catalog.architectures.get(architecture or model.architecture)
     detail = {"stamped": model.id, "key_set": keys.id, "attacks": list(specs)}
     with ExitStack() as stack:
-        engines = stack.enter_context(Engines(backend, device=device)) if isinstance(backend, str) else backend
+        if isinstance(backend, str):
+            backend = stack.enter_context(Engines(backend, device=device))
+            backend.warm_up()
         stack.enter_context(recorded_job(registry, "attack", detail))
         bench = AttackBench(
             stamped=stamped,
@@ -150,12 +152,12 @@ def run_attacks(
             registry=registry,
             catalog=catalog,
             adapter=adapter,
-            engines=engines,
+            engines=backend,
             device=device,
             seed=seed,
             staging=Path(stack.enter_context(_staging(workspace))),
             progress=progress,
-            audit=audit or _audit_service(keys.id, registry, catalog, engines, adapter, progress),
+            audit=audit or _audit_service(keys.id, registry, catalog, backend, adapter, progress),
             utility=utility or _perplexity(device, progress),
         )
         cells = _run_cells(chains, bench, entropy, timer)
