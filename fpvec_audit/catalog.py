@@ -151,7 +151,7 @@ class Catalog:
                     f"plugin {name!r} of {plugin.owner} failed: {plugin.problem}",
                     advice=f"update or uninstall {plugin.distribution}",
                 )
-        return UnknownNameError(kind, name, known, listing=LISTING)
+        return UnknownNameError(kind, name, known, listing="fpvec attack list" if kind == ATTACK else LISTING)
 
 
 @contextlib.contextmanager

@@ -52,6 +52,12 @@ class Break(Attack):
         raise KeyError("oops")
 
 
+class Interrupted(Attack):
+    def apply(self, source, target, parameters, context):
+        shutil.copytree(source, target)
+        raise KeyboardInterrupt
+
+
 class Idle(Attack):
     def apply(self, source, target, parameters, context):
         return None
@@ -153,7 +159,15 @@ def model(tmp_path_factory):
 def bench(registry, home, model):
     issue_key_set("acme", registry=registry, specification=SPECIFICATION, entropy=lambda count: bytes(range(count)))
     catalog = with_attacks(
-        bend=Bend, twist=Bend, crash=Break, idle=Idle, filter=Filter, drop=Drop, chat=Chat, no_probes=NoProbes
+        bend=Bend,
+        twist=Bend,
+        crash=Break,
+        idle=Idle,
+        filter=Filter,
+        drop=Drop,
+        chat=Chat,
+        no_probes=NoProbes,
+        interrupted=Interrupted,
     )
     return Bench(registry, home, model, catalog, open_key_set("acme", registry=registry))
 
@@ -198,6 +212,15 @@ def test_a_cell_that_fails_does_not_stop_the_others(bench):
     assert states[2] == (JobState.SUCCEEDED, "")
     assert not report.all_failed
     assert bench.run("crash").all_failed
+
+
+def test_ctrl_c_leaves_a_cancelled_job_and_no_copy(bench):
+    present = {path.name for path in bench.home.iterdir()}
+    with pytest.raises(KeyboardInterrupt):
+        bench.run("bend", "interrupted")
+    with bench.registry.unit_of_work() as uow:
+        assert uow.jobs.list()[-1].state is JobState.CANCELLED
+    assert {path.name for path in bench.home.iterdir()} == present
 
 
 def test_our_own_bugs_are_not_taken_for_a_plugins_fault(bench):
