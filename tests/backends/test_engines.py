@@ -1,0 +1,63 @@
+import pytest
+
+import fpvec_audit.backends as backends
+from fpvec_audit.backends import Engines, open_backend
+from fpvec_audit.domain.ports import Sampling
+from fpvec_audit.errors import BackendError, CheckpointError, UnknownNameError
+from tests.tiny import make_tiny
+
+
+@pytest.fixture
+def without_vllm(monkeypatch):
+    monkeypatch.setattr(backends, "_absence", lambda: "vLLM is not installed")
+    backends.vllm_problem.cache_clear()
+    yield
+    backends.vllm_problem.cache_clear()
+
+
+def test_unknown_backend_suggests_the_nearest(tmp_path):
+    with pytest.raises(UnknownNameError, match="did you mean transformers"):
+        open_backend("transformer", tmp_path)
+
+
+def test_auto_falls_back_to_transformers_and_says_why(tmp_path, without_vllm):
+    directory = make_tiny(tmp_path / "model", "gpt2")
+    with Engines("auto", device="cpu") as engines:
+        engines.warm_up()
+        backend = engines.open(directory)
+        assert backend.description.kind == "transformers"
+        assert engines.fallback == "vLLM is not installed"
+        assert len(backend.complete(["a", "b"], Sampling(max_new_tokens=2))) == 2
+
+
+def test_vllm_asked_for_by_name_does_not_fall_back(tmp_path, without_vllm):
+    with pytest.raises(BackendError, match="vLLM is not installed"):
+        open_backend("vllm", make_tiny(tmp_path / "model", "gpt2"))
+
+
+def test_transformers_by_name_is_no_fallback(tmp_path):
+    with Engines("transformers", device="cpu") as engines:
+        engines.warm_up()
+        assert engines.open(make_tiny(tmp_path / "model", "gpt2")).description.kind == "transformers"
+        assert engines.fallback == ""
+
+
+def test_why_vllm_cannot_be_used_is_remembered(without_vllm):
+    assert backends.vllm_problem() == "vLLM is not installed"
+    assert backends.vllm_problem.cache_info().currsize == 1
+
+
+def test_bad_directory_is_no_reason_to_fall_back(tmp_path, without_vllm):
+    with pytest.raises(CheckpointError):
+        open_backend("auto", tmp_path / "nowhere")
+
+
+def test_importing_the_package_loads_no_engine():
+    import subprocess
+    import sys
+
+    program = (
+        "import sys, fpvec_audit.backends; "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'vllm', 'numpy')))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,171 @@
+"""The caller's side of vLLM, against an engine that a thread plays; nothing here imports vLLM."""
+
+import os
+import socket
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from fpvec_audit.backends import vllm
+from fpvec_audit.backends.channel import Channel
+from fpvec_audit.backends.prompts import read_suspect_files
+from fpvec_audit.backends.vllm import VllmBackend, VllmHost, cache_bytes
+from fpvec_audit.domain.ports import Sampling
+from fpvec_audit.errors import BackendError, CheckpointError
+from tests.tiny import edit_json, make_tiny
+
+TRACEBACK = """INFO loading
+Traceback (most recent call last):
+  File "engine.py", line 1, in load
+ValueError: head size 7 is not supported
+"""
+
+
+@dataclass
+class PlayedHost:
+    """Starts engines that a function plays: question → answer, None to die."""
+
+    play: object
+    loads: bool = True
+    log: str = ""
+    threads: int = 1
+    requests: list = field(default_factory=list)
+    questions: list = field(default_factory=list)
+
+    def wait_until_ready(self):
+        return {"version": "0.0", "device": "cpu", "forks": True}
+
+    def start(self, request, log):
+        self.requests.append(request)
+        log.write_text(self.log)
+        ours, theirs = socket.socketpair()
+        threading.Thread(target=self._serve, args=(Channel(theirs),), daemon=True).start()
+        process = os.posix_spawn("/bin/true", ["true"], {})
+        os.waitpid(process, 0)
+        return Channel(ours), process
+
+    def _serve(self, channel):
+        if self.loads:
+            channel.send({"ready": True})
+        while self.loads and (question := channel.receive()) is not None:
+            self.questions.append(question)
+            answer = self.play(question)
+            if answer is None:
+                break
+            channel.send(answer)
+        channel.close()
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return make_tiny(tmp_path / "model", "gpt2")
+
+
+def echo(question):
+    return {"answers": [{"ids": ids[:1] + question["stop"][:1], "finish": "stop"} for ids in question["prompts"]]}
+
+
+def test_engine_gets_ids_and_its_ids_come_back_as_text(directory):
+    host = PlayedHost(echo)
+    backend = VllmBackend(directory, host=host)
+    answers = backend.complete(["abc", "xyz"], Sampling(max_new_tokens=5))
+    backend.close()
+    assert [(answer.text, answer.finish_reason) for answer in answers] == [("a", "stop"), ("x", "stop")]
+    (question,) = host.questions
+    files = read_suspect_files(directory)
+    assert question["prompts"] == files.encode(["abc", "xyz"], Sampling())
+    assert (question["max_new_tokens"], question["temperature"], question["stop"]) == (5, 0.0, list(files.stop_ids))
+
+
+def test_description_names_engine_and_settings(directory):
+    backend = VllmBackend(directory, host=PlayedHost(echo))
+    description = backend.description
+    backend.close()
+    assert (description.kind, description.engine, description.version) == ("vllm", "vllm", "0.0")
+    assert description.settings == {"device": "cpu", "dtype": "float32", "threads": "1"}
+    assert not description.deterministic
+
+
+def test_engine_that_cannot_load_shows_the_end_of_its_log(directory):
+    with pytest.raises(BackendError, match="could not load the suspect: ValueError: head size 7") as caught:
+        VllmBackend(directory, host=PlayedHost(echo, loads=False, log=TRACEBACK))
+    assert "Traceback" not in str(caught.value)
+
+
+def test_engine_that_dies_without_a_word_is_named(directory):
+    backend = VllmBackend(directory, host=PlayedHost(lambda question: None))
+    with pytest.raises(BackendError, match="died while it answered: it left no word"):
+        backend.complete(["abc"], Sampling())
+    with pytest.raises(BackendError, match="died"):
+        backend.complete(["abc"], Sampling())
+    backend.close()
+
+
+def test_wrong_number_of_answers_is_an_error(directory):
+    backend = VllmBackend(directory, host=PlayedHost(lambda question: {"answers": []}))
+    with pytest.raises(BackendError, match="answered 0 of 2 prompts"):
+        backend.complete(["abc", "xyz"], Sampling())
+    backend.close()
+
+
+def test_closed_engine_refuses_and_closing_twice_is_harmless(directory):
+    backend = VllmBackend(directory, host=PlayedHost(echo))
+    backend.close()
+    backend.close()
+    with pytest.raises(BackendError, match="closed"):
+        backend.complete(["abc"], Sampling())
+
+
+def test_no_prompts_ask_nothing(directory):
+    host = PlayedHost(echo)
+    backend = VllmBackend(directory, host=host)
+    assert backend.complete([], Sampling()) == []
+    backend.close()
+    assert host.questions == []
+
+
+def test_prompt_longer_than_the_memory_set_aside_is_an_error(directory, monkeypatch):
+    monkeypatch.setattr(vllm, "LONGEST", 32)
+    backend = VllmBackend(directory, host=PlayedHost(echo))
+    with pytest.raises(BackendError, match="more than the 32"):
+        backend.complete(["x" * 40], Sampling())
+    backend.close()
+
+
+def test_missing_directory_is_refused_before_an_engine_starts(tmp_path):
+    host = PlayedHost(echo)
+    with pytest.raises(CheckpointError, match="no directory"):
+        VllmBackend(tmp_path / "nowhere", host=host)
+    assert host.requests == []
+
+
+def test_cache_holds_a_whole_sequence_and_room_for_many_short_ones(directory):
+    files = read_suspect_files(directory)
+    config = files.config
+    token = 2 * config.num_hidden_layers * config.hidden_size * 4
+    assert cache_bytes(files, 256) == token * (2 + 2) * 128 + token * 64 * 256
+
+
+def test_cache_is_left_to_vllm_for_architectures_without_plain_heads(directory):
+    edit_json(directory / "config.json", model_type="mamba")
+    assert cache_bytes(read_suspect_files(directory), 256) is None
+
+
+def test_host_that_cannot_import_vllm_says_why(monkeypatch):
+    program = "import sys; raise ImportError('libwhatever.so: cannot open shared object file')"
+    monkeypatch.setattr(vllm, "_PROGRAM", program)
+    host = VllmHost()
+    with pytest.raises(BackendError, match=r"vLLM cannot be imported: ImportError: libwhatever\.so"):
+        host.wait_until_ready()
+    host.close()
+
+
+def test_host_that_is_not_needed_any_more_is_killed_while_it_imports(monkeypatch):
+    monkeypatch.setattr(vllm, "_PROGRAM", "import time; time.sleep(600)")
+    host = VllmHost()
+    directory = Path(host._directory.name)
+    host.close()
+    assert host._process.returncode is not None
+    assert not directory.exists()

@@ -1,0 +1,127 @@
+"""Real engines. One host serves all of these tests; an engine in it starts in about two seconds."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from fpvec_audit.backends import Engines, open_backend, vllm_problem
+from fpvec_audit.domain.ports import Sampling
+from fpvec_audit.errors import BackendError
+from tests.tiny import ARCHITECTURES, edit_json, make_tiny, rewrite
+
+pytestmark = pytest.mark.slow
+
+PROMPTS = ["a", "a longer prompt than the others", "b c", "漢字", *(f"number {number}" for number in range(70))]
+
+
+@pytest.fixture(scope="module")
+def engines():
+    with Engines("vllm") as opened:
+        opened.warm_up()
+        yield opened
+
+
+def is_alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def ends(process):
+    """Wait until a process that is not our child is gone."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    gone = bool(select.select([descriptor], [], [], 30)[0])
+    os.close(descriptor)
+    return gone
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_both_engines_give_the_same_greedy_answers(tmp_path, engines, architecture):
+    directory = make_tiny(tmp_path / "model", architecture)
+    answers = []
+    for backend in (engines.open(directory), open_backend("transformers", directory, device="cpu")):
+        answers.append(backend.complete(PROMPTS, Sampling(max_new_tokens=4)))
+        backend.close()
+    assert answers[0] == answers[1]
+
+
+def test_engines_live_side_by_side_and_end_when_closed(tmp_path, engines):
+    directory = make_tiny(tmp_path / "model", "gpt2")
+    first, second = engines.open(directory), engines.open(directory)
+    assert first.process != second.process
+    assert first.complete(PROMPTS, Sampling()) == second.complete(PROMPTS, Sampling())
+    first.close()
+    assert not is_alive(first.process)
+    assert second.complete(["a"], Sampling())
+    second.close()
+
+
+def test_engine_that_cannot_load_says_what_vllm_said(tmp_path, engines):
+    directory = make_tiny(tmp_path / "model", "gpt2")
+    broken = rewrite(directory, tmp_path / "broken", lambda _, tensor: tensor[:1].clone())
+    with pytest.raises(BackendError, match=r"could not load the suspect: .*Error"):
+        engines.open(broken)
+
+
+def test_killed_engine_is_an_error_and_its_host_goes_on(tmp_path, engines):
+    directory = make_tiny(tmp_path / "model", "gpt2")
+    backend = engines.open(directory)
+    os.kill(backend.process, signal.SIGKILL)
+    with pytest.raises(BackendError, match="died"):
+        backend.complete(["a"], Sampling())
+    backend.close()
+    again = engines.open(directory)
+    assert again.complete(["a"], Sampling())
+    again.close()
+
+
+def test_stop_tokens_and_seeds_are_honoured(tmp_path, engines):
+    directory = make_tiny(tmp_path / "model", "llama2")
+    backend = engines.open(directory)
+    sampling = Sampling(max_new_tokens=8, temperature=1.5, seed=3)
+    first, again = backend.complete(PROMPTS, sampling), backend.complete(PROMPTS, sampling)
+    assert [answer.text for answer in first] == [answer.text for answer in again]
+    backend.close()
+    edit_json(directory / "generation_config.json", eos_token_id=list(range(259)))
+    stopping = engines.open(directory)
+    (answer,) = stopping.complete(["a"], Sampling(max_new_tokens=8))
+    stopping.close()
+    assert (answer.text, answer.finish_reason) == ("", "stop")
+
+
+def test_bare_script_needs_no_main_guard_and_takes_its_engine_along_when_killed(tmp_path):
+    directory = make_tiny(tmp_path / "model", "gpt2")
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import os, signal
+            from fpvec_audit.backends import open_backend
+            from fpvec_audit.domain.ports import Sampling
+            print("started", flush=True)
+            backend = open_backend("vllm", {str(directory)!r})
+            assert len(backend.complete(["a"], Sampling())) == 1
+            print(backend.process, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+            """
+        )
+    )
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    started, process = ended.stdout.split()  # once each: nothing imported the script again
+    assert started == "started"
+    assert ends(int(process))
+
+
+def test_doctor_finds_vllm_usable():
+    assert vllm_problem() == ""
