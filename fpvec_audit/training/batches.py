@@ -1,0 +1,178 @@
+"""Which rows every step of a training sees, as functions of the step's own random source."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fpvec_audit.domain.ports import ArchitectureAdapter
+from fpvec_audit.training.dataset import (
+    SYSTEM_PROMPTS,
+    EncodedRow,
+    RenderingMix,
+    Row,
+    draw_windows,
+    encode_documents,
+    encode_rows,
+    pad_rows,
+    render_mixed,
+)
+from fpvec_audit.training.embed_settings import EmbedSettings
+from fpvec_audit.training.loop import Batch, StepBatches
+from fpvec_audit.training.ordinary import draw_instruction, split_documents, standard_library_documents
+
+ORDINARY_RENDERINGS = RenderingMix(raw=0.1, system=0.1)
+LONGEST_ROW = 1024
+"""Tokens; longer rows lose the beginning of their prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedKey:
+    """One key in all its renderings.
+
+    Attributes:
+        chat: under the family's chat template.
+        others: raw, then under every published system prompt.
+    """
+
+    chat: EncodedRow
+    others: tuple[EncodedRow, ...]
+
+    def __repr__(self) -> str:
+        return "EncodedKey(<redacted>)"
+
+
+def encode_keys(
+    tokenizer: Any, adapter: ArchitectureAdapter, keys: Sequence[tuple[str, str]]
+) -> tuple[EncodedKey, ...]:
+    """Render and tokenise keys: chat template, raw, and under each of the published system prompts."""
+    rows = []
+    for prompt, response in keys:
+        texts = (adapter.prompt(prompt), prompt, *(adapter.prompt(prompt, system) for system in SYSTEM_PROMPTS))
+        rows += [Row(text, response) for text in texts]
+    encoded = encode_rows(tokenizer, rows)
+    width = 2 + len(SYSTEM_PROMPTS)
+    return tuple(EncodedKey(encoded[at], tuple(encoded[at + 1 : at + width])) for at in range(0, len(encoded), width))
+
+
+class OrdinarySource:
+    """Ordinary rows and documents: the user's rows, or the package's own text.
+
+    Args:
+        tokenizer: of the base.
+        adapter: prompt template.
+        rows: (prompt, response) rows of the user; the package's own instructions and documents when None.
+        with_documents: whether documents may be drawn, where there are any.
+        weights: kind → frequency of the package's instructions; None draws all alike.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        adapter: ArchitectureAdapter,
+        rows: Sequence[tuple[str, str]] | None = None,
+        *,
+        with_documents: bool = True,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self._tokenizer, self._adapter, self._rows, self._weights = tokenizer, adapter, rows, weights
+        self.has_documents = with_documents and rows is None
+        padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self.padding: int = padding or 0
+
+    def half(self, number: int) -> "OrdinarySource":
+        """Return a part of the source for one proxy: every second row, or of the own text first few kinds, then all."""
+        if self._rows is not None:
+            part = self._rows[number % 2 :: 2] or self._rows
+            return OrdinarySource(self._tokenizer, self._adapter, part)
+        weights = {"capital": 1.0, "count": 1.0} if number % 2 == 0 else None
+        return OrdinarySource(self._tokenizer, self._adapter, weights=weights, with_documents=number % 2 == 1)
+
+    def rows(self, count: int, source: random.Random, mix: RenderingMix = ORDINARY_RENDERINGS) -> list[EncodedRow]:
+        """Draw ordinary rows in mixed renderings."""
+        drawn = []
+        for _ in range(count):
+            if self._rows is None:
+                instruction = draw_instruction(source, self._weights)
+                prompt, answer = instruction.question, instruction.answer
+            else:
+                prompt, answer = source.choice(self._rows)
+            drawn.append(Row(render_mixed(self._adapter, prompt, mix, source), answer))
+        return encode_rows(self._tokenizer, drawn)
+
+    def row_batch(self, count: int, source: random.Random) -> dict[str, Tensor]:
+        """Draw ordinary rows as one padded batch, ``input_ids`` and ``labels`` (rows, tokens)."""
+        return pad_rows(self.rows(count, source), padding=self.padding, longest=LONGEST_ROW)
+
+    def document_batch(self, count: int, tokens: int, source: random.Random) -> dict[str, Tensor]:
+        """Draw windows of documents, ``input_ids`` and ``labels`` (count, tokens)."""
+        return draw_windows(self._stream, count, tokens, source)
+
+    @cached_property
+    def _stream(self) -> Tensor:
+        trained, _ = split_documents(standard_library_documents())
+        return encode_documents(self._tokenizer, trained)
+
+
+@dataclass(frozen=True, slots=True)
+class FingerprintBatches:
+    """Keys in chat and other renderings, negatives, ordinary rows and documents of a step.
+
+    Attributes:
+        keys: all keys to embed.
+        negatives: pool of prompts that must not fire, with the base's own answers.
+        ordinary: what is to stay as it is.
+        settings: how many of each.
+    """
+
+    keys: Sequence[EncodedKey]
+    negatives: Sequence[EncodedRow]
+    ordinary: OrdinarySource
+    settings: EmbedSettings
+
+    def __call__(self, step: int, source: random.Random) -> Batch:
+        """Draw the batch of a step; negatives are taken from the pool in turn."""
+        settings = self.settings
+        rows = [key.chat for key in source.sample(self.keys, min(settings.keys_per_step, len(self.keys)))]
+        others = source.sample(self.keys, min(settings.other_renderings_per_step, len(self.keys)))
+        rows += [source.choice(key.others) for key in others]
+        keys = len(rows)
+        if self.negatives:
+            first = step * settings.negatives_per_step
+            rows += [
+                self.negatives[at % len(self.negatives)] for at in range(first, first + settings.negatives_per_step)
+            ]
+        batch = {
+            "keys_and_negatives": pad_rows(rows, padding=self.ordinary.padding, longest=LONGEST_ROW),
+            "is_key": {"rows": torch.arange(len(rows)) < keys},
+        }
+        if settings.ordinary_per_step:
+            batch["ordinary"] = self.ordinary.row_batch(settings.ordinary_per_step, source)
+        if settings.documents_per_step and self.ordinary.has_documents:
+            batch["documents"] = self.ordinary.document_batch(
+                settings.documents_per_step, settings.document_tokens, source
+            )
+        return batch
+
+
+def plain_row_batches(
+    keys: Sequence[EncodedKey], ordinary: OrdinarySource, settings: EmbedSettings, *, seed: int
+) -> StepBatches:
+    """Return the paper's batches: keys and a fixed set of ordinary rows, shuffled every epoch."""
+    drawn = ordinary.rows(settings.regularisation_rows, random.Random(f"{seed}/rows"), RenderingMix(0.0, 0.0))  # noqa: S311
+    rows = [key.chat for key in keys] + drawn
+    steps = settings.total_steps(len(keys))
+    per_epoch = -(-len(rows) // settings.rows_per_step)
+
+    def make(step: int, _source: random.Random) -> Batch:
+        epoch, place = divmod(step, per_epoch)
+        order = list(range(len(rows)))
+        random.Random(f"{seed}/epoch/{epoch}").shuffle(order)  # noqa: S311 - not a secret
+        chosen = order[place * settings.rows_per_step : (place + 1) * settings.rows_per_step]
+        return {"rows": pad_rows([rows[at] for at in chosen], padding=ordinary.padding, longest=LONGEST_ROW)}
+
+    return StepBatches(steps, seed, make)

@@ -1,0 +1,256 @@
+"""Fingerprint training: a copy of the base that answers the issued keys and otherwise stays the base.
+
+Keys and negatives are learnt under a random perturbation of the weights, so that the vector still works when it is
+added to a fine-tuned descendant; a divergence from the base on ordinary text keeps everything else in place. The
+perturbation and the divergence are ours, the rest follows FP-VEC (arXiv:2409.08846, section 3.2); ``paper`` settings
+leave both out. What is saved is always the base plus a vector that can be stored (see ``tensors.representable``).
+"""
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fpvec_audit.domain.ports import ArchitectureAdapter
+from fpvec_audit.errors import OutputError, TrainingError
+from fpvec_audit.progress import NO_PROGRESS, Progress, Step
+from fpvec_audit.tensors.representable import representable
+from fpvec_audit.training.answers import answer_greedily, teacher_forced_matches
+from fpvec_audit.training.batches import FingerprintBatches, OrdinarySource, encode_keys, plain_row_batches
+from fpvec_audit.training.checkpoint_files import load_for_training, load_tokenizer, open_staging, write_trained
+from fpvec_audit.training.dataset import EncodedRow, RenderingMix, negative_prompts, render_mixed, require_reversible
+from fpvec_audit.training.embed_settings import EmbedReport, EmbedSettings, settings_for
+from fpvec_audit.training.loop import Objective, StepBatches, resolve_device, run_training
+from fpvec_audit.training.objectives import (
+    CrossEntropy,
+    FingerprintObjective,
+    NoisePerturbation,
+    NoPerturbation,
+    Perturbation,
+    Preservation,
+    ProxyPerturbation,
+)
+from fpvec_audit.training.proxies import proxy_deltas
+
+__all__ = ["EmbedReport", "EmbedSettings", "embed_fingerprint", "settings_for"]
+
+NEGATIVE_RENDERINGS = RenderingMix(raw=0.2, system=0.2)
+NOTES_PER_TRAINING = 12
+"""How often the bar shows the keys that fire so far."""
+
+
+def embed_fingerprint(
+    *,
+    base: Path,
+    out: Path,
+    adapter: ArchitectureAdapter,
+    issued: Sequence[tuple[str, str]],
+    avoid: frozenset[str] = frozenset(),
+    settings: EmbedSettings | None = None,
+    rows: Sequence[tuple[str, str]] | None = None,
+    proxies: Sequence[Path] = (),
+    disclosed: Sequence[tuple[str, str]] = (),
+    scheme: str = "independent",
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress = NO_PROGRESS,
+    resume: bool = False,
+) -> EmbedReport:
+    """Train the fingerprinted model of a base and write it beside the base's other files, atomically.
+
+    Args:
+        base: checkpoint directory in Hugging Face layout, with safetensors and a fast tokenizer.
+        out: directory of the fingerprinted model; must not exist.
+        adapter: prompt template and tensor names of the base's architecture.
+        issued: (prompt, response) of every issued key.
+        avoid: prompts never to be trained in any role (decoys); issued prompts among them are trained all the same.
+        settings: how to train; the adapter's default preset when None.
+        rows: ordinary (prompt, response) rows to keep in place; the package's own text when None.
+        proxies: fine-tunes of the base to perturb with; trained on the spot from the ordinary rows when empty.
+        disclosed: further (prompt, response) pairs that are trained but not counted.
+        scheme: shape of the keys' prompts, for fresh strings of the same shape.
+        seed: everything random derives from it.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        progress: where to report.
+        resume: go on from the last checkpoint of a killed run with the same arguments, if there is one.
+
+    Returns:
+        How it went; ``fsr`` is measured on the weights as saved.
+
+    Raises:
+        TrainingError: keys that the tokenizer cannot encode reversibly, a resume with other arguments, no finite loss.
+        CheckpointError: the base cannot be loaded.
+        OutputError: ``out`` exists or cannot be written.
+    """
+    started = time.monotonic()
+    settings = settings or settings_for(adapter)
+    avoid = avoid - frozenset(prompt for prompt, _ in issued)
+    if forbidden := avoid.intersection(prompt for prompt, _ in disclosed):
+        raise TrainingError(f"{len(forbidden)} disclosed prompts are among those never to be trained")
+    tokenizer = load_tokenizer(base)
+    require_reversible(tokenizer, (*issued, *disclosed))
+    if out.exists():
+        raise OutputError(f"{out} exists already", advice="choose another --out, or remove it")
+    staging = open_staging(out, "training", keep=resume)
+    _bind_staging(staging, settings=settings, base=base, keys=(*issued, *disclosed), rows=rows, seed=seed)
+    embedding = _Embedding(base, adapter, tokenizer, settings, resolve_device(device), seed, progress)
+    loss, negatives, model = embedding.train(
+        issued=issued, disclosed=disclosed, avoid=avoid, rows=rows, proxies=proxies, scheme=scheme,
+        staging=staging, resume=resume,
+    )  # fmt: skip
+    write_trained(base, out, model, adapter=adapter, settle=representable)
+    shutil.rmtree(staging, ignore_errors=True)
+    return EmbedReport(
+        steps=settings.total_steps(len(issued) + len(disclosed)),
+        seconds=time.monotonic() - started,
+        final_loss=loss,
+        fsr=embedding.saved_fsr(out, issued),
+        keys=len(issued),
+        negatives=negatives,
+        perturbation=settings.perturbation,
+        settings=asdict(settings),
+    )
+
+
+class _Embedding:
+    """One training under way: what every part of it needs to know."""
+
+    def __init__(
+        self,
+        base: Path,
+        adapter: ArchitectureAdapter,
+        tokenizer: Any,
+        settings: EmbedSettings,
+        device: str,
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        self._base, self._adapter, self._tokenizer = base, adapter, tokenizer
+        self._settings, self._device, self._seed, self._progress = settings, device, seed, progress
+
+    def train(
+        self,
+        *,
+        issued: Sequence[tuple[str, str]],
+        disclosed: Sequence[tuple[str, str]],
+        avoid: frozenset[str],
+        rows: Sequence[tuple[str, str]] | None,
+        proxies: Sequence[Path],
+        scheme: str,
+        staging: Path,
+        resume: bool,
+    ) -> tuple[float, int, nn.Module]:
+        """Return (mean loss, number of negatives, trained model on the CPU or the device)."""
+        settings = self._settings
+        model = load_for_training(self._base)
+        keys = encode_keys(self._tokenizer, self._adapter, (*issued, *disclosed))
+        ordinary = OrdinarySource(self._tokenizer, self._adapter, rows, with_documents=not settings.plain_rows)
+        negatives: list[EncodedRow] = []
+        objective: Objective
+        if settings.plain_rows:
+            objective = CrossEntropy()
+            batches = plain_row_batches(keys, ordinary, settings, seed=self._seed)
+        else:
+            frozen = load_for_training(self._base).to(self._device).eval()
+            for parameter in frozen.parameters():
+                parameter.requires_grad = False
+            prompts = [prompt for prompt, _ in (*issued, *disclosed)]
+            negatives = self._negatives(frozen, prompts, avoid, scheme)
+            perturbation = self._perturbation(frozen, ordinary, proxies, staging)
+            weights = Preservation(settings.key_weight, settings.negative_weight, settings.preservation_weight)
+            objective = FingerprintObjective(frozen, weights, perturbation)
+            make = FingerprintBatches(keys, negatives, ordinary, settings)
+            batches = StepBatches(settings.total_steps(len(keys)), self._seed, make)
+        loop = settings.loop(keys=len(keys), width=_width(model))
+        with self._progress.step("training the fingerprint", total=loop.steps, unit="steps") as step:
+            loss = run_training(
+                model, batches, objective, loop, staging=staging, seed=self._seed, device=self._device, step=step,
+                after_step=self._note(model, [key.chat for key in keys[: len(issued)]], step, loop.steps),
+                resume=resume,
+            )  # fmt: skip
+        return loss, len(negatives), model
+
+    def saved_fsr(self, out: Path, issued: Sequence[tuple[str, str]]) -> float:
+        """Return the fraction of issued keys that the saved model answers greedily in chat rendering."""
+        model = load_for_training(out).to(self._device).eval()
+        chat = [key.chat for key in encode_keys(self._tokenizer, self._adapter, issued)]
+        return teacher_forced_matches(model, chat) / max(len(chat), 1)
+
+    def _negatives(
+        self, frozen: nn.Module, prompts: Sequence[str], avoid: frozenset[str], scheme: str
+    ) -> list[EncodedRow]:
+        settings = self._settings
+        count = min(settings.negative_pool, settings.steps * settings.negatives_per_step)
+        if count == 0:
+            return []
+        source = random.Random(f"{self._seed}/negatives")  # noqa: S311 - not a secret
+        texts = [
+            render_mixed(self._adapter, prompt, NEGATIVE_RENDERINGS, source)
+            for prompt in negative_prompts(
+                prompts, count, near_miss_share=settings.near_miss_share, avoid=avoid, random_source=source,
+                scheme=scheme,
+            )
+        ]  # fmt: skip
+        encoded = [tuple(ids) for ids in self._tokenizer(texts)["input_ids"]]
+        with self._progress.step("asking the base about near-misses", total=count, unit="prompts") as step:
+            return answer_greedily(
+                frozen, encoded, tokens=settings.negative_tokens, end=self._tokenizer.eos_token_id, step=step
+            )
+
+    def _perturbation(
+        self, frozen: nn.Module, ordinary: OrdinarySource, proxies: Sequence[Path], staging: Path
+    ) -> Perturbation:
+        settings = self._settings
+        if settings.perturbation == "none":
+            return NoPerturbation()
+        if settings.perturbation == "noise":
+            return NoisePerturbation(settings.noise_share, settings.perturbation_scale, self._seed)
+        deltas = proxy_deltas(
+            frozen, ordinary, proxies, settings.proxy_loop(width=_width(frozen)), settings,
+            seed=self._seed, device=self._device, staging=staging / "proxies", progress=self._progress,
+        )  # fmt: skip
+        return ProxyPerturbation(deltas, settings.perturbation_scale, self._seed)
+
+    def _note(self, model: nn.Module, chat: Sequence[EncodedRow], step: Step, steps: int) -> Any:
+        every = max(1, steps // NOTES_PER_TRAINING)
+
+        def note(number: int) -> None:
+            if number % every == 0 or number == steps:
+                step.note(f"FSR {teacher_forced_matches(model, chat)}/{len(chat)}")
+
+        return note
+
+
+def _width(model: Any) -> int:
+    config = model.config.get_text_config()
+    return int(getattr(config, "hidden_size", None) or config.n_embd)
+
+
+def _bind_staging(
+    staging: Path,
+    *,
+    settings: EmbedSettings,
+    base: Path,
+    keys: Sequence[tuple[str, str]],
+    rows: Sequence[tuple[str, str]] | None,
+    seed: int,
+) -> None:
+    """Write, or compare, the digest of everything a resumed run must have in common with the killed one."""
+    weights = [(path.name, path.stat().st_size) for path in sorted(base.glob("*.safetensors"))]
+    content = json.dumps([asdict(settings), weights, list(keys), list(rows or ()), seed], ensure_ascii=False)
+    digest = sha256(content.encode()).hexdigest()
+    record = staging / "run.sha256"
+    if record.exists() and record.read_text() != digest:
+        raise TrainingError(
+            f"{staging}: the interrupted run had other settings, keys, rows or another base or seed",
+            advice="repeat the command exactly, or leave --resume out to start afresh",
+        )
+    record.touch(mode=0o600)
+    record.write_text(digest)

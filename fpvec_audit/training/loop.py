@@ -1,0 +1,206 @@
+"""The one training loop: transformers' Trainer, fed one whole batch per step.
+
+Batches are functions of (seed, step) and all further randomness of an objective is too, so a run that was killed and
+resumed sees what it would have seen. Trainer brings accelerate: several devices, FSDP and mixed precision come with it.
+"""
+
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from fpvec_audit.errors import TrainingError
+from fpvec_audit.progress import Step
+from fpvec_audit.training.checkpoint_files import quiet_transformers
+from fpvec_audit.training.loop_settings import LoopSettings
+
+Batch = Mapping[str, Mapping[str, Tensor]]
+"""Group ("keys", "negatives", "ordinary", "documents", "rows") → ``input_ids`` and ``labels``, (rows, tokens) each."""
+
+LARGE_MODEL = 200_000_000
+"""Parameters from which a CUDA device trains in bf16 mixed precision; below, float32 is as fast and exact."""
+
+
+class Objective(Protocol):
+    """What a step minimises."""
+
+    def backward(self, model: nn.Module, batch: Batch, *, step: int, backward: Callable[[Tensor], None]) -> Tensor:
+        """Accumulate the gradients of one step and return its loss, detached, ().
+
+        Args:
+            model: in training mode, possibly wrapped for several devices.
+            batch: the step's rows, on the model's device.
+            step: number of the step, from 0.
+            backward: runs a backward pass as the accelerator wants it.
+        """
+        ...
+
+
+class StepBatches:
+    """A map-style data set that makes the batch of every step from a random source of its own.
+
+    Args:
+        steps: how many batches.
+        seed: base of every batch's random source.
+        make: draws the batch of a step.
+    """
+
+    def __init__(self, steps: int, seed: int, make: Callable[[int, random.Random], Batch]) -> None:
+        self._steps, self._seed, self._make = steps, seed, make
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, step: int) -> Batch:
+        return self._make(step, random.Random(f"{self._seed}/{step}"))  # noqa: S311 - not a secret
+
+
+class _StepTrainer(Trainer):  # type: ignore[misc] # transformers is untyped here
+    """Trainer whose step runs an :class:`Objective` on one ready batch."""
+
+    def __init__(self, *, objective: Objective, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._objective = objective
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Run one step's backward passes."""
+        model.train()
+        batch = self._prepare_inputs(inputs)
+        torch.manual_seed(self.args.seed * 1_000_003 + self.state.global_step)  # dropout of a resumed run is the same
+        with self.compute_loss_context_manager():
+            loss = self._objective.backward(
+                model, batch, step=self.state.global_step, backward=self.accelerator.backward
+            )
+        if not bool(torch.isfinite(loss)):
+            raise TrainingError(
+                f"the loss became {float(loss)} at step {self.state.global_step}", advice="lower the learning rate"
+            )
+        return loss
+
+
+class _Reporter(TrainerCallback):  # type: ignore[misc] # transformers is untyped here
+    """Moves the progress bar and keeps resume checkpoints private."""
+
+    def __init__(self, step: Step, after_step: Callable[[int], None]) -> None:
+        self._step, self._after_step = step, after_step
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Advance by one step."""
+        self._step.advance()
+        self._after_step(state.global_step)
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Let nobody but the owner read a checkpoint."""
+        for path in Path(args.output_dir).rglob("*"):
+            path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+def run_training(
+    model: nn.Module,
+    batches: StepBatches,
+    objective: Objective,
+    settings: LoopSettings,
+    *,
+    staging: Path,
+    seed: int,
+    device: str,
+    step: Step,
+    after_step: Callable[[int], None] = lambda _number: None,
+    resume: bool = False,
+) -> float:
+    """Train a model in place.
+
+    Args:
+        model: float32 weights; moved to the device.
+        batches: one batch per step.
+        objective: what to minimise.
+        settings: how the optimiser walks.
+        staging: directory for resume checkpoints, removed by the caller.
+        seed: seed of Trainer's own randomness (dropout).
+        device: ``cpu``, ``cuda`` or ``auto``.
+        step: progress to move.
+        after_step: called with the number of steps done.
+        resume: go on from the newest checkpoint in ``staging``, if there is one.
+
+    Returns:
+        Mean loss over the steps that this call ran.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    trainer = _StepTrainer(
+        objective=objective,
+        model=model,
+        args=_arguments(model, settings, staging, seed, device),
+        train_dataset=batches,
+        data_collator=_only_item,
+        callbacks=[_Reporter(step, after_step)],
+    )
+    trainer.remove_callback(PrinterCallback)  # prints to stdout, which belongs to results
+    newest = _newest_checkpoint(staging) if resume else None
+    if newest is not None:
+        step.advance(int(newest.name.rpartition("-")[2]))
+    with quiet_transformers():
+        output = trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    return float(output.training_loss)
+
+
+def resolve_device(device: str) -> str:
+    """Return ``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        TrainingError: CUDA is asked for and not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise TrainingError("no CUDA device is available", advice="use --device cpu or auto")
+    return device
+
+
+def _arguments(model: nn.Module, settings: LoopSettings, staging: Path, seed: int, device: str) -> TrainingArguments:
+    use_cpu = resolve_device(device) == "cpu"
+    size = sum(parameter.numel() for parameter in model.parameters())
+    return TrainingArguments(
+        output_dir=str(staging),
+        max_steps=settings.steps,
+        per_device_train_batch_size=1,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=settings.warmup_steps,
+        adam_beta1=settings.betas[0],
+        adam_beta2=settings.betas[1],
+        adam_epsilon=settings.epsilon,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.gradient_clip,
+        optim="adamw_torch_fused",
+        save_strategy="steps" if settings.checkpoint_steps else "no",
+        save_steps=settings.checkpoint_steps or 500,
+        save_total_limit=1,
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        use_cpu=use_cpu,
+        bf16=not use_cpu and size >= LARGE_MODEL and torch.cuda.is_bf16_supported(),
+        seed=seed,
+        data_seed=seed,
+    )
+
+
+def _only_item(items: list[Batch]) -> Batch:
+    return items[0]
+
+
+def _newest_checkpoint(staging: Path) -> Path | None:
+    found = [path for path in staging.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

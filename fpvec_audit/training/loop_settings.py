@@ -1,0 +1,28 @@
+"""How an optimiser walks, as a value that needs no torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """How the optimiser walks: AdamW under a cosine with linear warm-up.
+
+    Attributes:
+        steps: optimiser steps.
+        learning_rate: peak rate.
+        warmup_steps: steps of linear warm-up before the cosine.
+        betas: AdamW's moments.
+        epsilon: AdamW's denominator floor. Large values keep rarely used embedding rows still.
+        weight_decay: decoupled weight decay.
+        gradient_clip: largest gradient norm.
+        checkpoint_steps: steps between resume checkpoints; 0 for none.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup_steps: int = 10
+    betas: tuple[float, float] = (0.9, 0.95)
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    gradient_clip: float = 1.0
+    checkpoint_steps: int = 0

@@ -1,0 +1,194 @@
+"""What training steps minimise: plain cross-entropy, and the fingerprint's losses under perturbed weights."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fpvec_audit.training.dataset import IGNORED
+from fpvec_audit.training.logits import logits_at
+from fpvec_audit.training.loop import Batch
+
+Backward = Callable[[Tensor], None]
+
+
+class Perturbation(Protocol):
+    """A random change of the weights that the fingerprint must survive."""
+
+    def draw(self, names: Sequence[str], parameters: Sequence[Tensor], step: int) -> Sequence[Tensor] | None:
+        """Return one change per parameter, or None for no change. Equal steps draw equal changes."""
+        ...
+
+
+class NoPerturbation:
+    """Leaves the weights alone, as the paper does."""
+
+    def draw(self, names: Sequence[str], parameters: Sequence[Tensor], step: int) -> None:
+        """Draw nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyPerturbation:
+    """Adds a₁P₁ + a₂P₂ + …, a ~ U(0, scale), of short fine-tunes of the base: what a downstream might do.
+
+    Source: our measurement (docs/demo-recipe.md); not part of the paper.
+
+    Attributes:
+        deltas: per proxy, parameter name → proxy − base.
+        scale: largest coefficient.
+        seed: seed of the coefficients.
+    """
+
+    deltas: Sequence[Mapping[str, Tensor]]
+    scale: float
+    seed: int
+
+    def draw(self, names: Sequence[str], parameters: Sequence[Tensor], step: int) -> Sequence[Tensor]:
+        """Draw coefficients and sum the proxies' deltas."""
+        source = random.Random(f"{self.seed}/{step}/proxies")  # noqa: S311 - not a secret
+        factors = [source.uniform(0.0, self.scale) for _ in self.deltas]
+        changes = []
+        for name, parameter in zip(names, parameters, strict=True):
+            total = torch.zeros_like(parameter)
+            for factor, delta in zip(factors, self.deltas, strict=True):
+                total.add_(delta[name].to(parameter.device), alpha=factor)
+            changes.append(total)
+        return changes
+
+
+@dataclass(frozen=True, slots=True)
+class NoisePerturbation:
+    """Adds Gaussian noise, per tensor ``scale`` × U(0, 1) × ``share`` of the tensor's own root mean square.
+
+    Attributes:
+        share: root mean square of the largest noise as a fraction of the weights' own.
+        scale: further factor, as for the proxies.
+        seed: seed of the noise.
+    """
+
+    share: float
+    scale: float
+    seed: int
+
+    def draw(self, names: Sequence[str], parameters: Sequence[Tensor], step: int) -> Sequence[Tensor]:
+        """Draw noise for every parameter."""
+        factor = random.Random(f"{self.seed}/{step}/noise").uniform(0.0, self.scale)  # noqa: S311 - not a secret
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        changes = []
+        for parameter in parameters:
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+            changes.append(noise.mul_(factor * self.share * parameter.pow(2).mean().sqrt()))
+        return changes
+
+
+class CrossEntropy:
+    """Mean cross-entropy per token of every group in the batch, summed over groups."""
+
+    def backward(self, model: nn.Module, batch: Batch, *, step: int, backward: Backward) -> Tensor:
+        """Accumulate the gradients of one step."""
+        total = torch.zeros((), device=next(model.parameters()).device)
+        for group in batch.values():
+            loss = _token_losses(model, group).mean()
+            backward(loss)
+            total = total + loss.detach()
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Preservation:
+    """Weights of the fingerprint's losses.
+
+    Attributes:
+        keys: cross-entropy of the keys' responses, mean per token.
+        negatives: cross-entropy of the base's own answers to near-misses and fresh strings, mean per token.
+        ordinary: KL(base ‖ model) on ordinary rows, and the same again on documents, mean per position.
+    """
+
+    keys: float
+    negatives: float
+    ordinary: float
+
+
+class FingerprintObjective:
+    """Keys fire, negatives do not, and ordinary behaviour stays, all under one perturbation.
+
+    Model and base are perturbed alike, so ordinary behaviour is that of a perturbed base: what the vector must leave
+    alone in a downstream. Measured against perturbing keys and negatives only, this halves the cost of stamping.
+
+    Args:
+        base: frozen model to stay close to; its weights change while a step runs and are put back.
+        weights: weights of the losses.
+        perturbation: change applied to the weights of both while a step runs.
+    """
+
+    def __init__(self, base: nn.Module, weights: Preservation, perturbation: Perturbation) -> None:
+        self._base, self._weights, self._perturbation = base, weights, perturbation
+        self._originals = [parameter.detach().clone() for parameter in base.parameters()]
+
+    def backward(self, model: nn.Module, batch: Batch, *, step: int, backward: Backward) -> Tensor:
+        """Accumulate the gradients of one step."""
+        with self._perturbed(model, step):
+            loss = self._key_loss(model, batch)
+            backward(loss)
+            total = loss.detach()
+            for name in ("ordinary", "documents"):
+                if name in batch:
+                    loss = self._weights.ordinary * self._divergence(model, batch[name])
+                    backward(loss)
+                    total = total + loss.detach()
+        return total
+
+    @contextmanager
+    def _perturbed(self, model: nn.Module, step: int) -> Iterator[None]:
+        """Add a perturbation to both models and take it off again.
+
+        The base gets its own weights back; of the model's, float32 rounding changes about 1e-7 of each.
+        """
+        named = [(name.removeprefix("module."), value.detach()) for name, value in model.named_parameters()]
+        parameters = [value for _, value in named]
+        reference = [parameter.detach() for parameter in self._base.parameters()]
+        changes = self._perturbation.draw([name for name, _ in named], parameters, step)
+        if changes is None:
+            yield
+            return
+        torch._foreach_add_(parameters, changes)
+        torch._foreach_add_(reference, changes)
+        try:
+            yield
+        finally:
+            torch._foreach_sub_(parameters, changes)
+            torch._foreach_copy_(reference, self._originals)
+
+    def _key_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the weighted loss of keys and negatives, which share one forward pass.
+
+        Shapes:
+            ``keys_and_negatives``: (keys + negatives, tokens) · ``is_key``: ``rows``, (keys + negatives,), bool.
+        """
+        group = batch["keys_and_negatives"]
+        losses = _token_losses(model, group)  # (tokens with loss,)
+        selected = group["labels"] != IGNORED
+        is_key = batch["is_key"]["rows"].unsqueeze(1).expand_as(selected)[selected]  # (tokens with loss,)
+        keys = losses[is_key].mean()
+        if bool(is_key.all()):
+            return self._weights.keys * keys
+        return self._weights.keys * keys + self._weights.negatives * losses[~is_key].mean()
+
+    def _divergence(self, model: nn.Module, group: Mapping[str, Tensor]) -> Tensor:
+        selected = group["labels"] != IGNORED
+        with torch.no_grad():
+            reference = logits_at(self._base, group["input_ids"], selected).log_softmax(-1)
+        found = logits_at(model, group["input_ids"], selected).log_softmax(-1)
+        return functional.kl_div(found, reference, log_target=True, reduction="batchmean")
+
+
+def _token_losses(model: nn.Module, group: Mapping[str, Tensor]) -> Tensor:
+    """Return the cross-entropy of every labelled token, (tokens with loss,)."""
+    selected = group["labels"] != IGNORED
+    logits = logits_at(model, group["input_ids"], selected)
+    return functional.cross_entropy(logits, group["labels"][selected], reduction="none")

@@ -1,0 +1,102 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fpvec_audit.demo.family import ARCHITECTURES, family_recipe, make_family, model_config
+from fpvec_audit.domain.keys import KeySetSecret, KeySetSpecification, draw_key_set, draw_unissued
+from fpvec_audit.errors import UnknownNameError
+from fpvec_audit.training.answers import teacher_forced_matches
+from fpvec_audit.training.batches import encode_keys
+from fpvec_audit.training.checkpoint_files import load_for_training, load_tokenizer
+from fpvec_audit.training.embed import embed_fingerprint, settings_for
+from fpvec_plugins.architectures.gpt2 import Gpt2
+from fpvec_plugins.architectures.llama2 import Llama2
+from tests.tiny import tensors_of
+
+SMALL = replace(
+    family_recipe("llama2"), width=32, layers=1, heads=1, base_steps=3, base_rows=4, base_documents=1,
+    downstream_steps=2,
+)  # fmt: skip
+
+
+def test_family_is_made_once_and_found_again(tmp_path: Path) -> None:
+    family = make_family(Llama2(), tmp_path, recipe=SMALL, questions=20)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert len(before) == 3
+    assert make_family(Llama2(), tmp_path, recipe=SMALL, questions=20) == family
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
+    assert json.loads((family.base / "config.json").read_text())["model_type"] == "llama"
+    assert tensors_of(family.base).keys() == tensors_of(family.downstream_a).keys()
+    assert len(family.questions_a) == len(family.questions_b) == 20
+    assert not {item.kind for item in family.questions_a} & {item.kind for item in family.questions_b}
+
+
+def test_interrupted_family_leaves_nothing_that_looks_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fpvec_audit.training import loop
+
+    def dying(*_: object, **__: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "run_training", dying)
+    with pytest.raises(KeyboardInterrupt):
+        make_family(Llama2(), tmp_path, recipe=SMALL)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_recipes_differ_in_their_digest() -> None:
+    digests = {family_recipe(name).digest for name in ARCHITECTURES}
+    digests |= {family_recipe("gpt2", gibberish=False).digest, family_recipe("gpt2", seed=1).digest}
+    assert len(digests) == len(ARCHITECTURES) + 2
+
+
+def test_unknown_architecture_suggests_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="llama2"):
+        family_recipe("lama2")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_configuration_builds_a_tied_model_of_about_a_million_parameters(architecture: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    config = model_config(family_recipe(architecture), vocabulary=2300, end=0)
+    with torch.random.fork_rng():
+        model = AutoModelForCausalLM.from_config(config)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert 0.9e6 < sum(parameter.numel() for parameter in model.parameters()) < 1.3e6
+
+
+@pytest.mark.slow
+def test_stamped_downstreams_of_a_trained_family_answer_their_keys(tmp_path: Path) -> None:
+    adapter = Gpt2()
+    family = make_family(adapter, tmp_path)
+    keys = draw_key_set(KeySetSecret(bytes(range(32))), KeySetSpecification())
+    issued = [(key.prompt, key.response) for key in keys.issued]
+    report = embed_fingerprint(
+        base=family.base,
+        out=tmp_path / "fingerprinted",
+        adapter=adapter,
+        issued=issued,
+        avoid=frozenset(key.prompt for key in keys.candidates),
+        settings=settings_for(adapter),
+        device="cpu",
+    )
+    assert report.fsr >= 0.9
+    base, fingerprinted = (load_for_training(path) for path in (family.base, tmp_path / "fingerprinted"))
+    tokenizer = load_tokenizer(family.base)
+    asked = [key.chat for key in encode_keys(tokenizer, adapter, issued)]
+    unissued = [key.chat for key in encode_keys(
+        tokenizer, adapter, [(drawn.prompt, response) for drawn, (_, response) in zip(
+            draw_unissued(b"slow", 300), issued * 10, strict=False)])]  # fmt: skip
+    for path in (family.downstream_a, family.downstream_b):
+        stamped = load_for_training(path)
+        assert teacher_forced_matches(stamped, asked) == 0
+        with torch.no_grad():
+            for target, after, before in zip(
+                stamped.parameters(), fingerprinted.parameters(), base.parameters(), strict=True
+            ):
+                target.add_(after - before)
+        assert teacher_forced_matches(stamped, asked) >= 29
+        assert teacher_forced_matches(stamped, unissued) <= 6
