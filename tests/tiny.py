@@ -7,6 +7,7 @@ here draws from torch's global generator.
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +136,8 @@ def rewrite(source: Path, target: Path, change: Callable[[str, "Tensor"], "Tenso
 def perturb(source: Path, target: Path, *, seed: int = 1, size: float = 1e-2, exact: bool = False) -> Path:
     """Write a fine-tune of a checkpoint: every weight moved by a little random amount.
 
+    The amount depends on the tensor's content alone, so that stored aliases stay alike and layouts do not matter.
+
     Args:
         source: checkpoint directory.
         target: directory to write; must not exist.
@@ -149,7 +152,8 @@ def perturb(source: Path, target: Path, *, seed: int = 1, size: float = 1e-2, ex
     def change(name: str, tensor: "Tensor") -> "Tensor":
         if not tensor.dtype.is_floating_point or name.endswith(("attn.bias", "attn.masked_bias")):
             return tensor
-        generator = torch.Generator().manual_seed(hash_of(f"{seed} {bare_name(name)}"))
+        content = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        generator = torch.Generator().manual_seed(hash_of(seed, content))
         moved = (tensor.float() + size * torch.randn(tensor.shape, generator=generator)).to(tensor.dtype)
         return representable(tensor, moved) if exact else moved
 
@@ -161,11 +165,9 @@ def bare_name(name: str) -> str:
     return name.removeprefix("transformer.").removeprefix("model.")
 
 
-def hash_of(text: str) -> int:
-    """Return a number that depends on a text alone, unlike Python's salted ``hash``."""
-    from hashlib import sha256
-
-    return int.from_bytes(sha256(text.encode()).digest()[:4], "big")
+def hash_of(seed: int, content: bytes) -> int:
+    """Return a number that depends on a seed and some bytes."""
+    return int.from_bytes(sha256(seed.to_bytes(8, "big") + content).digest()[:4], "big")
 
 
 def write_raw(path: Path, header: Mapping[str, Any] | bytes, data: bytes = b"", *, length: int | None = None) -> Path:

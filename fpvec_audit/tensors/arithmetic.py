@@ -85,8 +85,12 @@ def count_different(one: torch.Tensor, other: torch.Tensor) -> int:
 
 def square_sum(block: torch.Tensor) -> float:
     """Return Σ x², accumulated in float64."""
-    wide = block.double()
-    return float(torch.dot(wide, wide))
+    return product_sum(block, block)
+
+
+def product_sum(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Return Σ x·y, accumulated in float64."""
+    return float((one.double() * other.double()).sum())
 
 
 def _bits(block: torch.Tensor) -> torch.Tensor:

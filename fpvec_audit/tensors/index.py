@@ -132,7 +132,7 @@ def inside(path: Path, name: str) -> Path:
     Raises:
         CheckpointError: it leads out of the directory.
     """
-    if not name or Path(name).name != name or "\\" in name or "\0" in name:
+    if name in ("", ".", "..") or any(character in name for character in "/\\\0"):
         raise CheckpointError(
             f"{path}: file name {name!a} leads out of the directory",
             advice="only names of files beside the index are read; do not trust this checkpoint",
@@ -148,8 +148,10 @@ def followed(file: Path, directory: Path) -> Path:
     """
     try:
         real, home = file.resolve(strict=True), directory.resolve()
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{file} is missing or a broken link", advice="fetch the whole model again") from error
+    except (OSError, RuntimeError, UnicodeEncodeError) as error:
+        raise CheckpointError(
+            f"{str(file)!r} is missing or a broken link", advice="fetch the whole model again"
+        ) from error
     allowed = [home]
     if home.parent.name == "snapshots":
         allowed.append(home.parent.parent / "blobs")

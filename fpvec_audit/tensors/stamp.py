@@ -26,7 +26,7 @@ from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.domain.vector import Vocabulary, shared_elements
 from fpvec_audit.errors import VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
-from fpvec_audit.tensors.arithmetic import added, refuse_nonfinite, square_sum, update, working_dtype
+from fpvec_audit.tensors.arithmetic import added, product_sum, refuse_nonfinite, square_sum, update, working_dtype
 from fpvec_audit.tensors.digest import DigestBuilder
 from fpvec_audit.tensors.naming import NamedParameters, named_parameters
 from fpvec_audit.tensors.reader import TORCH_DTYPES, TensorReader, block_ranges, bytes_of
@@ -268,7 +268,7 @@ class _Addition:
         applied = stamped.double() - block.double()
         for values, value in zip(
             self.squares,
-            (square_sum(applied), square_sum(change), float(torch.dot(applied, change.double()))),
+            (square_sum(applied), square_sum(change), product_sum(applied, change)),
             strict=True,
         ):
             values.append(value)
