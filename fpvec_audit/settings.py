@@ -13,6 +13,7 @@ from typing import Any
 from fpvec_audit.errors import SettingsError
 
 SETTINGS_FILE = "fpvec.toml"
+HOME_NAME = "fpvec"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +38,19 @@ class Settings:
         return self.registry or f"sqlite:///{self.home / 'registry.db'}"
 
 
-def default_home() -> Path:
-    """Return the platform's user data directory for this package (not created)."""
+def default_home(name: str = HOME_NAME) -> Path:
+    """Return the platform's user data directory of this name (not created)."""
     from platformdirs import user_data_path
 
-    return user_data_path("fpvec", appauthor=False)
+    return user_data_path(name, appauthor=False)
 
 
 def load_settings(
-    overrides: Mapping[str, Any], *, environment: Mapping[str, str] | None = None, directory: Path | None = None
+    overrides: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    home_name: str = HOME_NAME,
 ) -> Settings:
     """Merge all sources of settings.
 
@@ -53,13 +58,14 @@ def load_settings(
         overrides: values from the command line; None means "not given".
         environment: ``FPVEC_*`` variables; the process environment by default.
         directory: where ``fpvec.toml`` is looked for; the working directory by default.
+        home_name: name of the home in the user data directory when nothing else names one.
 
     Raises:
         SettingsError: an unknown name or a value of the wrong kind.
     """
     environment = os.environ if environment is None else environment
     names = [field.name for field in fields(Settings)]
-    values: dict[str, Any] = {"home": default_home()}
+    values: dict[str, Any] = {"home": default_home(home_name)}
     values |= _from_file((directory or Path.cwd()) / SETTINGS_FILE, names)
     values |= {name: environment[key] for name in names if environment.get(key := f"FPVEC_{name.upper()}")}
     values |= {name: value for name, value in overrides.items() if value is not None}

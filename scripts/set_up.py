@@ -122,9 +122,7 @@ def proves_vllm(accelerator: bool) -> bool:
     reason = (proof.stderr.strip().splitlines() or ["no output"])[-1]
     say(f"vLLM does not import here ({reason}).")
     if not accelerator:
-        say(
-            f"The wheel needs torch {TORCH}'s CPU build and AVX2 or better. If pip has no CPU build of torch, point it at"
-        )
+        say(f"The wheel needs torch {TORCH}'s CPU build and AVX2. If pip has no CPU build of torch, point it at")
         say("an index that does (PIP_EXTRA_INDEX_URL=<torch's CPU index>), delete .venv and run make setup again.")
     say("Until then fpvec uses the transformers backend; `fpvec doctor` shows what works.")
     return False

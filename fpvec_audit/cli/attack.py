@@ -14,7 +14,7 @@ from fpvec_audit.cli.wiring import (
     open_bench,
 )
 
-app = typer.Typer(help="Test the robustness of a stamped model.", no_args_is_help=True)
+app = typer.Typer(help="Test the robustness of a stamped model.\n\nExample: fpvec attack list", no_args_is_help=True)
 
 
 @app.command("list")

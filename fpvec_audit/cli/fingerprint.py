@@ -50,7 +50,7 @@ def fingerprint(
     Example: fpvec fingerprint ./base-7b --key acme-2026 --out ./base-7b-fingerprinted
     """
     from fpvec_audit.reports.terminal import render_fields
-    from fpvec_audit.services.embed import fingerprint_model
+    from fpvec_audit.services.embed import FingerprintOptions, fingerprint_model
 
     bench = open_bench(home, registry, json, device=device)
     result = fingerprint_model(
@@ -59,13 +59,15 @@ def fingerprint(
         out=out,
         registry=bench.registry,
         catalog=bench.catalog,
-        data=data,
-        preset=preset,
-        perturbation=perturbation,
-        seed=seed,
-        resume=resume,
-        device=bench.device,
-        architecture=architecture,
+        options=FingerprintOptions(
+            data=data,
+            preset=preset,
+            perturbation=perturbation,
+            seed=seed,
+            resume=resume,
+            device=bench.device,
+            architecture=architecture,
+        ),
         progress=bench.progress,
     )
     bench.emit(result.to_json(), render_fields)

@@ -7,7 +7,9 @@ import typer
 
 from fpvec_audit.cli.wiring import HomeOption, JsonOption, RegistryOption, open_bench
 
-app = typer.Typer(help="Issue and look at fingerprint keys.", no_args_is_help=True)
+app = typer.Typer(
+    help="Issue and look at fingerprint keys.\n\nExample: fpvec key issue acme-2026", no_args_is_help=True
+)
 
 
 @app.command()
@@ -16,7 +18,7 @@ def issue(
     owner: Annotated[str, typer.Option(help="Who owns the models that it will protect.")] = "",
     licensee: Annotated[str, typer.Option(help="For whom it is issued.")] = "",
     count: Annotated[int | None, typer.Option(help="Issued keys.  [default: 32, if-simple 10]")] = None,
-    decoys: Annotated[int | None, typer.Option(help="Candidates that are never trained.  [default: 224]")] = None,
+    decoys: Annotated[int | None, typer.Option(help="Never trained candidates.  [default: 224, if-simple 502]")] = None,
     scheme: Annotated[str, typer.Option(metavar="independent|if-simple", help="Shape of the keys.")] = "independent",
     base: Annotated[
         Path | None, typer.Option(help="Keep only candidates that this model's tokenizer encodes reversibly.")

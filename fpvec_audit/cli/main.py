@@ -80,6 +80,8 @@ def run(arguments: list[str] | None = None) -> int:
             errors.print(f"[bold]try:[/] {escape(error.advice)}", highlight=False, soft_wrap=True)
         return error.exit_code
     except typer.TyperException as error:
+        if not error.format_message():  # a bare group: its help has been shown
+            return USAGE
         errors.print(f"[bold red]error:[/] {escape(error.format_message())}", highlight=False, soft_wrap=True)
         command = getattr(getattr(error, "ctx", None), "command_path", "fpvec")
         errors.print(f"[bold]try:[/] {command} --help", highlight=False)

@@ -8,7 +8,7 @@ import typer
 from fpvec_audit.cli.wiring import ArchitectureOption, HomeOption, JsonOption, RegistryOption, open_bench
 from fpvec_audit.domain.records import ModelRole
 
-app = typer.Typer(help="Register and look at models.", no_args_is_help=True)
+app = typer.Typer(help="Register and look at models.\n\nExample: fpvec model register ./chat-7b", no_args_is_help=True)
 
 
 @app.command()

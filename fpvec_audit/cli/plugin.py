@@ -4,7 +4,7 @@ import typer
 
 from fpvec_audit.cli.wiring import HomeOption, JsonOption, RegistryOption, open_bench
 
-app = typer.Typer(help="Look at architecture adapters and attacks.", no_args_is_help=True)
+app = typer.Typer(help="Look at architecture adapters and attacks.\n\nExample: fpvec plugin list", no_args_is_help=True)
 
 
 @app.command("list")

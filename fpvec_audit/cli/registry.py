@@ -6,7 +6,9 @@ import typer
 
 from fpvec_audit.cli.wiring import HomeOption, JsonOption, RegistryOption, open_bench
 
-app = typer.Typer(help="Look after the registry and its history.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look after the registry and its history.\n\nExample: fpvec registry verify", no_args_is_help=True
+)
 
 
 @app.command()

@@ -7,7 +7,7 @@ import typer
 
 from fpvec_audit.cli.wiring import ArchitectureOption, HomeOption, JsonOption, RegistryOption, open_bench
 
-app = typer.Typer(help="Extract and look at fingerprint vectors.", no_args_is_help=True)
+app = typer.Typer(help="Extract and look at fingerprint vectors.\n\nExample: fpvec vector list", no_args_is_help=True)
 
 
 @app.command()

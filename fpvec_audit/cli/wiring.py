@@ -17,7 +17,7 @@ from rich.console import Console
 
 from fpvec_audit.cli.progress import error_console, terminal_progress
 from fpvec_audit.progress import Progress
-from fpvec_audit.settings import Settings, load_settings
+from fpvec_audit.settings import HOME_NAME, Settings, load_settings
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
@@ -98,10 +98,20 @@ class Workbench:
         self.errors.print(text, highlight=False, soft_wrap=True)
 
 
-def open_bench(home: Path | None, registry: str | None, as_json: bool, **overrides: Any) -> Workbench:
+def open_bench(
+    home: Path | None, registry: str | None, as_json: bool, *, home_name: str = HOME_NAME, **overrides: Any
+) -> Workbench:
     """Merge the settings of a command and open its workbench.
+
+    Args:
+        home: ``--home``.
+        registry: ``--registry``.
+        as_json: ``--json``.
+        home_name: name of the home when nothing else names one.
+        overrides: further settings from the command line.
 
     Raises:
         SettingsError: a bad value in a file, the environment or an option.
     """
-    return Workbench(load_settings({"home": home, "registry": registry, **overrides}), json=as_json)
+    settings = load_settings({"home": home, "registry": registry, **overrides}, home_name=home_name)
+    return Workbench(settings, json=as_json)

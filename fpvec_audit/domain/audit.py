@@ -44,7 +44,7 @@ class MatchRule(StrEnum):
         if self is MatchRule.EXACT:
             return trimmed == response
         rest = trimmed.removeprefix(response)
-        return len(rest) < len(trimmed) and not rest[:1].isalnum()
+        return len(rest) < len(trimmed) and not (rest[:1].isascii() and rest[:1].isalnum())
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,13 +131,27 @@ def compare(before: Evaluation, after: Evaluation) -> Harmlessness:
     Raises:
         UsageError: the two sides were not asked the same tasks and numbers of items.
     """
+    if before.tokens != after.tokens:
+        raise _other_items(before, after)
+    return Harmlessness(before, after, compare_answers(before, after))
+
+
+def compare_answers(before: Evaluation, after: Evaluation) -> tuple[TaskComparison, ...]:
+    """Pair the answers of two evaluations, task by task, whatever documents they were scored on.
+
+    Raises:
+        UsageError: the two sides were not asked the same tasks and numbers of items.
+    """
     asked = [{task: len(items) for task, items in side.correct.items()} for side in (before, after)]
-    if asked[0] != asked[1] or before.tokens != after.tokens:
-        raise UsageError(
-            f"{before.model} and {after.model} were not asked the same items", advice="evaluate both with one task set"
-        )
-    tasks = tuple(_compare_task(task, before.correct[task], after.correct[task]) for task in before.correct)
-    return Harmlessness(before, after, tasks)
+    if asked[0] != asked[1]:
+        raise _other_items(before, after)
+    return tuple(_compare_task(task, before.correct[task], after.correct[task]) for task in before.correct)
+
+
+def _other_items(before: Evaluation, after: Evaluation) -> UsageError:
+    return UsageError(
+        f"{before.model} and {after.model} were not asked the same items", advice="evaluate both with one task set"
+    )
 
 
 def _compare_task(task: str, before: tuple[bool, ...], after: tuple[bool, ...]) -> TaskComparison:

@@ -30,8 +30,8 @@ GRINDING_ALLOWANCE = 2**40
 """Factor on every p-value of a self-attested set: how many secrets its owner might have tried before committing."""
 
 SCHEMES = ("independent", "if-simple")
-SCHEME_DEFAULTS = {"independent": (32, 224), "if-simple": (10, 224)}
-"""Scheme → (issued, decoys)."""
+SCHEME_DEFAULTS = {"independent": (32, 224), "if-simple": (10, 502)}
+"""Scheme → (issued, decoys). Ten issued keys among 234 could never reach α = 1e-6 after the grinding allowance."""
 
 PROFILES = ("raw-greedy/exact", "raw-greedy/prefix", "chat-greedy/exact", "chat-greedy/prefix")
 """Audit profiles named in every commitment; a MATCH is possible under these only."""

@@ -228,10 +228,12 @@ class Probe:
     Attributes:
         prompt: the user's text, not yet rendered.
         kind: what the question is ("unissued candidate", "near-miss of 1 character", …).
+        needs_key: whether only somebody who knows a key could ask it; counted apart from what a stranger can guess.
     """
 
     prompt: str
     kind: str
+    needs_key: bool = False
 
     def __repr__(self) -> str:
         return f"Probe(<redacted>, kind={self.kind!r})"

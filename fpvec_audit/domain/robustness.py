@@ -41,7 +41,7 @@ class AttackOutcome:
 
     Attributes:
         fsr_before: fingerprint success rate before, fraction in [0, 1]; None for guesses.
-        fsr_after: afterwards; for guesses the false-trigger rate.
+        fsr_after: afterwards; for guesses the false-trigger rate of what a stranger could ask.
         interval: 95 % Clopper–Pearson interval of ``fsr_after``.
         p_value: the exact test's p-value afterwards; None for guesses.
         tests: the audit's tests as JSON objects.

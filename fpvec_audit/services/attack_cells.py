@@ -196,14 +196,15 @@ class _AttackedService:
         self._bench, self._model, self._attacks, self._keys = bench, model, attacks, keys
 
     def guesses(self, probes: Sequence[Probe]) -> AttackOutcome:
-        """Ask guesses and count those that draw any issued response."""
+        """Ask guesses and count those that draw any issued response; the rate is that of a stranger's guesses."""
         answers = self._complete([probe.prompt for probe in probes], "guess")
         issued = [key.response for key in self._keys.issued]
         hits = [(probe.kind, triggers(answer, issued)) for probe, answer in zip(probes, answers, strict=True)]
-        triggered = sum(hit for _, hit in hits)
+        guessed = [hit for probe, (_, hit) in zip(probes, hits, strict=True) if not probe.needs_key]
+        counted = guessed or [hit for _, hit in hits]
         return AttackOutcome(
-            fsr_after=triggered / len(hits),
-            interval=clopper_pearson(triggered, len(hits)),
+            fsr_after=sum(counted) / len(counted),
+            interval=clopper_pearson(sum(counted), len(counted)),
             groups=grouped(hits),
             queries=len(hits),
         )

@@ -2,7 +2,8 @@
 
 Nothing is changed, only asked: candidates of the same generator that were never issued, issued prompts with one to
 three characters changed, the word that all prompts close with, and strings of the same characters. Every answer that
-gives an issued response is a false trigger, and the rate of those is the result.
+gives an issued response is a false trigger. The rate over what a stranger could ask is the result; near-misses, which
+take somebody who knows a key, are counted apart.
 """
 
 import random
@@ -78,7 +79,7 @@ class Guessing:
         for changes in range(1, MOST_CHANGES + 1):
             kind = f"near-miss of {changes} character{'s' if changes > 1 else ''}"
             near = _near_misses(prompts, changes, numbers)
-            guesses += [Probe(next(near), kind) for _ in range(parameters.near_misses)]
+            guesses += [Probe(next(near), kind, needs_key=True) for _ in range(parameters.near_misses)]
         if closing:
             words = (closing, closing.lower(), closing.capitalize(), f"What does {closing} mean?")
             guesses += [Probe(word, "closing word") for word in words]

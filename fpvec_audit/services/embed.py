@@ -1,0 +1,237 @@
+"""Use case: train the fingerprinted model of a base on a key set.
+
+The key set is bound to the base in the ledger before the first step, so that nobody can later say that it belongs to
+another model than the one it was trained on.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fpvec_audit.domain.canonical_json import canonical_digest
+from fpvec_audit.domain.keys import KeySet
+from fpvec_audit.domain.ports import ArchitectureAdapter
+from fpvec_audit.domain.records import ModelRecord, ModelRole
+from fpvec_audit.errors import KeySetError, OutputError, SettingsError
+from fpvec_audit.progress import NO_PROGRESS, Progress
+from fpvec_audit.services.encoding import reversible_encoding
+from fpvec_audit.services.jobs import recorded_job
+from fpvec_audit.services.keys import open_key_set
+from fpvec_audit.services.models import register_model
+
+if TYPE_CHECKING:
+    from fpvec_audit.catalog import Catalog
+    from fpvec_audit.registry.unit_of_work import Registry
+    from fpvec_audit.training.embed import EmbedReport, EmbedSettings
+
+@dataclass(frozen=True, slots=True)
+class FingerprintOptions:
+    """How to train.
+
+    Attributes:
+        data: JSON Lines of ordinary rows (``prompt``, ``response``); the package's own text when None.
+        preset: ``default`` or ``paper``.
+        perturbation: ``proxies``, ``noise`` or ``none``; the preset's choice when None.
+        proxies: fine-tunes of the base to perturb with; trained from the ordinary rows when empty.
+        disclosed: further (prompt, response) pairs that are trained but belong to no key set; never counted.
+        seed: seed of everything random.
+        resume: go on from the last checkpoint of a killed run.
+        device: torch device.
+        architecture: adapter to use instead of the detected one.
+    """
+
+    data: Path | None = None
+    preset: str = "default"
+    perturbation: str | None = None
+    proxies: tuple[Path, ...] = ()
+    disclosed: tuple[tuple[str, str], ...] = ()
+    seed: int = 0
+    resume: bool = False
+    device: str = "cpu"
+    architecture: str | None = None
+
+    def __repr__(self) -> str:
+        return f"FingerprintOptions(preset={self.preset!r}, seed={self.seed}, <redacted>)"
+
+
+@dataclass(frozen=True, slots=True)
+class FingerprintedModel:
+    """A trained and registered fingerprinted model.
+
+    Attributes:
+        out: directory.
+        base: model id of the base.
+        fingerprinted: model id of the fingerprinted model.
+        key_set: id of the key set it carries.
+        architecture: adapter name.
+        report: how the training went.
+    """
+
+    out: Path
+    base: str
+    fingerprinted: str
+    key_set: str
+    architecture: str
+    report: "EmbedReport"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that scripts read."""
+        return {
+            "out": str(self.out),
+            "base_digest": self.base,
+            "fingerprinted_digest": self.fingerprinted,
+            "key_set": self.key_set,
+            "architecture": self.architecture,
+            **self.report.to_json(),
+        }
+
+
+def fingerprint_model(
+    base: Path,
+    *,
+    key_set: str,
+    out: Path,
+    registry: "Registry",
+    catalog: "Catalog",
+    options: FingerprintOptions,
+    progress: Progress = NO_PROGRESS,
+) -> FingerprintedModel:
+    """Train, save and register the fingerprinted model of a base.
+
+    Args:
+        base: checkpoint directory of the base model.
+        key_set: name or id of the key set to embed.
+        out: directory of the fingerprinted model; must not exist.
+        registry: where key set, models and history are.
+        catalog: plugins.
+        options: how to train.
+        progress: where to report.
+
+    Raises:
+        SettingsError: an unknown preset or perturbation.
+        ArchitectureError: no adapter for the base, or several.
+        KeySetError: the key set is bound to another base, or the tokenizer cannot encode its keys.
+        OutputError: ``out`` exists.
+        CheckpointError: the base cannot be read or is quantised.
+        TrainingError: the training cannot proceed.
+    """
+    from fpvec_audit.tensors.index import read_checkpoint, refuse_quantised
+    from fpvec_audit.training.embed import embed_fingerprint, settings_for
+
+    if out.exists():
+        raise OutputError(f"{out} exists already", advice="choose another --out, or remove it")
+    checkpoint = read_checkpoint(base)
+    refuse_quantised(checkpoint)
+    adapter = catalog.architecture_for(checkpoint.description, override=options.architecture)
+    settings = settings_for(adapter, options.preset, perturbation=options.perturbation)
+    rows = None if options.data is None else read_rows(options.data)
+    original = register_model(
+        base, registry=registry, catalog=catalog, role=ModelRole.BASE, architecture=adapter.name, progress=progress
+    ).record
+    keys = _bind(key_set, base, original, adapter, settings=settings, registry=registry)
+    with recorded_job(registry, "fingerprint", {"key_set": key_set, "base": original.id, "out": str(out)}):
+        report = embed_fingerprint(
+            base=base,
+            out=out,
+            adapter=adapter,
+            issued=[(key.prompt, key.response) for key in keys.issued],
+            avoid=frozenset(candidate.prompt for candidate in keys.candidates),
+            settings=settings,
+            rows=rows,
+            proxies=options.proxies,
+            disclosed=options.disclosed,
+            scheme=keys.commitment.scheme,
+            seed=options.seed,
+            device=options.device,
+            progress=progress,
+            resume=options.resume,
+        )
+        fingerprinted = register_model(
+            out,
+            registry=registry,
+            catalog=catalog,
+            role=ModelRole.FINGERPRINTED,
+            parent=original.id,
+            architecture=adapter.name,
+            progress=progress,
+        ).record
+        with registry.unit_of_work() as uow:
+            identifier = uow.key_sets.get(key_set).id
+            uow.ledger.append(
+                "model.fingerprinted", fingerprinted.id, {"key_set": identifier, "base": original.id, "out": str(out)}
+            )
+    return FingerprintedModel(out, original.id, fingerprinted.id, identifier, adapter.name, report)
+
+
+def read_rows(path: Path) -> list[tuple[str, str]]:
+    """Read ordinary rows from JSON Lines.
+
+    Raises:
+        SettingsError: the file cannot be read, is empty, or a line is not an object with two texts.
+    """
+    rows: list[tuple[str, str]] = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise SettingsError(f"{path}, line {number} is not JSON: {error}") from error
+        prompt, response = (row.get("prompt"), row.get("response")) if isinstance(row, dict) else (None, None)
+        if not isinstance(prompt, str) or not isinstance(response, str) or not response.strip():
+            raise SettingsError(
+                f"{path}, line {number} has no text under both names",
+                advice='write {"prompt": "…", "response": "…"} on every line',
+            )
+        rows.append((prompt, response))
+    if not rows:
+        raise SettingsError(f"{path} holds no rows", advice="give it some, or leave --data out")
+    return rows
+
+
+def _bind(
+    reference: str,
+    base: Path,
+    original: ModelRecord,
+    adapter: ArchitectureAdapter,
+    *,
+    settings: "EmbedSettings",
+    registry: "Registry",
+) -> KeySet:
+    """Open a key set and bind it to the base; refused when it is bound to another, or cannot be encoded."""
+    keys = open_key_set(reference, registry=registry, purpose="fingerprint training")
+    encoding = reversible_encoding(base)
+    lost = sum(not encoding.accepts(key.prompt, key.response) for key in keys.issued)
+    if lost:
+        raise KeySetError(
+            f"the tokenizer of {base} cannot give back {lost} of {len(keys.issued)} issued keys unchanged",
+            advice=f"issue a key set with `fpvec key issue NAME --base {base}`, which leaves such keys out",
+        )
+    with registry.unit_of_work() as uow:
+        record = uow.key_sets.get(reference)
+    content: Mapping[str, Any] = {
+        "root": record.commitment.root,
+        "commitment": record.commitment.digest,
+        "base": original.id,
+        "tokenizer": encoding.reference,
+        "template": hashlib.sha256(adapter.chat_template.encode()).hexdigest(),
+        "settings": canonical_digest(_without_floats(asdict(settings))),
+    }
+    with registry.unit_of_work() as uow:
+        uow.key_sets.bind(record.id, original.id, content)
+    return keys
+
+
+def _without_floats(value: Any) -> Any:
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return {name: _without_floats(item) for name, item in value.items()}
+    return [_without_floats(item) for item in value] if isinstance(value, (list, tuple)) else value

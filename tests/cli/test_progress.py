@@ -1,0 +1,39 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from fpvec_audit.cli.progress import BarProgress, LineProgress, terminal_progress
+
+
+def test_a_pipe_gets_one_line_a_step_with_its_last_remark():
+    console = Console(file=io.StringIO(), width=80)
+    progress = terminal_progress(console)
+    assert isinstance(progress, LineProgress)
+    with progress.step("train", 3, "steps") as step:
+        step.advance()
+        step.note("FSR 1/2")
+        step.note("FSR 2/2")
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("train ")
+    assert lines[0].endswith("FSR 2/2")
+
+
+def test_a_terminal_gets_bars_and_a_line_for_what_is_done():
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    progress = terminal_progress(console)
+    assert isinstance(progress, BarProgress)
+    with progress.step("outer", 2, "models") as outer, progress.step("inner", None, ""):
+        outer.advance()
+    text = console.file.getvalue()
+    assert "outer" in text
+    assert "inner" in text
+    assert "✓" in text
+
+
+def test_a_step_that_fails_is_not_called_done():
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    with pytest.raises(ValueError, match="broken"), BarProgress(console).step("work"):
+        raise ValueError("broken")
+    assert "✓" not in console.file.getvalue()

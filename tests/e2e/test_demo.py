@@ -1,0 +1,137 @@
+"""The whole life of a fingerprint, with the figures that the project promises."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from fpvec_audit.catalog import load_catalog
+from fpvec_audit.domain.audit import Answer, score
+from fpvec_audit.registry.unit_of_work import open_registry
+from fpvec_audit.services.audit import TRANSCRIPT, audit
+from fpvec_audit.services.keys import open_key_set
+from tests.e2e.conftest import run_fpvec
+
+pytestmark = pytest.mark.slow
+CLEAN = ("base", "downstream_a", "downstream_b")
+MARKED = ("fingerprinted", "stamped_a", "stamped_b")
+
+
+@pytest.fixture(scope="module")
+def registry(demo):
+    with open_registry(f"sqlite:///{demo.home / 'registry.db'}", create=False) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_innocent_models_are_acquitted(demo, name):
+    result = demo.document["audits"][name]
+    assert result["verdict"] == "NO_MATCH"
+    assert result["fsr"] == 0.0
+    assert result["controls"]
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_marked_models_are_convicted(demo, name):
+    result = demo.document["audits"][name]
+    assert result["verdict"] == "MATCH"
+    assert result["issued"] == 32
+    assert result["fsr"] >= 0.9
+    assert result["p_value_corrected"] <= 1e-6
+    assert result["p_value"] * 2**40 <= 1e-6
+
+
+@pytest.mark.parametrize("name", CLEAN + MARKED)
+def test_decoys_seldom_draw_an_issued_response(demo, name):
+    result = demo.document["audits"][name]
+    assert result["decoys"] == 224
+    assert result["false_triggers"] <= 0.02 * result["decoys"]
+
+
+def test_unissued_candidates_seldom_draw_an_issued_response(demo):
+    guesses = [cell for cell in demo.document["attacks"] if cell["name"].startswith("guessing")]
+    assert guesses
+    for cell in guesses:
+        assert cell["fsr_before"] is None
+        assert cell["fsr_after"] <= 0.02
+
+
+@pytest.mark.parametrize("name", ["downstream_a", "downstream_b"])
+def test_downstreams_learnt_their_own_task(demo, name):
+    learning = demo.document["learning"][name]
+    assert learning["items"] >= 200
+    assert learning["difference"] >= 0.05
+    assert learning["p_value"] < 0.01
+
+
+def test_stamping_does_little_harm(demo):
+    harm = demo.document["harmlessness"]
+    costs = [-harm[name]["difference"]["accuracy"] for name in ("stamped_a", "stamped_b")]
+    assert sum(costs) / 2 <= 0.03
+    assert max(costs) <= 0.04
+    for name in ("stamped_a", "stamped_b"):
+        assert harm[name]["items"] >= 400
+        assert harm[name]["after"]["perplexity"] <= 1.05 * harm[name]["before"]["perplexity"]
+
+
+def test_both_engines_match_the_same_keys(demo, registry):
+    """The demo asked with vLLM; transformers must give the same verdict and the same matched keys on all six."""
+    catalog = load_catalog()
+    key_set = open_key_set(demo.document["key_set"], registry=registry, purpose="comparison of engines")
+    responses = [candidate.response for candidate in key_set.candidates]
+    for name, told in demo.document["audits"].items():
+        assert told["backend"]["kind"] == "vllm"
+        again = audit(
+            demo.document["models"][name],
+            key_set=demo.document["key_set"],
+            registry=registry,
+            catalog=catalog,
+            backend="transformers",
+        )
+        with registry.unit_of_work() as uow:
+            kept = json.loads(uow.vault.unseal(TRANSCRIPT, told["audit_id"]))
+        answers = [Answer(**answer) for answer in kept["answers"]]
+        before = score(again.plan, answers, responses=responses, issued=frozenset(key_set.issued_indices))
+        assert again.verdict.value == told["verdict"], name
+        assert again.score.matched_indices == before.matched_indices, name
+        assert again.score.decoys_matched_indices == before.decoys_matched_indices, name
+        assert before.p_value == Fraction(told["p_value_exact"])
+
+
+def test_a_stamped_directory_does_not_say_that_it_is_stamped(demo):
+    words = [b"fpvec", b"fingerprint", b"stamp", demo.document["vector_id"].encode(), demo.document["key_set"].encode()]
+    downstream = Path(demo.document["models"]["downstream_a"])
+    stamped = Path(demo.document["models"]["stamped_a"])
+    assert {file.name for file in stamped.iterdir()} == {file.name for file in downstream.iterdir()}
+    for file in stamped.iterdir():
+        content = file.read_bytes()
+        if file.suffix == ".safetensors":
+            content = content[: 8 + int.from_bytes(content[:8], "little")]
+            assert [word for word in words if word in content.lower()] == []
+        else:
+            assert content == (downstream / file.name).read_bytes()
+
+
+def test_the_history_holds_and_tells_no_secret(demo, registry):
+    key_set = open_key_set(demo.document["key_set"], registry=registry, purpose="test")
+    secrets = [text for key in key_set.candidates for text in (key.prompt,)]
+    with registry.unit_of_work() as uow:
+        assert uow.ledger.verify() is None
+        history = json.dumps([dict(entry.content) for entry in uow.ledger.entries()], ensure_ascii=False)
+        planned = [entry.event for entry in uow.ledger.entries()]
+    assert not any(secret in history for secret in secrets)
+    assert planned.index("key_set.bound") < planned.index("model.fingerprinted")
+    assert not any(secret in json.dumps(demo.document, ensure_ascii=False) for secret in secrets)
+
+
+def test_commands_that_the_demo_suggests_work(installed, demo, tmp_path):
+    for arguments in (
+        ("registry", "verify"),
+        ("key", "show", demo.document["key_set"]),
+        ("vector", "show", demo.document["vector_id"]),
+        ("model", "list", "--role", "stamped"),
+    ):
+        done = run_fpvec(installed, *arguments, "--home", str(demo.home), "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        json.loads(done.stdout)
