@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: a home of its own, a clock that stands still, a registry, a clean environment."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,10 +57,22 @@ def clock() -> Callable[[], datetime]:
     return lambda: FIXED_TIME
 
 
+@pytest.fixture(scope="session")
+def _empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a registry file at the current schema; copying it is quicker than migrating a new one for every test."""
+    from fpvec_audit.registry.unit_of_work import open_registry
+
+    path = tmp_path_factory.mktemp("registry") / "registry.db"
+    open_registry(f"sqlite:///{path}", clock=lambda: FIXED_TIME).close()
+    return path
+
+
 @pytest.fixture
-def registry(settings: Settings, clock: Callable[[], datetime]) -> Iterator["Registry"]:
+def registry(settings: Settings, clock: Callable[[], datetime], _empty_registry: Path) -> Iterator["Registry"]:
     """Return an empty registry in the test's home."""
     from fpvec_audit.registry.unit_of_work import open_registry
 
+    assert {path.name for path in _empty_registry.parent.iterdir()} == {"registry.db"}, "the template is not closed"
+    shutil.copy(_empty_registry, settings.home / "registry.db")
     with open_registry(settings.registry_url, clock=clock) as opened:
         yield opened
