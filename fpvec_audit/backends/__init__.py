@@ -6,6 +6,7 @@ a process that has imported vLLM – until it is closed. Importing this package 
 
 import os
 import threading
+from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from fpvec_audit.backends.vllm import VllmHost
 
 BACKENDS = ("auto", "transformers", "vllm")
+INSTEAD_OF_VLLM = "instead_of_vllm"
+"""Setting under which an engine's description says why vLLM could not run this suspect."""
 
 
 class EngineSource(Protocol):
@@ -46,7 +49,8 @@ class EngineSource(Protocol):
 class Engines:
     """Opens inference engines of one kind; use it as a context manager. Safe to share between threads.
 
-    ``auto`` is vLLM where it imports and transformers elsewhere; :attr:`fallback` then says why.
+    ``auto`` is vLLM where it imports, and transformers elsewhere (:attr:`fallback` then says why) and for a suspect
+    that vLLM cannot load (the engine's description then says why).
 
     Args:
         kind: ``auto``, ``transformers`` or ``vllm``.
@@ -65,6 +69,7 @@ class Engines:
         self._device = device
         self._threads = max(1, _cores() // max(1, at_once))
         self._host: VllmHost | None = None
+        self._spent: list[VllmHost] = []
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -107,26 +112,39 @@ class Engines:
             return self._open_transformers(model)
         from fpvec_audit.backends.vllm import VllmBackend
 
-        return VllmBackend(model, host=host)
+        try:
+            return VllmBackend(model, host=host)
+        except BackendError as error:
+            if self.kind == "vllm":
+                raise
+            return self._open_transformers(model, {INSTEAD_OF_VLLM: error.problem})
+
+    def of_kind(self, kind: str) -> "Engines":
+        """Return engines of another kind, on the same device; close them too."""
+        return Engines(kind, device=self._device)
 
     def close(self) -> None:
         """End what the engines shared; engines that are still open go on."""
         with self._lock:
-            if self._host is not None:
-                self._host.close()
-                self._host = None
+            for host in (*self._spent, *([self._host] if self._host else [])):
+                host.close()
+            self._spent.clear()
+            self._host = None
 
-    def _open_transformers(self, model: str | Path) -> InferenceBackend:
+    def _open_transformers(self, model: str | Path, remarks: Mapping[str, str] | None = None) -> InferenceBackend:
         from fpvec_audit.backends.transformers import TransformersBackend
 
-        return TransformersBackend(model, device=self._device)
+        return TransformersBackend(model, device=self._device, remarks=remarks)
 
     def _ready_host(self) -> "VllmHost":
         if problem := _absence():
             raise BackendError(problem, advice="`make setup` installs it; --backend transformers works without it")
         with self._lock:
             host = self._running_host()
-        ready = host.wait_until_ready()
+            ready = host.wait_until_ready()
+            if not ready["forks"]:  # it serves this suspect and no other
+                self._spent.append(host)
+                self._host = None
         if self._device != "auto" and self._device.split(":")[0] != ready["device"]:
             raise BackendError(f"this vLLM runs on {ready['device']}, not on {self._device}")
         return host
@@ -134,9 +152,6 @@ class Engines:
     def _running_host(self) -> "VllmHost":
         from fpvec_audit.backends.vllm import VllmHost
 
-        if self._host is not None and self._host.spent:
-            self._host.close()
-            self._host = None
         if self._host is None:
             self._host = VllmHost(threads=self._threads)
         return self._host

@@ -4,7 +4,7 @@ Numbers are those of the checkpoint (float32 where it names none), on every devi
 is never run, pickled weights are never read.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,21 @@ class TransformersBackend:
         model: checkpoint directory.
         device: torch device; ``auto`` is CUDA where there is one.
         batch_size: prompts answered at once.
+        remarks: further settings to record, such as why this engine answers.
 
     Raises:
         CheckpointError: the directory cannot be read.
         BackendError: the weights cannot be loaded.
     """
 
-    def __init__(self, model: str | Path, *, device: str = "auto", batch_size: int = BATCH_SIZE) -> None:
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        device: str = "auto",
+        batch_size: int = BATCH_SIZE,
+        remarks: Mapping[str, str] | None = None,
+    ) -> None:
         import torch
         import transformers
 
@@ -44,7 +52,7 @@ class TransformersBackend:
             engine="transformers",
             version=transformers.__version__,
             deterministic=device == "cpu",
-            settings={"device": device, "dtype": self._files.dtype, "torch": torch.__version__},
+            settings={"device": device, "dtype": self._files.dtype, "torch": torch.__version__} | dict(remarks or {}),
         )
 
     @property

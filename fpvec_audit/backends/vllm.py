@@ -85,11 +85,6 @@ class VllmHost:
                 )
             return self._ready
 
-    @property
-    def spent(self) -> bool:
-        """Whether it can start no further engine: on an accelerator a host serves one suspect."""
-        return self._used and not (self._ready or {}).get("forks", False)
-
     def start(self, request: dict[str, Any], log: Path) -> tuple[Channel, int]:
         """Start an engine and return the channel to it and its process id; it loads the suspect meanwhile.
 
@@ -117,16 +112,20 @@ class VllmHost:
     def close(self) -> None:
         """Hang up, which ends the host; engines go on until their own backends are closed."""
         self._control.close()
-        if self.spent:
-            return  # the process is an engine now, and ends with its backend
-        if not self._used and self._process.poll() is None:
-            self._process.kill()  # still importing: nothing to be tidy about
+        if self._used and not (self._ready or {}).get("forks", True):
+            self._process.poll()  # the process is an engine now, and ends with its backend
+        else:
+            self._end()
+        self._directory.cleanup()
+
+    def _end(self) -> None:
+        if not self._used:
+            self._process.kill()  # it may be importing: nothing to be tidy about
         try:
             self._process.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._directory.cleanup()
 
     def __repr__(self) -> str:
         return f"VllmHost(process={self._process.pid}, threads={self.threads})"

@@ -45,6 +45,8 @@ def main(control_descriptor: int, threads: int) -> None:
     """
     control = Channel(socket.socket(fileno=control_descriptor))
     _set_environment(threads)
+    imported = threading.Event()
+    threading.Thread(target=_end_with_caller, args=(control_descriptor, imported), daemon=True).start()
     import vllm
     from vllm.platforms import current_platform
 
@@ -54,6 +56,7 @@ def main(control_descriptor: int, threads: int) -> None:
         gc.collect()
         gc.freeze()  # children neither scan nor copy what was there before them
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries children
+    imported.set()
     control.send({"version": vllm.__version__, "device": current_platform.device_type, "forks": forks})
     while True:
         request, descriptors = control.receive_with_descriptors()
@@ -99,7 +102,7 @@ def _serve(request: dict[str, Any], channel_descriptor: int, log_descriptor: int
     os.dup2(log_descriptor, 1)
     os.dup2(log_descriptor, 2)
     channel = Channel(socket.socket(fileno=channel_descriptor))
-    threading.Thread(target=_end_with_caller, args=(channel_descriptor,), daemon=True).start()
+    threading.Thread(target=_end_with_caller, args=(channel_descriptor, threading.Event()), daemon=True).start()
     with _LastWords():
         engine = _load(request)
         channel.send({"ready": True})
@@ -124,19 +127,27 @@ class _LastWords:
             os._exit(1)
 
 
-def _end_with_caller(descriptor: int) -> None:
-    """End this process when the other side hangs up, even in the middle of an answer."""
+def _end_with_caller(descriptor: int, over: threading.Event) -> None:
+    """End this process when the other side hangs up, even in the middle of an import or an answer.
+
+    Args:
+        descriptor: socket to the caller.
+        over: set when the watch is no longer wanted.
+    """
     poll = select.poll()
     poll.register(descriptor, 0)  # hang-up and error are always reported
-    poll.poll()
-    os._exit(0)
+    while not poll.poll(1000):
+        if over.is_set():
+            return
+    if not over.is_set():
+        os._exit(0)
 
 
 def _load(request: dict[str, Any]) -> Any:
-    from vllm import LLM
+    from vllm import LLM, SamplingParams
 
     _import_model_class(request["architectures"])
-    return LLM(
+    engine = LLM(
         model=request["model"],
         dtype=request["dtype"],
         max_model_len=request["longest"],
@@ -152,6 +163,10 @@ def _load(request: dict[str, Any]) -> Any:
         trust_remote_code=False,
         seed=0,
     )
+    # One token now: shapes that this build has no kernel for show while the suspect loads, not amid the questions.
+    first = SamplingParams(max_tokens=1, temperature=0, detokenize=False)
+    engine.generate([_prompt([0])], first, use_tqdm=False)
+    return engine
 
 
 def _import_model_class(architectures: list[str]) -> None:
@@ -180,10 +195,13 @@ def _answer(engine: Any, question: dict[str, Any]) -> dict[str, Any]:
         )
         for place in range(len(question["prompts"]))
     ]
-    prompts = [{"prompt_token_ids": ids} for ids in question["prompts"]]
-    outputs = engine.generate(prompts, parameters, use_tqdm=False)
+    outputs = engine.generate([_prompt(ids) for ids in question["prompts"]], parameters, use_tqdm=False)
     return {
         "answers": [
             {"ids": list(output.outputs[0].token_ids), "finish": output.outputs[0].finish_reason} for output in outputs
         ]
     }
+
+
+def _prompt(ids: list[int]) -> Any:
+    return {"prompt_token_ids": ids}

@@ -234,7 +234,7 @@ def _examine(suspect: str | Path, examination: _Examination, *, control: bool) -
     warnings = (
         *described.warnings,
         *rendering.warnings,
-        *engine_warnings(examination.engines),
+        *engine_warnings(examination.engines, backend.description),
         *key_warnings(examination.record, key_set, tokenizer, settings.alpha),
         *result_warnings(plan, scored),
         *controls.warnings,
@@ -332,9 +332,12 @@ def _judge(
 
 
 def _for_control(plan: AuditPlan, examination: _Examination) -> _Examination:
-    """Return the same examination under the profile that was settled for the suspect."""
+    """Return the same examination under the profile and the engine that were settled for the suspect."""
     settings = replace(examination.settings, profile=plan.profile, architecture=None, controls=())
-    return replace(examination, settings=settings)
+    engines = examination.engines
+    if isinstance(engines, Engines) and plan.backend["kind"] == "transformers":
+        engines = engines.of_kind("transformers")
+    return replace(examination, settings=settings, engines=engines)
 
 
 def _history(identifier: str, suspect: Suspect, examination: _Examination) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from typing import Any
 
-from fpvec_audit.backends import EngineSource
+from fpvec_audit.backends import INSTEAD_OF_VLLM, EngineSource
 from fpvec_audit.domain.audit import AuditPlan, Score
 from fpvec_audit.domain.keys import SELF_ATTESTED, KeySet
+from fpvec_audit.domain.ports import BackendDescription
 from fpvec_audit.domain.records import KeySetRecord
 from fpvec_audit.services.keys import size_warnings
 
 
-def engine_warnings(engines: EngineSource) -> list[str]:
+def engine_warnings(engines: EngineSource, engine: BackendDescription) -> list[str]:
     """Say why another engine answered than was preferred."""
+    if reason := engine.settings.get(INSTEAD_OF_VLLM):
+        return [f"{engine.engine} answered, as vLLM cannot run this suspect: {reason}"]
     return [f"transformers answered, as vLLM cannot be used here: {engines.fallback}"] if engines.fallback else []
 
 

@@ -71,6 +71,9 @@ def find_positive_control(
         except FpvecError as error:
             warnings.append(f"positive control {path} failed: {error.problem}")
             continue
+        if not _same_engine(control.plan.backend, plan):
+            warnings.append(f"positive control {path} was answered by another engine and does not count")
+            continue
         if control.verdict is Verdict.MATCH:
             return ControlSearch((control.to_json(),), tuple(warnings))
         warnings.append(
@@ -86,10 +89,13 @@ def _recorded(audits: Iterable[AuditRecord], plan: AuditPlan, own: set[str]) -> 
         if audit.verdict != Verdict.MATCH.value or audit.suspect_digest not in own:
             continue
         same_way = all(audit.plan.get(name) == wanted[name] for name in SAME)
-        engine = audit.plan.get("backend", {})
-        if same_way and all(engine.get(name) == plan.backend[name] for name in SAME_ENGINE):
+        if same_way and _same_engine(audit.plan.get("backend", {}), plan):
             return audit
     return None
+
+
+def _same_engine(engine: Mapping[str, Any], plan: AuditPlan) -> bool:
+    return all(engine.get(name) == plan.backend[name] for name in SAME_ENGINE)
 
 
 def _own_models(uow: "UnitOfWork", key_set: KeySetRecord) -> list[ModelRecord]:

@@ -1,7 +1,7 @@
 import pytest
 
 import fpvec_audit.backends as backends
-from fpvec_audit.backends import Engines, open_backend
+from fpvec_audit.backends import INSTEAD_OF_VLLM, Engines, open_backend
 from fpvec_audit.domain.ports import Sampling
 from fpvec_audit.errors import BackendError, CheckpointError, UnknownNameError
 from tests.tiny import make_tiny
@@ -28,6 +28,61 @@ def test_auto_falls_back_to_transformers_and_says_why(tmp_path, without_vllm):
         assert backend.description.kind == "transformers"
         assert engines.fallback == "vLLM is not installed"
         assert len(backend.complete(["a", "b"], Sampling(max_new_tokens=2))) == 2
+
+
+def test_suspect_that_vllm_cannot_load_is_run_by_transformers_and_says_why(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise BackendError("head size 8 is not supported")
+
+    monkeypatch.setattr(Engines, "_ready_host", lambda self: None)
+    monkeypatch.setattr("fpvec_audit.backends.vllm.VllmBackend", refuse)
+    directory = make_tiny(tmp_path / "model", "gpt2")
+    with Engines("auto", device="cpu") as engines:
+        description = engines.open(directory).description
+        assert (description.kind, engines.fallback) == ("transformers", "")
+        assert description.settings[INSTEAD_OF_VLLM] == "head size 8 is not supported"
+    with Engines("vllm") as engines, pytest.raises(BackendError, match="head size 8"):
+        engines.open(directory)
+
+
+def test_host_on_an_accelerator_serves_one_suspect(tmp_path, monkeypatch):
+    hosts = []
+
+    class Host:
+        def __init__(self, *, threads):
+            hosts.append(self)
+            self.closed = False
+
+        def wait_until_ready(self):
+            return {"version": "0", "device": "cuda", "forks": False}
+
+        def close(self):
+            self.closed = True
+
+    monkeypatch.setattr(backends, "_absence", lambda: "")
+    monkeypatch.setattr("fpvec_audit.backends.vllm.VllmHost", Host)
+    monkeypatch.setattr("fpvec_audit.backends.vllm.VllmBackend", lambda model, host: host)
+    with Engines("vllm") as engines:
+        engines.warm_up()
+        assert engines.open(tmp_path) is not engines.open(tmp_path)
+    assert [host.closed for host in hosts] == [True, True]
+
+
+def test_device_that_this_vllm_does_not_run_on_is_refused(tmp_path, monkeypatch):
+    class Host:
+        def __init__(self, *, threads):
+            self.threads = threads
+
+        def wait_until_ready(self):
+            return {"version": "0", "device": "cpu", "forks": True}
+
+        def close(self):
+            """Nothing to end."""
+
+    monkeypatch.setattr(backends, "_absence", lambda: "")
+    monkeypatch.setattr("fpvec_audit.backends.vllm.VllmHost", Host)
+    with Engines("vllm", device="cuda") as engines, pytest.raises(BackendError, match="runs on cpu, not on cuda"):
+        engines.open(tmp_path)
 
 
 def test_vllm_asked_for_by_name_does_not_fall_back(tmp_path, without_vllm):

@@ -73,6 +73,12 @@ def test_engine_that_cannot_load_says_what_vllm_said(tmp_path, engines):
         engines.open(broken)
 
 
+def test_shape_without_a_kernel_shows_while_the_suspect_loads(tmp_path, engines):
+    directory = make_tiny(tmp_path / "model", "gpt2", heads=4)
+    with pytest.raises(BackendError, match=r"could not load the suspect: RuntimeError: .*head_dim=8"):
+        engines.open(directory)
+
+
 def test_killed_engine_is_an_error_and_its_host_goes_on(tmp_path, engines):
     directory = make_tiny(tmp_path / "model", "gpt2")
     backend = engines.open(directory)

@@ -404,6 +404,16 @@ def test_fallback_of_the_engine_is_a_warning(registry, catalog, checkpoints, key
     assert any("vLLM is not installed" in warning for warning in run(checkpoints, registry, catalog, engines).warnings)
 
 
+def test_suspect_that_only_transformers_can_run_is_a_warning(registry, catalog, checkpoints, keys):
+    class Replaced(Scripted):
+        @property
+        def description(self):
+            return replace(super().description, settings={"instead_of_vllm": "no kernel"})
+
+    result = run(checkpoints, registry, catalog, Replaced(lambda prompt: ""))
+    assert any("vLLM cannot run this suspect: no kernel" in warning for warning in result.warnings)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
