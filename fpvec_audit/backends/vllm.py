@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import fpvec_audit
 from fpvec_audit.backends.channel import Channel
@@ -34,6 +34,7 @@ ROOM = 1 << 30
 """Bytes of key-value cache beyond one whole sequence, at most."""
 SECONDS_TO_END = 10.0
 LOG_LINES = 12
+MOST_LOG_BYTES = 1 << 16
 _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[1]); from fpvec_audit.backends.vllm_host import main; "
     "main(int(sys.argv[2]), int(sys.argv[3]))"
@@ -53,19 +54,18 @@ class VllmHost:
         self._lock = threading.Lock()
         self._ready: dict[str, Any] | None = None
         self._used = False
-        self._directory = tempfile.TemporaryDirectory(prefix="fpvec-vllm-")
-        self._log = Path(self._directory.name) / "host.log"
+        self._log = _open_log()
         ours, theirs = socket.socketpair()
         self._control = Channel(ours)
         source = str(Path(fpvec_audit.__file__).parent.parent)
-        with theirs, self._log.open("wb") as log:
+        with theirs:
             # A session of its own: Ctrl-C is for the caller, who hangs up, which ends the host.
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-P", "-c", _PROGRAM, source, str(theirs.fileno()), str(self.threads)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=self._log,
+                stderr=self._log,
                 start_new_session=True,
             )
 
@@ -85,22 +85,22 @@ class VllmHost:
                 )
             return self._ready
 
-    def start(self, request: dict[str, Any], log: Path) -> tuple[Channel, int]:
+    def start(self, request: dict[str, Any], log: BinaryIO) -> tuple[Channel, int]:
         """Start an engine and return the channel to it and its process id; it loads the suspect meanwhile.
 
         Args:
             request: what :func:`fpvec_audit.backends.vllm_host.main` loads.
-            log: file that gets all output of the engine.
+            log: open file that gets all output of the engine.
 
         Raises:
             BackendError: the host died.
         """
         self.wait_until_ready()
         ours, theirs = socket.socketpair()
-        with self._lock, theirs, log.open("wb") as output:
+        with self._lock, theirs:
             self._used = True
             try:
-                self._control.send(request, [theirs.fileno(), output.fileno()])
+                self._control.send(request, [theirs.fileno(), log.fileno()])
                 started = self._control.receive()
             except OSError:
                 started = None
@@ -116,7 +116,7 @@ class VllmHost:
             self._process.poll()  # the process is an engine now, and ends with its backend
         else:
             self._end()
-        self._directory.cleanup()
+        self._log.close()
 
     def _end(self) -> None:
         if not self._used:
@@ -145,8 +145,7 @@ class VllmBackend:
 
     def __init__(self, model: str | Path, *, host: VllmHost) -> None:
         self._host = host
-        self._directory = tempfile.TemporaryDirectory(prefix="fpvec-engine-")
-        self._log = Path(self._directory.name) / "engine.log"
+        self._log = _open_log()
         self._channel: Channel | None = None
         self._process = 0
         self._lock = threading.Lock()
@@ -213,7 +212,7 @@ class VllmBackend:
             self._channel.close()
             self._channel = None
             _await_end(self._process)
-        self._directory.cleanup()
+        self._log.close()
 
     def _start(self) -> None:
         request = {
@@ -284,7 +283,12 @@ def _await_end(process: int) -> None:
             os.close(descriptor)
 
 
-def _tail(log: Path) -> str:
+def _open_log() -> BinaryIO:
+    """Return a file without a name, which leaves nothing behind however its processes end."""
+    return cast(BinaryIO, tempfile.TemporaryFile())
+
+
+def _tail(log: BinaryIO) -> str:
     """Return the end of a log: the last exception in it, or its last lines."""
     lines = _lines(log)[-LOG_LINES:]
     raised = [place for place, line in enumerate(lines) if _EXCEPTION.match(line)]
@@ -292,13 +296,13 @@ def _tail(log: Path) -> str:
     return "\n".join(lines) if lines else "it left no word; the system may have killed it for its memory"
 
 
-def _last_line(log: Path) -> str:
+def _last_line(log: BinaryIO) -> str:
     return (_lines(log) or ["it left no word"])[-1].strip()
 
 
-def _lines(log: Path) -> list[str]:
-    try:
-        text = log.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
+def _lines(log: BinaryIO) -> list[str]:
+    size = os.fstat(log.fileno()).st_size
+    start = max(0, size - MOST_LOG_BYTES)
+    # The offset is shared with the process that writes: read without moving it.
+    text = os.pread(log.fileno(), size - start, start).decode(errors="replace")
     return [line for line in text.splitlines() if line.strip()]
