@@ -23,7 +23,7 @@ from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.domain.vector import StoredDtype, VectorDescription
 from fpvec_audit.errors import VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
-from fpvec_audit.tensors.arithmetic import added, count_different, difference, refuse_nonfinite, square_sum
+from fpvec_audit.tensors.arithmetic import BlockArithmetic, is_finite, refuse_nonfinite
 from fpvec_audit.tensors.digest import DigestBuilder
 from fpvec_audit.tensors.header import header_bytes
 from fpvec_audit.tensors.naming import NamedParameters, named_parameters
@@ -122,6 +122,7 @@ class _Subtraction:
     digests: tuple[DigestBuilder, DigestBuilder, DigestBuilder] = field(
         default_factory=lambda: (DigestBuilder(), DigestBuilder(), DigestBuilder())
     )
+    arithmetic: BlockArithmetic = field(default_factory=BlockArithmetic)
     squares: list[float] = field(default_factory=list)
     inexact: int = 0
 
@@ -133,13 +134,14 @@ class _Subtraction:
             fingerprinted = self.fingerprinted.read(other, start, count)
             refuse_nonfinite(self.extraction.base.path, one, start, base)
             refuse_nonfinite(self.extraction.fingerprinted.path, other, start, fingerprinted)
-            tau = difference(base, fingerprinted, TORCH_DTYPES[dtype])
-            if not bool(torch.isfinite(tau).all()):
+            tau = self.arithmetic.difference(base, fingerprinted, TORCH_DTYPES[dtype])
+            if not is_finite(tau):
                 raise VectorError(
                     f"{name}: a difference does not fit into {dtype.label}", advice="extract with --dtype float32"
                 )
-            self.inexact += count_different(added(base, tau, fingerprinted.dtype), fingerprinted)
-            self.squares.append(square_sum(tau))
+            rebuilt = self.arithmetic.added(base, tau, fingerprinted.dtype)
+            self.inexact += self.arithmetic.count_different(rebuilt, fingerprinted)
+            self.squares.append(self.arithmetic.product_sum(tau, tau))
             writer.append(tau)
             for content, block in zip(contents, (base, fingerprinted, tau), strict=True):
                 content.update(bytes_of(block))

@@ -11,7 +11,7 @@ from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.domain.vector import Vocabulary, shared_elements
 from fpvec_audit.errors import VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
-from fpvec_audit.tensors.arithmetic import square_sum
+from fpvec_audit.tensors.arithmetic import BlockArithmetic
 from fpvec_audit.tensors.naming import named_parameters
 from fpvec_audit.tensors.reader import TensorReader, block_ranges
 
@@ -29,6 +29,7 @@ def relative_distance(
         CheckpointError: a file cannot be read.
     """
     ours, theirs = named_parameters(base, adapter).parameters, named_parameters(target, adapter).parameters
+    arithmetic = BlockArithmetic()
     moved: list[float] = []
     size: list[float] = []
     matrices = {name: spec for name, spec in ours.items() if len(spec.shape) > 1 and spec.dtype.floating}
@@ -45,9 +46,10 @@ def relative_distance(
                 name, theirs[name].shape, spec.shape, role=adapter.role(name), vocabulary=Vocabulary.SHARED
             )
             for start, count in block_ranges(shared):
-                before = one.read(spec, start, count).double()
-                moved.append(square_sum(other.read(theirs[name], start, count).double() - before))
-                size.append(square_sum(before))
+                before = one.read(spec, start, count)
+                away = arithmetic.moved(before, other.read(theirs[name], start, count))
+                moved.append(arithmetic.product_sum(away, away))
+                size.append(arithmetic.product_sum(before, before))
             step.advance(spec.bytes)
     if not math.fsum(size):
         raise VectorError(f"{base.path} has no weights to compare with", advice="give the base of the downstream model")

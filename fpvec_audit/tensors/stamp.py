@@ -26,7 +26,7 @@ from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.domain.vector import Vocabulary, shared_elements
 from fpvec_audit.errors import VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
-from fpvec_audit.tensors.arithmetic import added, product_sum, refuse_nonfinite, square_sum, update, working_dtype
+from fpvec_audit.tensors.arithmetic import BlockArithmetic, is_finite, refuse_nonfinite, working_dtype
 from fpvec_audit.tensors.digest import DigestBuilder
 from fpvec_audit.tensors.naming import NamedParameters, named_parameters
 from fpvec_audit.tensors.reader import TORCH_DTYPES, TensorReader, block_ranges, bytes_of
@@ -197,6 +197,7 @@ class _Addition:
     """Sums, norms and digests of a stamp under way."""
 
     plan: StampPlan
+    arithmetic: BlockArithmetic = field(default_factory=BlockArithmetic)
     feeds: list[_VectorFeed] = field(default_factory=list)
     before: dict[str, Any] = field(default_factory=dict)
     after: dict[str, Any] = field(default_factory=dict)
@@ -222,8 +223,8 @@ class _Addition:
         if spec.dtype.floating:
             refuse_nonfinite(self.plan.target.path, spec, start, block)
             change = self._change(name, start, block)
-            stamped = added(block, change, block.dtype)
-            if not bool(torch.isfinite(stamped).all()):
+            stamped = self.arithmetic.added(block, change, block.dtype)
+            if not is_finite(stamped):
                 raise VectorError(
                     f"{spec.name}: a stamped number does not fit into {spec.dtype.label}",
                     advice="stamp with a smaller scale, or a copy of the model in float32",
@@ -262,16 +263,13 @@ class _Addition:
                 tau = self.feeds[part.vector].read(part.spec, start, count)
                 parts.append((tau, self.plan.vectors[part.vector].scale))
         dtypes = [TORCH_DTYPES[part.spec.dtype] for part in self.plan.parts[name]]
-        return update(parts, count=len(block), working=working_dtype(block.dtype, *dtypes))
+        return self.arithmetic.update(parts, count=len(block), working=working_dtype(block.dtype, *dtypes))
 
     def _measure(self, block: torch.Tensor, stamped: torch.Tensor, change: torch.Tensor) -> None:
-        applied = stamped.double() - block.double()
-        for values, value in zip(
-            self.squares,
-            (square_sum(applied), square_sum(change), product_sum(applied, change)),
-            strict=True,
-        ):
-            values.append(value)
+        applied = self.arithmetic.moved(block, stamped)
+        pairs = ((applied, applied), (change, change), (applied, change))
+        for values, (one, other) in zip(self.squares, pairs, strict=True):
+            values.append(self.arithmetic.product_sum(one, other))
 
     def _digest(self, contents: Mapping[str, Any]) -> str:
         builder = DigestBuilder()

@@ -180,7 +180,7 @@ def test_interrupted_extraction_leaves_nothing_but_a_cancelled_job(tmp_path, too
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(delta, "difference", interrupt)
+    monkeypatch.setattr(delta.BlockArithmetic, "difference", interrupt)
     refused(tmp_path, tools, registry, KeyboardInterrupt, *pair, match=None)
     assert jobs(registry) == [("extract", JobState.CANCELLED)]
 

@@ -330,7 +330,7 @@ def test_ctrl_c_leaves_no_output_and_a_cancelled_job(tmp_path, tools, registry, 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stamp, "added", interrupt)
+    monkeypatch.setattr(stamp.BlockArithmetic, "added", interrupt)
     with pytest.raises(KeyboardInterrupt):
         stamp_models([downstream], vectors=[vector], out=tmp_path / "deep" / "out", **tools)
     assert not (tmp_path / "deep").exists()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fpvec_audit.domain.checkpoint import Dtype, TensorSpec
 from fpvec_audit.errors import CheckpointError
-from fpvec_audit.tensors.arithmetic import added, count_different, difference, refuse_nonfinite, square_sum, update
+from fpvec_audit.tensors.arithmetic import BlockArithmetic, is_finite, refuse_nonfinite
 
 BITS = {
     torch.bfloat16: torch.int16,
@@ -35,7 +35,9 @@ def same_bits(one, other):
 @given(target=blocks(8), tau=blocks(8, torch.bfloat16) | blocks(8, torch.float32))
 def test_one_vector_of_scale_one_is_the_plain_sum(target, tau):
     working = torch.float64 if target.dtype == torch.float64 else torch.float32
-    stamped = added(target, update([(tau, 1.0)], count=8, working=working), target.dtype)
+    stamped = BlockArithmetic().added(
+        target, BlockArithmetic().update([(tau, 1.0)], count=8, working=working), target.dtype
+    )
     assert same_bits(stamped, (target.to(working) + tau.to(working)).to(target.dtype))
 
 
@@ -46,20 +48,23 @@ def test_one_vector_of_scale_one_is_the_plain_sum(target, tau):
     scales=st.tuples(st.floats(-4, 4, width=32), st.floats(-4, 4, width=32)),
 )
 def test_several_vectors_are_added_in_the_order_given(target, taus, scales):
-    change = update(list(zip(taus, scales, strict=True)), count=8, working=torch.float32)
+    change = BlockArithmetic().update(list(zip(taus, scales, strict=True)), count=8, working=torch.float32)
     expected = target.float() + (taus[0].float() * scales[0] + taus[1].float() * scales[1])
-    assert torch.equal(added(target, change, target.dtype), expected.to(target.dtype)) or expected.isnan().any()
+    assert (
+        torch.equal(BlockArithmetic().added(target, change, target.dtype), expected.to(target.dtype))
+        or expected.isnan().any()
+    )
 
 
 @PROPERTIES
 @given(pair=st.sampled_from(list(BITS)).flatmap(lambda dtype: st.tuples(blocks(8, dtype), blocks(8, dtype))))
 def test_difference_is_the_plain_one_and_leaves_equal_elements_their_every_bit(pair):
     base, target = pair
-    tau = difference(base, base.clone(), base.dtype)
-    assert same_bits(added(target, tau, target.dtype), target)
+    tau = BlockArithmetic().difference(base, base.clone(), base.dtype)
+    assert same_bits(BlockArithmetic().added(target, tau, target.dtype), target)
     working = torch.float64 if base.dtype == torch.float64 else torch.float32
     expected = (target.to(working) - base.to(working)).to(base.dtype)
-    assert torch.equal(difference(base, target, base.dtype), expected)
+    assert torch.equal(BlockArithmetic().difference(base, target, base.dtype), expected)
 
 
 @PROPERTIES
@@ -67,8 +72,8 @@ def test_difference_is_the_plain_one_and_leaves_equal_elements_their_every_bit(p
 def test_negative_zero_times_a_positive_scale_changes_no_bit(target, scale):
     tau = torch.full((8,), -0.0, dtype=torch.bfloat16)
     working = torch.float64 if target.dtype == torch.float64 else torch.float32
-    change = update([(tau, scale)], count=8, working=working)
-    assert same_bits(added(target, change, target.dtype), target)
+    change = BlockArithmetic().update([(tau, scale)], count=8, working=working)
+    assert same_bits(BlockArithmetic().added(target, change, target.dtype), target)
 
 
 @given(pair=st.tuples(blocks(8, torch.bfloat16), blocks(8, torch.bfloat16)))
@@ -77,24 +82,63 @@ def test_bfloat16_within_a_factor_of_two_is_subtracted_exactly(pair):
     base, direction = pair
     near = torch.where(direction > 0, base * 2, base / 2)
     near = torch.where(torch.isfinite(near) & (base.abs() > 1e-30), near, base)
-    tau = difference(base, near, torch.bfloat16)
-    assert count_different(added(base, tau, torch.bfloat16), near) == 0
+    tau = BlockArithmetic().difference(base, near, torch.bfloat16)
+    assert BlockArithmetic().count_different(BlockArithmetic().added(base, tau, torch.bfloat16), near) == 0
 
 
 def test_shorter_block_has_no_say_in_the_rest():
-    change = update([(torch.ones(2), 0.5)], count=4, working=torch.float32)
+    change = BlockArithmetic().update([(torch.ones(2), 0.5)], count=4, working=torch.float32)
     assert change.tolist() == [0.5, 0.5, 0.0, 0.0]
     assert torch.signbit(change).tolist() == [False, False, True, True]
 
 
 def test_different_bits_are_counted_even_where_values_are_equal():
-    assert count_different(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([-0.0, 1.0, 3.0])) == 2
+    assert BlockArithmetic().count_different(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([-0.0, 1.0, 3.0])) == 2
 
 
-def test_squares_are_summed_in_float64():
-    assert (
-        square_sum(torch.full((10,), 60_000.0, dtype=torch.float16)) == 10 * float(torch.tensor(60_000.0).half()) ** 2
-    )
+def test_products_are_summed_in_float64():
+    block = torch.full((10,), 60_000.0, dtype=torch.float16)
+    assert BlockArithmetic().product_sum(block, block) == 10 * float(block[0]) ** 2
+    assert BlockArithmetic().product_sum(block, torch.full((10,), 0.5)) == 5 * float(block[0])
+
+
+def test_memory_is_used_again_and_does_not_mix_blocks_up():
+    arithmetic = BlockArithmetic()
+    base, moved = torch.tensor([1.0, 2.0]).bfloat16(), torch.tensor([1.5, 2.0]).bfloat16()
+    for _ in range(3):
+        tau = arithmetic.difference(base, moved, torch.bfloat16)
+        change = arithmetic.update([(tau, 2.0)], count=2, working=torch.float32)
+        total = arithmetic.added(base, change, torch.bfloat16)
+        away = arithmetic.moved(base, total)
+        assert (tau.tolist(), change.tolist(), total.tolist(), away.tolist()) == (
+            [0.5, -0.0], [1.0, -0.0], [2.0, 2.0], [1.0, 0.0],
+        )  # fmt: skip
+        assert arithmetic.product_sum(away, change) == 1.0
+        assert arithmetic.count_different(total, base) == 1
+
+
+def test_memory_does_not_grow_with_the_number_and_sizes_of_blocks():
+    arithmetic = BlockArithmetic()
+    places = set()
+    for count in (1000, 7, 500, 1000):
+        block = torch.ones(count)
+        places.add(
+            arithmetic.added(
+                block, arithmetic.update([(block, 1.0)], count=count, working=torch.float32), torch.float16
+            ).data_ptr()
+        )
+    assert len(places) == 1
+
+
+@pytest.mark.parametrize("dtype", list(BITS), ids=str)
+def test_not_a_number_anywhere_in_a_block_is_seen(dtype):
+    for value in (float("nan"), float("inf"), -float("inf")):
+        for place in (0, 50, 99):
+            block = torch.zeros(100, dtype=dtype)
+            assert is_finite(block)
+            block[place] = value
+            assert not is_finite(block)
+    assert is_finite(torch.zeros(0, dtype=dtype))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
