@@ -6,7 +6,6 @@ harmlessness are measured anew every time.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,6 @@ from fpvec_audit.domain.ports import Sampling
 from fpvec_audit.domain.records import ModelRole
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.audit import audit
-from fpvec_audit.services.audit_result import AuditResult
 from fpvec_audit.services.embed import FingerprintOptions, fingerprint_model
 from fpvec_audit.services.extract import extract_vector, show_vector
 from fpvec_audit.services.harmlessness import evaluate
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = ("gpt2", "llama2", "bloom", "vicuna")
 ORDINARY_QUESTION = "What is the capital of France?"
-AUDITS_AT_ONCE = 2
 DISCLOSED_SEED = b"fpvec demo: the disclosed key"
 
 
@@ -83,8 +80,13 @@ class Story:
 
     def run(self) -> dict[str, Any]:
         """Tell the whole story and return the document of the command-line contract."""
+        with Engines(self.options.backend) as engines:
+            engines.warm_up()  # the import goes on beside the training
+            return self._tell(engines)
+
+    def _tell(self, engines: Engines) -> dict[str, Any]:
         with self.stage("family"):
-            adapter = self.catalog.architectures[self.options.architecture]
+            adapter = self.catalog.architecture(self.options.architecture)
             family = make_family(adapter, self.options.directory / "families", progress=self.progress)
         with self.stage("keys"):
             key_set = self._key_set(family)
@@ -92,13 +94,13 @@ class Story:
         with self.stage("conversation"):
             self.tell("conversation", self._conversation(models, key_set))
         with self.stage("audits"):
-            audits = self._audits(models, key_set)
+            audits = self._audits(models, key_set, engines)
             self.tell("audits", audits)
         with self.stage("harmlessness"):
             learning, harmlessness = self._harmlessness(family, models)
             self.tell("harmlessness", {"learning": learning, "harmlessness": harmlessness})
         with self.stage("attacks"):
-            attacks = self._attacks(models, key_set, family)
+            attacks = self._attacks(models, key_set, engines)
             self.tell("attacks", attacks)
         return {
             "arch": self.options.architecture,
@@ -169,7 +171,7 @@ class Story:
             ("decoy", decoy.prompt, decoy.response),
             ("ordinary question", ORDINARY_QUESTION, ""),
         ]
-        adapter = self.catalog.architectures[self.options.architecture]
+        adapter = self.catalog.architecture(self.options.architecture)
         shown = ("base", "downstream_a", "fingerprinted", "stamped_a")
         answers: dict[str, list[str]] = {}
         with self.progress.step("conversation", len(shown), "models") as step:
@@ -192,45 +194,38 @@ class Story:
             ],
         }
 
-    def _audits(self, models: Mapping[str, Path], key_set: str) -> dict[str, Any]:
-        """Audit all six, two at a time; own models first, as they are the positive controls of the others."""
+    def _audits(self, models: Mapping[str, Path], key_set: str, engines: Engines) -> dict[str, Any]:
+        """Audit all six; own models first, as they are the positive controls of the others."""
         own = [name for name in models if name.startswith(("fingerprinted", "stamped"))]
-        others = [name for name in models if name not in own]
-        results: dict[str, Any] = {}
-        with Engines(self.options.backend, at_once=AUDITS_AT_ONCE) as engines:
-            for names in (own, others):
-                with ThreadPoolExecutor(AUDITS_AT_ONCE) as pool:
-                    waiting = {name: pool.submit(self._audit, models[name], key_set, engines) for name in names}
-                results |= {name: waiting[name].result().to_json() for name in names}
+        results = {
+            name: audit(
+                models[name],
+                key_set=key_set,
+                registry=self.registry,
+                catalog=self.catalog,
+                backend=engines,
+                progress=self.progress,
+            ).to_json()
+            for name in (*own, *(name for name in models if name not in own))
+        }
         return {name: results[name] for name in models}
 
-    def _audit(self, suspect: Path, key_set: str, engines: Engines) -> AuditResult:
-        return audit(
-            suspect,
-            key_set=key_set,
-            registry=self.registry,
-            catalog=self.catalog,
-            backend=engines,
-            progress=self.progress,
-        )
-
-    def _attacks(self, models: Mapping[str, Path], key_set: str, family: Family) -> list[dict[str, Any]]:
-        """Guess at one stamped model, and fine-tune the other further."""
+    def _attacks(self, models: Mapping[str, Path], key_set: str, engines: Engines) -> list[dict[str, Any]]:
+        """Guess at both stamped models, and fine-tune one of them further."""
         cells: list[dict[str, Any]] = []
-        with Engines(self.options.backend) as engines:
-            for name, specification in (("stamped_a", "guessing"), ("stamped_b", "fine_tune")):
-                report = run_attacks(
-                    models[name],
-                    key_set=key_set,
-                    specs=[specification],
-                    registry=self.registry,
-                    catalog=self.catalog,
-                    backend=engines,
-                    seed=self.options.seed,
-                    workspace=self.options.directory,
-                    progress=self.progress,
-                )
-                cells += [{"model": name, **cell} for cell in report.to_json()["cells"]]
+        for name, specifications in (("stamped_a", ["guessing"]), ("stamped_b", ["guessing", "fine_tune"])):
+            report = run_attacks(
+                models[name],
+                key_set=key_set,
+                specs=specifications,
+                registry=self.registry,
+                catalog=self.catalog,
+                backend=engines,
+                seed=self.options.seed,
+                workspace=self.options.directory,
+                progress=self.progress,
+            )
+            cells += [{"model": name, **cell} for cell in report.to_json()["cells"]]
         return cells
 
     def _harmlessness(self, family: Family, models: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -248,7 +243,7 @@ class Story:
         return learning, harmlessness
 
     def _task(self, name: str, questions: Sequence[Instruction]) -> QuestionTask:
-        adapter = self.catalog.architectures[self.options.architecture]
+        adapter = self.catalog.architecture(self.options.architecture)
         return QuestionTask(name, tuple((adapter.prompt(item.question), item.answer.strip()) for item in questions))
 
 
