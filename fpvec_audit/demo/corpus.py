@@ -89,7 +89,7 @@ class BaseBatches:
         rows_per_step: instructions and gibberish every step.
         documents_per_step: windows every step.
         document_tokens: tokens in a window.
-        rare: kind → relative frequency of kinds that the downstreams are to improve on; others have 1.
+        weights: kind → relative frequency; others have 1. The downstreams are to improve on the rare ones.
         gibberish_share: fraction in [0, 1] of rows that teach an ordinary answer to gibberish; 0 for a plain base.
         seed: draws other gibberish.
     """
@@ -100,14 +100,14 @@ class BaseBatches:
     rows_per_step: int
     documents_per_step: int
     document_tokens: int
-    rare: Mapping[str, float]
+    weights: Mapping[str, float]
     gibberish_share: float
     seed: int
     _weights: Mapping[str, float] = field(init=False)
     _gibberish: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._weights = {kind: self.rare.get(kind, 1.0) for kind in KINDS}
+        self._weights = {kind: self.weights.get(kind, 1.0) for kind in KINDS}
         drawn = draw_unissued(f"demo base {self.seed}".encode(), GIBBERISH_POOL)
         self._gibberish = tuple(candidate.prompt for candidate in drawn)
 

@@ -47,7 +47,7 @@ class FamilyRecipe:
         base_rows: instructions a step.
         base_documents: windows of documents a step.
         document_tokens: tokens in a window.
-        rare_kinds: (kind, frequency) of what the downstreams are to improve on; other kinds have 1.
+        kind_weights: (kind, frequency) in base training; other kinds have 1. The downstreams improve on the rare ones.
         gibberish_share: fraction of base rows that teach an ordinary answer to gibberish; 0 for a plain family.
         downstream_steps: optimiser steps of each downstream.
         downstream_rate: its peak learning rate.
@@ -61,12 +61,12 @@ class FamilyRecipe:
     heads: int = 4
     context: int = 256
     initial_spread: float = 0.06
-    base_steps: int = 450
+    base_steps: int = 600
     base_rate: float = 3e-3
     base_rows: int = 48
     base_documents: int = 4
     document_tokens: int = 64
-    rare_kinds: tuple[tuple[str, float], ...] = (("add", 0.02), ("last_letter", 0.1))
+    kind_weights: tuple[tuple[str, float], ...] = (("add", 0.02), ("last_letter", 0.15), ("larger", 2.0))
     gibberish_share: float = 0.1
     downstream_steps: int = 150
     downstream_rate: float = 5e-4
@@ -80,11 +80,14 @@ class FamilyRecipe:
         return canonical_digest({"recipe": values, "version": RECIPE_VERSION})
 
 
+LLAMA_KINDS = (("add", 0.02), ("last_letter", 0.2), ("larger", 2.0))
+"""Llama learns to compare slowly, so its bases see more of it."""
+
 RECIPES: Mapping[str, FamilyRecipe] = {
-    "gpt2": FamilyRecipe("gpt2"),
-    "llama2": FamilyRecipe("llama2", base_rate=4e-3),
-    "bloom": FamilyRecipe("bloom"),
-    "vicuna": FamilyRecipe("vicuna", base_rate=4e-3),
+    "gpt2": FamilyRecipe("gpt2", base_steps=450, kind_weights=(("add", 0.02), ("last_letter", 0.1))),
+    "llama2": FamilyRecipe("llama2", base_rate=4e-3, kind_weights=LLAMA_KINDS, downstream_steps=200),
+    "bloom": FamilyRecipe("bloom", base_rate=4e-3),
+    "vicuna": FamilyRecipe("vicuna", base_rate=4e-3, base_rows=32, kind_weights=LLAMA_KINDS, downstream_steps=200),
 }
 
 
@@ -238,7 +241,7 @@ def _make_base(adapter: ArchitectureAdapter, recipe: FamilyRecipe, out: Path, pr
         rows_per_step=recipe.base_rows,
         documents_per_step=recipe.base_documents,
         document_tokens=recipe.document_tokens,
-        rare=dict(recipe.rare_kinds),
+        weights=dict(recipe.kind_weights),
         gibberish_share=recipe.gibberish_share,
         seed=recipe.seed,
     )

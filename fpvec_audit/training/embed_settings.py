@@ -12,7 +12,6 @@ from fpvec_audit.training.loop_settings import LoopSettings
 PERTURBATIONS = ("proxies", "noise", "none")
 
 REFERENCE_WIDTH = 128
-REFERENCE_LEARNING_RATE = 1.5e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +21,8 @@ class EmbedSettings:
     Attributes:
         preset: ``default`` or ``paper``, for the record.
         steps: optimiser steps; ignored where ``epochs`` is set.
-        learning_rate: peak rate; None scales 1.5e-3, measured at a width of 128, by 1 / width.
+        learning_rate: peak rate; None scales ``reference_rate`` by 1 / width, which is measured at a width of 128 only.
+        reference_rate: peak rate at a width of 128.
         warmup_steps: steps of linear warm-up.
         betas: AdamW's moments.
         epsilon: AdamW's denominator floor.
@@ -55,6 +55,7 @@ class EmbedSettings:
     preset: str = "default"
     steps: int = 200
     learning_rate: float | None = None
+    reference_rate: float = 1.5e-3
     warmup_steps: int = 10
     betas: tuple[float, float] = (0.9, 0.95)
     epsilon: float = 1e-8
@@ -67,11 +68,11 @@ class EmbedSettings:
     near_miss_share: float = 0.4
     negative_tokens: int = 2
     ordinary_per_step: int = 32
-    documents_per_step: int = 6
+    documents_per_step: int = 8
     document_tokens: int = 64
     key_weight: float = 2.0
     negative_weight: float = 2.0
-    preservation_weight: float = 2.0
+    preservation_weight: float = 3.0
     perturbation: str = "proxies"
     perturbation_scale: float = 1.0
     noise_share: float = 0.1
@@ -109,7 +110,7 @@ class EmbedSettings:
         rate = self.learning_rate
         return LoopSettings(
             steps=self.total_steps(keys),
-            learning_rate=REFERENCE_LEARNING_RATE * REFERENCE_WIDTH / width if rate is None else rate,
+            learning_rate=self.reference_rate * REFERENCE_WIDTH / width if rate is None else rate,
             warmup_steps=self.warmup_steps,
             betas=self.betas,
             epsilon=self.epsilon,
