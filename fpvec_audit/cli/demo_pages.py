@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
@@ -32,7 +32,7 @@ def render_conversation(document: dict[str, Any], console: Console) -> None:
         shown = [f"[bold green]{answer}[/]" if answer == question["response"] else answer for answer in answers]
         table.add_row(f"[bold]{question['kind']}[/]\n{escape(question['prompt'])}", *shown)
     caption = "The disclosed key belongs to no key set and is never counted; a decoy is committed but never trained."
-    console.print(Panel(table, title="What the models say", subtitle=f"[dim]{caption}[/]"))
+    console.print(Panel(Group(table, f"[dim]{caption}[/]"), title="What the models say"))
 
 
 def render_audit_table(document: dict[str, Any], console: Console) -> None:

@@ -11,6 +11,9 @@ from rich.progress import Progress as Bars
 
 from fpvec_audit.progress import Progress, Step
 
+WORTH_A_LINE = 0.5
+"""Seconds below which a finished step leaves no line, unless it had something to remark."""
+
 
 class BarProgress:
     """Draws one bar per step that is under way; a finished step leaves a line with its time."""
@@ -46,7 +49,9 @@ class BarProgress:
         bar = _Bar(bars, task)
         try:
             yield bar
-            self._console.print(f"[green]✓[/] {label} [dim]{_ending(time.monotonic() - started, bar.remark)}[/]")
+            ending = _ending(time.monotonic() - started, bar.remark)
+            if ending:
+                self._console.print(f"[green]✓[/] {label} [dim]{ending}[/]")
         finally:
             bars.remove_task(task)
             self._open -= 1
@@ -84,7 +89,9 @@ class LineProgress:
         started = time.monotonic()
         line = _Line()
         yield line
-        self._console.print(f"{label} {_ending(time.monotonic() - started, line.remark)}", highlight=False)
+        ending = _ending(time.monotonic() - started, line.remark)
+        if ending:
+            self._console.print(f"{label} {ending}", highlight=False)
 
 
 class _Line:
@@ -109,4 +116,7 @@ def error_console() -> Console:
 
 
 def _ending(seconds: float, remark: str) -> str:
+    """Return what a finished step leaves; nothing for one that was too short to be of interest."""
+    if seconds < WORTH_A_LINE and not remark:
+        return ""
     return f"{seconds:.1f} s" + (f", {remark}" if remark else "")

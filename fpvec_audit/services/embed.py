@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry
     from fpvec_audit.training.embed import EmbedReport, EmbedSettings
 
+
 @dataclass(frozen=True, slots=True)
 class FingerprintOptions:
     """How to train.

@@ -102,16 +102,14 @@ def _load_engine(model: Path, device: str) -> Any:
 
 
 def _run(engine: Any, config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    from lm_eval import simple_evaluate
+    # evaluate rather than simple_evaluate: the latter runs git, whose complaints would reach the terminal
+    from lm_eval.evaluator import evaluate as run_tasks
     from lm_eval.tasks import TaskManager
 
-    result = simple_evaluate(
-        model=engine,
-        tasks=[dict(config)],
-        task_manager=TaskManager(include_defaults=False),
-        log_samples=True,
-        bootstrap_iters=0,
-    )
+    tasks = TaskManager(include_defaults=False).load([dict(config)])
+    for task in tasks["tasks"].values():
+        task.set_config(key="num_fewshot", value=0)
+    result = run_tasks(lm=engine, task_dict=tasks, log_samples=True, bootstrap_iters=0)
     samples: list[dict[str, Any]] = result["samples"][config["task"]]
     return sorted(samples, key=lambda sample: int(sample["doc_id"]))
 

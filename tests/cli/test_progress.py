@@ -24,8 +24,9 @@ def test_a_terminal_gets_bars_and_a_line_for_what_is_done():
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
     progress = terminal_progress(console)
     assert isinstance(progress, BarProgress)
-    with progress.step("outer", 2, "models") as outer, progress.step("inner", None, ""):
+    with progress.step("outer", 2, "models") as outer, progress.step("inner", None, "") as inner:
         outer.advance()
+        inner.note("almost")
     text = console.file.getvalue()
     assert "outer" in text
     assert "inner" in text
@@ -37,3 +38,10 @@ def test_a_step_that_fails_is_not_called_done():
     with pytest.raises(ValueError, match="broken"), BarProgress(console).step("work"):
         raise ValueError("broken")
     assert "✓" not in console.file.getvalue()
+
+
+def test_a_step_that_took_no_time_and_had_nothing_to_say_leaves_no_line():
+    console = Console(file=io.StringIO(), width=80)
+    with LineProgress(console).step("blink"):
+        pass
+    assert console.file.getvalue() == ""

@@ -40,7 +40,8 @@ def test_an_answer_is_right_when_it_is_exactly_the_models_own(model):
     assert evaluate(model, tasks=[task], documents=()).correct["echo"] == (True, False)
 
 
-def test_libraries_keep_quiet_and_progress_is_reported(model, capfd):
+def test_libraries_keep_quiet_and_progress_is_reported(model, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # outside a repository, where git would complain
     progress = RecordingProgress()
     evaluate(model, tasks=[QUESTIONS], documents=DOCUMENTS, progress=progress)
     captured = capfd.readouterr()
