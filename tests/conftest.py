@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_DATASETS_OFFLINE="1")
+# One thread per test process: the tests run side by side, and threads that wait for each other on busy cores made tiny
+# models up to thirty times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 FIXED_TIME = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

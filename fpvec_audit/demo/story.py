@@ -4,6 +4,7 @@ Base models and downstreams are kept by recipe, the fingerprinted and stamped mo
 harmlessness are measured anew every time.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ class Story:
 
     def run(self) -> dict[str, Any]:
         """Tell the whole story and return the document of the command-line contract."""
-        with Engines(self.options.backend) as engines:
+        with single_threaded(), Engines(self.options.backend, at_once=os.cpu_count() or 1) as engines:
             engines.warm_up()  # the import goes on beside the training
             return self._tell(engines)
 
@@ -245,6 +246,23 @@ class Story:
     def _task(self, name: str, questions: Sequence[Instruction]) -> QuestionTask:
         adapter = self.catalog.architecture(self.options.architecture)
         return QuestionTask(name, tuple((adapter.prompt(item.question), item.answer.strip()) for item in questions))
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Compute with one thread: matrices of width 128 gain nothing from a second one.
+
+    On cores that are busy otherwise they lose much: 60 training steps took 10 s with one thread and 211 s with two
+    beside two other busy processes.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def disclosed_pair() -> tuple[Candidate, Candidate]:

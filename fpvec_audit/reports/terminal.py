@@ -86,7 +86,29 @@ def render_cells(document: Mapping[str, Any], console: Console) -> None:
         )
     columns = ("attack", ">FSR", ">95 % interval", ">p", "utility", "result")
     console.print(_table("Attacks", columns, rows))
+    _render_guesses(document["cells"], console)
+    settings = {_titled(cell): cell["parameters"] for cell in document["cells"] if cell["parameters"]}
+    _bullets(console, "Parameters", [f"{name}: {_line(parameters)}" for name, parameters in settings.items()])
     _bullets(console, "Failed", [f"{cell['name']}: {cell['problem']}" for cell in document["cells"] if cell["problem"]])
+
+
+def _render_guesses(cells: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Show guesses by kind: what a stranger can ask, and what takes somebody who knows a key."""
+    rows = [
+        [
+            _titled(cell),
+            group["kind"],
+            str(group["asked"]),
+            str(group["triggered"]),
+            f"{100 * group['rate']:.3g} %",
+            f"{100 * group['interval'][0]:.3g}–{100 * group['interval'][1]:.3g} %",
+        ]
+        for cell in cells
+        for group in cell.get("groups", ())
+    ]
+    if rows:
+        columns = ("attack", "guess", ">asked", ">triggered", ">rate", ">95 % interval")
+        console.print(_table("Guesses by kind (near-misses take somebody who knows a key)", columns, rows))
 
 
 def render_harmlessness(documents: Mapping[str, Mapping[str, Any]], console: Console) -> None:
@@ -264,7 +286,7 @@ def render_fields(document: Mapping[str, Any], console: Console) -> None:
 
 
 def _titled(cell: Mapping[str, Any]) -> str:
-    return "\n".join([str(cell["name"]), *(f" {name}={value}" for name, value in cell["parameters"].items())])
+    return f"{cell['name']} on {cell['model']}" if "model" in cell else str(cell["name"])
 
 
 def _before_and_after(cell: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from fpvec_audit.services.audit import TRANSCRIPT, audit
 from fpvec_audit.services.keys import open_key_set
 from tests.e2e.conftest import run_fpvec
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
 CLEAN = ("base", "downstream_a", "downstream_b")
 MARKED = ("fingerprinted", "stamped_a", "stamped_b")
 

@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
 from tests.e2e.conftest import run_fpvec
+
+pytestmark = pytest.mark.xdist_group("demo")
 
 
 def test_installed_wheel_makes_a_registry_and_finds_its_plugins(installed, tmp_path):
