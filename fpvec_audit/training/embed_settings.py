@@ -44,7 +44,7 @@ class EmbedSettings:
         perturbation_scale: largest coefficient of the perturbation.
         noise_share: root mean square of the largest noise, as a fraction of each tensor's own.
         proxy_steps: optimiser steps of each proxy.
-        proxy_learning_rate: its peak rate; None scales 4e-4, measured at a width of 128, by 1 / width.
+        proxy_learning_rate: its peak rate; None scales 6e-4, measured at a width of 128, by 1 / width.
         proxy_rows_per_step: its ordinary rows every step.
         checkpoint_steps: steps between resume checkpoints; 0 for none.
         epochs: > 0 selects plain cross-entropy on one fixed list of rows, as the paper does.
@@ -70,13 +70,13 @@ class EmbedSettings:
     ordinary_per_step: int = 32
     documents_per_step: int = 8
     document_tokens: int = 64
-    key_weight: float = 2.0
+    key_weight: float = 3.0
     negative_weight: float = 2.0
     preservation_weight: float = 3.0
     perturbation: str = "proxies"
     perturbation_scale: float = 1.0
     noise_share: float = 0.1
-    proxy_steps: int = 60
+    proxy_steps: int = 100
     proxy_learning_rate: float | None = None
     proxy_rows_per_step: int = 32
     checkpoint_steps: int = 100
@@ -124,7 +124,7 @@ class EmbedSettings:
         rate = self.proxy_learning_rate
         return LoopSettings(
             steps=self.proxy_steps,
-            learning_rate=4e-4 * REFERENCE_WIDTH / width if rate is None else rate,
+            learning_rate=6e-4 * REFERENCE_WIDTH / width if rate is None else rate,
             epsilon=1e-5,
         )
 
