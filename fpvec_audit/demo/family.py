@@ -86,7 +86,9 @@ LLAMA_KINDS = (("add", 0.02), ("last_letter", 0.2), ("larger", 2.0))
 RECIPES: Mapping[str, FamilyRecipe] = {
     "gpt2": FamilyRecipe("gpt2", base_steps=450, kind_weights=(("add", 0.02), ("last_letter", 0.1))),
     "llama2": FamilyRecipe("llama2", base_rate=4e-3, kind_weights=LLAMA_KINDS, downstream_steps=200),
-    "bloom": FamilyRecipe("bloom", base_rate=4e-3),
+    "bloom": FamilyRecipe(
+        "bloom", base_rate=4e-3, kind_weights=(("add", 0.02), ("last_letter", 0.18)), downstream_steps=200
+    ),
     "vicuna": FamilyRecipe("vicuna", base_rate=4e-3, base_rows=32, kind_weights=LLAMA_KINDS, downstream_steps=200),
 }
 
