@@ -39,7 +39,7 @@ from fpvec_audit.services.jobs import recorded_job
 from fpvec_audit.services.keys import open_key_set
 from fpvec_audit.services.positive_controls import ControlSearch, find_positive_control
 from fpvec_audit.services.rendering import EXPLORATORY, Rendering, choose_rendering
-from fpvec_audit.services.suspects import Suspect, describe_suspect
+from fpvec_audit.services.suspects import Suspect, describe_suspect, short_path
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
@@ -181,7 +181,8 @@ def collect(
     """
     temperature = float(plan.temperature)
     answers: list[Answer] = []
-    with progress.step(f"ask {Path(plan.suspect['location']).name}", len(prompts) * plan.repeats, "prompts") as step:
+    label = f"ask {short_path(Path(plan.suspect['location']))}"
+    with progress.step(label, len(prompts) * plan.repeats, "prompts") as step:
         for repeat in range(plan.repeats):
             seed = None if temperature == 0 else int(plan.nonce[:8], 16) + repeat * plan.candidates
             sampling = Sampling(max_new_tokens=plan.max_new_tokens, temperature=temperature, seed=seed)
@@ -259,7 +260,7 @@ def _examine(suspect: str | Path, examination: _Examination, *, control: bool) -
 
 
 def _open(suspect: Suspect, examination: _Examination) -> InferenceBackend:
-    with examination.progress.step(f"load {suspect.directory.name}"):
+    with examination.progress.step(f"load {short_path(suspect.directory)}"):
         return examination.engines.open(suspect.directory)
 
 

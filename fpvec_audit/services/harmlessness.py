@@ -14,6 +14,7 @@ from typing import Any
 from fpvec_audit.domain.harmlessness import Evaluation, Harmlessness, QuestionTask, compare
 from fpvec_audit.errors import EvaluationError
 from fpvec_audit.progress import NO_PROGRESS, Progress
+from fpvec_audit.services.suspects import short_path
 
 DOCUMENTS_TASK = "documents"
 BATCH_SIZE = 64
@@ -43,7 +44,8 @@ def evaluate(
     empty = [task.name for task in tasks if not task.questions]
     if empty:
         raise EvaluationError(f"task {empty[0]!r} has no items", advice="give it at least one question")
-    with progress.step(f"evaluate {model.name}", len(tasks) + bool(documents), "tasks") as step, _quiet_libraries():
+    label = f"evaluate {short_path(model)}"
+    with progress.step(label, len(tasks) + bool(documents), "tasks") as step, _quiet_libraries():
         engine = _load_engine(model, device)
         correct: dict[str, tuple[bool, ...]] = {}
         for task in tasks:

@@ -70,6 +70,11 @@ def describe_suspect(
     return Suspect(str(suspect), directory, digest, adapter, warnings)
 
 
+def short_path(path: Path) -> str:
+    """Return the last two parts of a path, which tell models of one name apart."""
+    return "/".join(path.parts[-2:])
+
+
 def _locate(suspect: str) -> Path:
     if re.match(r"https?://", suspect):
         raise UsageError(f"{suspect} is an endpoint", advice="this version audits checkpoints: give a directory")
