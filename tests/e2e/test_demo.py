@@ -90,7 +90,7 @@ def test_both_engines_match_the_same_keys(demo, registry):
             backend="transformers",
         )
         with registry.unit_of_work() as uow:
-            kept = json.loads(uow.vault.unseal(TRANSCRIPT, told["audit_id"]))
+            kept = json.loads(uow.vault.unseal(TRANSCRIPT, told["audit_id"], purpose="comparison of engines"))
         answers = [Answer(**answer) for answer in kept["answers"]]
         before = score(again.plan, answers, responses=responses, issued=frozenset(key_set.issued_indices))
         assert again.verdict.value == told["verdict"], name
