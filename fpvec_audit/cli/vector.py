@@ -1,4 +1,4 @@
-"""``fpvec vector``: extract, list and show fingerprint vectors."""
+"""``fpvec vector``: extract, compress, list and show fingerprint vectors."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,9 @@ import typer
 
 from fpvec_audit.cli.wiring import ArchitectureOption, HomeOption, JsonOption, RegistryOption, open_bench
 
-app = typer.Typer(help="Extract and look at fingerprint vectors.\n\nExample: fpvec vector list", no_args_is_help=True)
+app = typer.Typer(
+    help="Extract, compress and look at fingerprint vectors.\n\nExample: fpvec vector list", no_args_is_help=True
+)
 
 
 @app.command()
@@ -42,6 +44,39 @@ def extract(
         progress=bench.progress,
     )
     bench.emit(result.to_json(), render_fields)
+    bench.say(f"next: fpvec stamp DOWNSTREAM --vector {out} --out STAMPED")
+
+
+@app.command()
+def compress(
+    vector: Annotated[str, typer.Argument(help="Id (may be shortened) or directory of a vector.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory of the compressed vector; must not exist.")],
+    keep: Annotated[float | None, typer.Option(help="Share of the elements to keep, the largest, such as 0.5.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank to cut matrices to, such as 32.")] = None,
+    dtype: Annotated[str | None, typer.Option(metavar="fp8", help="Eight bits an element.")] = None,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Store a vector in fewer bytes, by one of --keep, --rank and --dtype, and measure what that loses.
+
+    Example: fpvec vector compress vec-3f2a --dtype fp8 --out ./vector-small
+    """
+    from fpvec_audit.reports.terminal import render_compression
+    from fpvec_audit.services.compress import compress_vector
+
+    bench = open_bench(home, registry, json)
+    result = compress_vector(
+        vector,
+        out=out,
+        registry=bench.registry,
+        catalog=bench.catalog,
+        keep=keep,
+        rank=rank,
+        dtype=dtype,
+        progress=bench.progress,
+    )
+    bench.emit(result.to_json(), render_compression)
     bench.say(f"next: fpvec stamp DOWNSTREAM --vector {out} --out STAMPED")
 
 

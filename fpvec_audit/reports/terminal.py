@@ -223,6 +223,25 @@ def render_vectors(document: Sequence[Mapping[str, Any]], console: Console) -> N
     _list(console, "Vectors", columns, rows, empty="no vector yet: fpvec vector extract BASE FINGERPRINTED --out DIR")
 
 
+def render_compression(document: Mapping[str, Any], console: Console) -> None:
+    """Show a compressed vector, and what was lost by what tensors do."""
+    render_fields({name: value for name, value in document.items() if name not in ("roles", "warnings")}, console)
+    rows = [
+        [
+            loss["role"].replace("_", " "),
+            loss["tensors"],
+            f"{loss['elements']:,}",
+            "–" if loss["share_of_bytes"] is None else f"{100 * loss['share_of_bytes']:.3g} %",
+            f"{loss['relative_error']:.3g}",
+            "–" if loss["cosine"] is None else f"{loss['cosine']:.5f}",
+        ]
+        for loss in document["roles"]
+    ]
+    columns = ("role", ">tensors", ">elements", ">share of bytes", ">relative error", ">cosine")
+    console.print(_table("What was lost", columns, rows))
+    _bullets(console, "Notes", document["warnings"])
+
+
 def render_stamps(document: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Show stamped models."""
     rows = [

@@ -20,6 +20,8 @@ DESCRIPTION = "fpvec_vector.json"
 LARGEST_SHARD = 4_000_000_000
 """Bytes per file; a larger vector is split."""
 METADATA = {"format": "pt"}
+PART = ":"
+"""Stands between the canonical name of a tensor of a compressed vector and the part that is stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,8 @@ class StoredVector:
     """A fingerprint vector on disk.
 
     Attributes:
-        files: its directory and tensors, under canonical names.
+        files: its directory and tensors, under canonical names; those of a compressed vector are parts of tensors, see
+            ``compressed``.
         description: what it is.
     """
 
@@ -104,12 +107,16 @@ def read_vector(path: Path) -> StoredVector:
         raise VectorError(f"{path} {problem} (no {DESCRIPTION})", advice="make one with `fpvec vector extract`")
     description = VectorDescription.from_json(read_json(path, DESCRIPTION), where=str(path / DESCRIPTION))
     tensors, files, sharded = read_tensors(path, STEM)
-    for name, spec in tensors.items():
-        if not spec.dtype.floating or spec.dtype.size == 1:
-            raise VectorError(f"{path}: {name} is stored as {spec.dtype.label}", advice="extract the vector again")
-    if len(tensors) != description.tensors:
+    names = set(tensors)
+    if description.compression is not None:
+        names = {name.rpartition(PART)[0] for name in tensors}
+    else:
+        for name, spec in tensors.items():
+            if not spec.dtype.floating or spec.dtype.size == 1:
+                raise VectorError(f"{path}: {name} is stored as {spec.dtype.label}", advice="extract the vector again")
+    if len(names) != description.tensors:
         raise VectorError(
-            f"{path} holds {len(tensors)} tensors, {DESCRIPTION} says {description.tensors}",
+            f"{path} holds {len(names)} tensors, {DESCRIPTION} says {description.tensors}",
             advice="extract the vector again",
         )
     checkpoint = Checkpoint(path, tensors, files, sharded, ModelDescription({}, {}, path.name))

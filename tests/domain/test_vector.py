@@ -1,7 +1,17 @@
+from dataclasses import replace
+
 import pytest
 
 from fpvec_audit.domain.ports import TensorRole
-from fpvec_audit.domain.vector import StoredDtype, VectorDescription, Vocabulary, checked_scale, shared_elements
+from fpvec_audit.domain.vector import (
+    Compression,
+    CompressionKind,
+    StoredDtype,
+    VectorDescription,
+    Vocabulary,
+    checked_scale,
+    shared_elements,
+)
 from fpvec_audit.errors import UsageError, VectorError
 
 DESCRIPTION = VectorDescription(
@@ -19,10 +29,32 @@ DESCRIPTION = VectorDescription(
     tool_version="0.1",
 )
 
+COMPRESSED = replace(
+    DESCRIPTION, compression=Compression(CompressionKind.KEEP, {"keep": 0.1}, "vec-" + "a" * 16, 0.5, 0.9)
+)
+
 
 def test_description_survives_its_json():
     assert VectorDescription.from_json(DESCRIPTION.to_json(), where="x") == DESCRIPTION
+    assert VectorDescription.from_json(COMPRESSED.to_json(), where="x") == COMPRESSED
     assert DESCRIPTION.id == "vec-" + "d" * 16
+
+
+def test_description_without_compression_says_nothing_of_it_as_it_always_did():
+    assert "compression" not in DESCRIPTION.to_json()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("kind", "zip"), ("parameters", None), ("source", 1), ("relative_error", float("nan")), ("cosine", None)],
+)
+def test_wrong_entry_of_the_compression_is_named_with_its_file(name, value):
+    document = COMPRESSED.to_json()
+    document["compression"][name] = value
+    with pytest.raises(VectorError, match=f"x.json: {name} of compression is"):
+        VectorDescription.from_json(document, where="x.json")
+    with pytest.raises(VectorError, match="compression"):
+        VectorDescription.from_json(document | {"compression": 3}, where="x.json")
 
 
 @pytest.mark.parametrize(
