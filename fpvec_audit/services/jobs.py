@@ -1,6 +1,6 @@
-"""Long work leaves a trace: running, then succeeded, failed or cancelled, whatever happens in between."""
+"""Long work leaves a trace: running, then succeeded, failed or cancelled; interrupted, if its process vanished."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ def recorded_job(registry: "Registry", kind: str, detail: Mapping[str, Any]) -> 
         detail: what it works on; no secrets, no floats.
     """
     with registry.unit_of_work() as uow:
+        uow.jobs.mark_interrupted()
         job = uow.jobs.start(kind, detail)
     try:
         yield job
@@ -33,3 +34,24 @@ def recorded_job(registry: "Registry", kind: str, detail: Mapping[str, Any]) -> 
         raise
     with registry.unit_of_work() as uow:
         uow.jobs.finish(job.id, JobState.SUCCEEDED, detail)
+
+
+def list_jobs(*, registry: "Registry") -> Sequence[JobRecord]:
+    """Return all jobs, oldest first; those whose process vanished are marked as interrupted on the way."""
+    with registry.unit_of_work() as uow:
+        uow.jobs.mark_interrupted()
+        return uow.jobs.list()
+
+
+def job_json(job: JobRecord) -> dict[str, Any]:
+    """Return the JSON object of a job that scripts read."""
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "state": job.state.value,
+        "detail": dict(job.detail),
+        "host": job.host,
+        "process": job.process,
+        "started_at": job.started_at.isoformat(),
+        "ended_at": None if job.ended_at is None else job.ended_at.isoformat(),
+    }

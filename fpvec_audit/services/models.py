@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fpvec_audit.domain.manifest import Manifest
 from fpvec_audit.domain.records import ModelRecord, ModelRole, StampRecord
 from fpvec_audit.errors import ArchitectureError, UnknownNameError
 from fpvec_audit.progress import NO_PROGRESS, Progress
@@ -53,12 +54,17 @@ class IdentifiedModel:
     Attributes:
         checkpoint: what lies there.
         adapter: its architecture, None when unknown.
-        digest: canonical digest.
+        manifest: its parameters, by digest.
     """
 
     checkpoint: "Checkpoint"
     adapter: "ArchitectureAdapter | None"
-    digest: str
+    manifest: Manifest
+
+    @property
+    def digest(self) -> str:
+        """Canonical digest."""
+        return self.manifest.digest
 
 
 def register_model(
@@ -126,7 +132,7 @@ def identify_model(
         CheckpointError: it cannot be read.
         UnknownNameError: the named adapter does not exist.
     """
-    from fpvec_audit.tensors.digest import canonical_digest
+    from fpvec_audit.tensors.digest import read_manifest
     from fpvec_audit.tensors.index import read_checkpoint
 
     checkpoint = read_checkpoint(path)
@@ -134,7 +140,7 @@ def identify_model(
         adapter = catalog.architecture_for(checkpoint.description, override=architecture)
     except ArchitectureError:
         adapter = None  # digested under stored names, as the definition of the digest has it
-    return IdentifiedModel(checkpoint, adapter, canonical_digest(checkpoint, adapter, progress=progress))
+    return IdentifiedModel(checkpoint, adapter, read_manifest(checkpoint, adapter, progress=progress))
 
 
 def add_model(
@@ -169,7 +175,8 @@ def add_model(
             parent=None if parent == model.digest else parent,
             parameters=model.checkpoint.parameters,
             created_at=registry.clock(),
-        )
+        ),
+        manifest=model.manifest,
     )
 
 

@@ -2,12 +2,14 @@
 
 Everything is checked on headers before the first byte is written. What needs the model's identity – another base, a
 fingerprint that it carries already – is known when its bytes have passed, and stops the stamp before the result is
-renamed into place. The stamped directory says nowhere that it is stamped: the registry alone remembers.
+renamed into place. All copies of one command are made in one reading of the vectors, and either all of them appear or
+none. The stamped directory says nowhere that it is stamped: the registry alone remembers.
 """
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +21,20 @@ from fpvec_audit.services.extract import adopt_vector
 from fpvec_audit.services.jobs import recorded_job
 from fpvec_audit.services.lineage import refuse_carrier, stems_from
 from fpvec_audit.services.models import IdentifiedModel, add_model, identify_model
-from fpvec_audit.services.stamp_orders import StampOrder, copies, open_vector, plan_order, vocabulary_policy
+from fpvec_audit.services.stamp_orders import (
+    StampOrder,
+    copies,
+    open_vector,
+    plan_order,
+    skipped_roles,
+    vocabulary_policy,
+)
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
     from fpvec_audit.domain.ports import ArchitectureAdapter
     from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
-    from fpvec_audit.tensors.stamp import StampOutcome
+    from fpvec_audit.tensors.stamp import StampCopy, StampOutcome
 
 LEAST_APPLIED = 0.5
 LEAST_COSINE = 0.9
@@ -47,6 +56,9 @@ class StampedModel:
         bytes_written: bytes of all files; 0 when it was there already.
         applied_ratio: share of the vectors that survived rounding.
         cosine: between what was applied and what was wanted.
+        roles: tensor role → ``applied_ratio``, ``cosine`` and ``tensors`` of its tensors; empty when it was there.
+        file_digests: file → SHA-256, where they were asked for.
+        resumed: tensors that an interrupted run had written already.
         digest: canonical digest of the stamped model.
         downstream_digest: canonical digest of the model that was stamped.
         stamp_id: identifier in the registry.
@@ -63,6 +75,9 @@ class StampedModel:
     bytes_written: int
     applied_ratio: float
     cosine: float
+    roles: Mapping[str, Mapping[str, float]]
+    file_digests: Mapping[str, str]
+    resumed: int
     digest: str
     downstream_digest: str
     stamp_id: str
@@ -84,6 +99,9 @@ class StampedModel:
             "bytes_written": self.bytes_written,
             "applied_ratio": self.applied_ratio,
             "cosine": self.cosine,
+            "roles": {role: dict(rounding) for role, rounding in self.roles.items()},
+            "file_digests": dict(self.file_digests),
+            "resumed": self.resumed,
             "digest": self.digest,
             "downstream_digest": self.downstream_digest,
             "stamp_id": self.stamp_id,
@@ -104,7 +122,10 @@ def stamp_models(
     licensees: Sequence[str] = (),
     base: Path | None = None,
     vocabulary: str = "refuse",
+    skip: Sequence[str] = (),
     again: bool = False,
+    resume: bool = False,
+    file_digests: bool = False,
     architecture: str | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> list[StampedModel]:
@@ -119,7 +140,10 @@ def stamp_models(
         licensees: for whom; a copy each.
         base: base of downstream models whose origin is not registered; checked, then remembered.
         vocabulary: ``refuse`` or ``shared``: what to do with rows that vector and model do not share.
+        skip: roles whose tensors are left as they are ("embedding").
         again: stamp a model that carries the fingerprint already.
+        resume: go on with what an interrupted run left, as far as it still is what that run wrote.
+        file_digests: read the result again and give the SHA-256 of every file.
         architecture: adapter to use instead of the detected one.
         progress: where to report.
 
@@ -127,17 +151,17 @@ def stamp_models(
         one result per copy, downstream models in the order given, licensees within.
 
     Raises:
-        UsageError: an unknown vector, policy or adapter, a bad scale, or two copies with one name.
+        UsageError: an unknown vector, policy, role or adapter, a bad scale, or two copies with one name.
         CheckpointError: a model cannot be read, is quantised, or holds NaN or Inf.
         VectorError: a vector does not fit a model, or the model carries it already.
         OutputError: something else is at the output, or the disk is full.
     """
-    policy = vocabulary_policy(vocabulary)
+    policy, roles = vocabulary_policy(vocabulary), skipped_roles(skip)
     scaled = [open_vector(text, registry=registry) for text in vectors]
     if not scaled:
         raise UsageError("no vector to stamp with", advice="give one with --vector")
     planned = [
-        plan_order(path, scaled, catalog=catalog, architecture=architecture, vocabulary=policy, again=again)
+        plan_order(path, scaled, catalog=catalog, architecture=architecture, vocabulary=policy, skip=roles, again=again)
         for path in downstreams
     ]
     orders = copies(planned, out=out, licensees=licensees)
@@ -146,9 +170,12 @@ def stamp_models(
         for order in orders
         if order.out.exists() or order.out.is_symlink()
     }
+    missing = [order for order in orders if order.out not in there]
     if base is not None:
-        orders = _compared(orders, base, catalog=catalog, progress=progress)
-    return [there.get(order.out) or _carry_out(order, registry=registry, progress=progress) for order in orders]
+        missing = _compared(missing, base, catalog=catalog, progress=progress)
+    made = _carry_out(missing, registry=registry, resume=resume, file_digests=file_digests, progress=progress)
+    found = {**there, **{item.out: item for item in made}}
+    return [found[order.out] for order in orders]
 
 
 def _recognised(order: StampOrder, *, registry: "Registry", progress: Progress) -> StampedModel:
@@ -178,6 +205,9 @@ def _recognised(order: StampOrder, *, registry: "Registry", progress: Progress) 
         bytes_written=0,
         applied_ratio=record.applied_ratio,
         cosine=record.cosine,
+        roles={},
+        file_digests=dict(record.policies.get("file_digests", {})),
+        resumed=0,
         digest=record.stamped,
         downstream_digest=downstream,
         stamp_id=record.id,
@@ -203,6 +233,8 @@ def _compared(orders: Sequence[StampOrder], base: Path, *, catalog: "Catalog", p
     """Check that a base is the vectors' own and that every downstream model is close to it."""
     from fpvec_audit.tensors.distance import CLOSE, relative_distance
 
+    if not orders:
+        return []
     model = identify_model(base, catalog=catalog, architecture=orders[0].adapter.name, progress=progress)
     for scaled in orders[0].plan.vectors:
         if scaled.vector.description.base_digest != model.digest:
@@ -222,38 +254,90 @@ def _compared(orders: Sequence[StampOrder], base: Path, *, catalog: "Catalog", p
     return [replace(order, base=model) for order in orders]
 
 
-def _carry_out(order: StampOrder, *, registry: "Registry", progress: Progress) -> StampedModel:
-    from fpvec_audit.tensors.stamp import write_stamp
-    from fpvec_audit.tensors.writer import staged_directory
+def _carry_out(
+    orders: Sequence[StampOrder], *, registry: "Registry", resume: bool, file_digests: bool, progress: Progress
+) -> list[StampedModel]:
+    """Make the copies that are not there yet, all in one reading of the vectors."""
+    from fpvec_audit.tensors.stamp import write_stamps
 
+    if not orders:
+        return []
     started = time.perf_counter()
     detail = {
-        "downstream": str(order.plan.target.path),
-        "vectors": [f"{vector}:{scale!r}" for vector, scale in order.vectors],
-        "licensee": order.licensee,
-        "out": str(order.out),
+        "copies": [
+            {"downstream": str(order.plan.target.path), "licensee": order.licensee, "out": str(order.out)}
+            for order in orders
+        ],
+        "vectors": [f"{vector}:{scale!r}" for vector, scale in orders[0].vectors],
     }
-    with recorded_job(registry, "stamp", detail), staged_directory(order.out, order.plan.bytes) as staging:
-        outcome = write_stamp(order.plan, staging, progress=progress)
+    needed = sum(order.plan.bytes for order in orders)
+    with recorded_job(registry, "stamp", detail), ExitStack() as stack:
+        places = [_staged(order, needed, stack, resume=resume, progress=progress) for order in orders]
+        outcomes = write_stamps(places, progress=progress)
+        digests = [_file_digests(place, progress=progress) if file_digests else {} for place in places]
         with registry.unit_of_work() as uow:
-            known = _record_origin(uow, order, outcome, registry=registry)
-            record = _record(uow, order, outcome, registry=registry)
-    return StampedModel(
-        out=order.out,
-        vectors=order.vectors,
-        licensee=order.licensee or None,
-        tensors=outcome.tensors,
-        bytes_written=outcome.bytes_written,
-        applied_ratio=outcome.applied_ratio,
-        cosine=outcome.cosine,
-        digest=outcome.stamped_digest,
-        downstream_digest=outcome.target_digest,
-        stamp_id=record.id,
-        already=False,
-        warnings=_warnings(order, outcome, known=known),
-        seconds=time.perf_counter() - started,
-        peak_memory_bytes=_peak_memory(),
-    )
+            known = [
+                _record_origin(uow, order, outcome, registry=registry)
+                for order, outcome in zip(orders, outcomes, strict=True)
+            ]
+            records = [
+                _record(uow, order, outcome, files, registry=registry)
+                for order, outcome, files in zip(orders, outcomes, digests, strict=True)
+            ]
+    seconds = time.perf_counter() - started
+    return [
+        StampedModel(
+            out=order.out,
+            vectors=order.vectors,
+            licensee=order.licensee or None,
+            tensors=outcome.tensors,
+            bytes_written=outcome.bytes_written,
+            applied_ratio=outcome.applied_ratio,
+            cosine=outcome.cosine,
+            roles={
+                role.value: {
+                    "applied_ratio": rounding.applied_ratio,
+                    "cosine": rounding.cosine,
+                    "tensors": rounding.tensors,
+                }
+                for role, rounding in outcome.roles.items()
+            },
+            file_digests=files,
+            resumed=outcome.resumed,
+            digest=record.stamped,
+            downstream_digest=record.downstream,
+            stamp_id=record.id,
+            already=False,
+            warnings=_warnings(order, outcome, known=stems),
+            seconds=seconds,
+            peak_memory_bytes=_peak_memory(),
+        )
+        for order, outcome, files, record, stems in zip(orders, outcomes, digests, records, known, strict=True)
+    ]
+
+
+def _staged(order: StampOrder, needed: int, stack: ExitStack, *, resume: bool, progress: Progress) -> "StampCopy":
+    """Open the staging directory of a copy: a new one, or one that an interrupted run left."""
+    from fpvec_audit.tensors.staging import leftovers, staged_directory
+    from fpvec_audit.tensors.stamp import StampCopy
+    from fpvec_audit.tensors.stamp_journal import StampJournal, order_digest, reread
+
+    inputs = {f"vector {place}": item.vector.files for place, item in enumerate(order.plan.vectors)}
+    asked = order_digest(order.asked(""), {"target": order.plan.target, **inputs})
+    for leftover in leftovers(order.out) if resume else ():
+        written = reread(leftover, asked, order.plan.target, progress=progress)
+        if written is not None:
+            staging = stack.enter_context(staged_directory(order.out, needed, resumed=leftover, progress=progress))
+            return StampCopy(order.plan, staging, StampJournal(staging, asked, written, resumed=True))
+    staging = stack.enter_context(staged_directory(order.out, needed, progress=progress))
+    return StampCopy(order.plan, staging, StampJournal(staging, asked))
+
+
+def _file_digests(place: "StampCopy", *, progress: Progress) -> dict[str, str]:
+    from fpvec_audit.tensors.digest import file_digests
+
+    names = sorted({*place.plan.target.files, *place.plan.others.carried})
+    return file_digests(place.directory, names, progress=progress)
 
 
 def _record_origin(uow: "UnitOfWork", order: StampOrder, outcome: "StampOutcome", *, registry: "Registry") -> bool:
@@ -266,36 +350,32 @@ def _record_origin(uow: "UnitOfWork", order: StampOrder, outcome: "StampOutcome"
     parent = None
     if order.base is not None:
         parent = add_model(uow, order.base, registry=registry, role=ModelRole.BASE).id
-    downstream = IdentifiedModel(order.plan.target, order.adapter, outcome.target_digest)
+    downstream = IdentifiedModel(order.plan.target, order.adapter, outcome.target)
     add_model(uow, downstream, registry=registry, role=ModelRole.DOWNSTREAM, parent=parent)
     if not order.again:
         for vector in records:
-            refuse_carrier(uow, outcome.target_digest, vector)
-    known = [stems_from(uow, outcome.target_digest, vector) for vector in records]
+            refuse_carrier(uow, downstream.digest, vector)
+    known = [stems_from(uow, downstream.digest, vector) for vector in records]
     return all(known)
 
 
-def _record(uow: "UnitOfWork", order: StampOrder, outcome: "StampOutcome", *, registry: "Registry") -> StampRecord:
-    stamped = IdentifiedModel(order.plan.target, order.adapter, outcome.stamped_digest)
-    add_model(
-        uow,
-        stamped,
-        registry=registry,
-        role=ModelRole.STAMPED,
-        parent=outcome.target_digest,
-        location=order.out,
-    )
+def _record(
+    uow: "UnitOfWork", order: StampOrder, outcome: "StampOutcome", files: Mapping[str, str], *, registry: "Registry"
+) -> StampRecord:
+    stamped = IdentifiedModel(order.plan.target, order.adapter, outcome.stamped)
+    downstream = outcome.target_digest
+    add_model(uow, stamped, registry=registry, role=ModelRole.STAMPED, parent=downstream, location=order.out)
     return uow.stamps.add(
         StampRecord(
-            id=order.stamp_id(outcome.target_digest),
-            downstream=outcome.target_digest,
-            stamped=outcome.stamped_digest,
+            id=order.stamp_id(downstream),
+            downstream=downstream,
+            stamped=stamped.digest,
             vectors=order.vectors,
             licensee=order.licensee,
             location=str(order.out.resolve()),
             applied_ratio=outcome.applied_ratio,
             cosine=outcome.cosine,
-            policies=order.policies,
+            policies={**order.policies, **({"file_digests": dict(files)} if files else {})},
             created_at=registry.clock(),
         )
     )
@@ -306,10 +386,22 @@ def _warnings(order: StampOrder, outcome: "StampOutcome", *, known: bool) -> tup
     path = order.plan.target.path
     if not known:
         found.append(UNKNOWN_ORIGIN.format(name=path.resolve().name, path=path))
-    if outcome.applied_ratio < LEAST_APPLIED or outcome.cosine < LEAST_COSINE:
+    swallowed = {
+        role: rounding
+        for role, rounding in outcome.roles.items()
+        if rounding.applied_ratio < LEAST_APPLIED or rounding.cosine < LEAST_COSINE
+    }
+    total = outcome.rounding
+    if total.applied_ratio < LEAST_APPLIED or total.cosine < LEAST_COSINE:
         found.append(
-            f"rounding took much of the vector: {outcome.applied_ratio:.0%} of its norm was applied, cosine "
-            f"{outcome.cosine:.2f}; stamp a float32 copy of the model, or with a larger scale, and audit the result"
+            f"rounding took much of the vector: {total.applied_ratio:.0%} of its norm was applied, cosine "
+            f"{total.cosine:.2f}; stamp a float32 copy of the model, or with a larger scale, and audit the result"
+        )
+    elif swallowed:
+        worst = ", ".join(f"{role.value} (cosine {rounding.cosine:.2f})" for role, rounding in swallowed.items())
+        found.append(
+            f"rounding took much of the vector in {worst}; if an audit of the result disappoints, stamp a float32 copy "
+            f"of the model, or with a larger scale"
         )
     if order.plan.others.left_out:
         found.append(

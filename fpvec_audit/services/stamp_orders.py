@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.canonical_json import canonical_digest
+from fpvec_audit.domain.ports import TensorRole
 from fpvec_audit.domain.vector import Vocabulary, checked_scale
 from fpvec_audit.errors import UsageError, VectorError
 from fpvec_audit.services.extract import find_vector
@@ -32,6 +33,7 @@ class StampOrder:
         out: directory to make.
         licensee: for whom, empty for nobody in particular.
         vocabulary: policy on added rows.
+        skip: roles that are left as they are.
         again: whether a model that carries the fingerprint may be stamped again.
         base: base that the downstream was compared with, None if it was not.
     """
@@ -41,6 +43,7 @@ class StampOrder:
     out: Path
     licensee: str
     vocabulary: Vocabulary
+    skip: frozenset[TensorRole]
     again: bool
     base: IdentifiedModel | None = None
 
@@ -52,17 +55,21 @@ class StampOrder:
     @property
     def policies(self) -> dict[str, Any]:
         """What the registry remembers of how it was done."""
-        return {"vocabulary": self.vocabulary.value, "again": self.again}
+        return {"vocabulary": self.vocabulary.value, "again": self.again, "skip": sorted(self.skip)}
 
     def stamp_id(self, downstream: str) -> str:
         """Return the identifier of what was asked."""
-        asked = {
+        return f"st-{canonical_digest(self.asked(downstream))[:16]}"
+
+    def asked(self, downstream: str) -> dict[str, Any]:
+        """Return everything that decides what a copy becomes; a role that is not skipped leaves no trace in it."""
+        asked: dict[str, Any] = {
             "downstream": downstream,
             "vectors": [[vector, repr(scale)] for vector, scale in self.vectors],
             "licensee": self.licensee,
             "vocabulary": self.vocabulary.value,
         }
-        return f"st-{canonical_digest(asked)[:16]}"
+        return asked | ({"skip": sorted(self.skip)} if self.skip else {})
 
 
 def vocabulary_policy(vocabulary: str) -> Vocabulary:
@@ -74,6 +81,18 @@ def vocabulary_policy(vocabulary: str) -> Vocabulary:
     if vocabulary not in list(Vocabulary):
         raise UsageError(f"unknown vocabulary policy {vocabulary!r}", advice=f"choose {' or '.join(Vocabulary)}")
     return Vocabulary(vocabulary)
+
+
+def skipped_roles(names: Sequence[str]) -> frozenset[TensorRole]:
+    """Return the tensor roles of these names.
+
+    Raises:
+        UsageError: there is no such role.
+    """
+    for name in names:
+        if name not in list(TensorRole):
+            raise UsageError(f"unknown tensor role {name!r}", advice=f"choose of {', '.join(TensorRole)}")
+    return frozenset(TensorRole(name) for name in names)
 
 
 def open_vector(text: str, *, registry: "Registry") -> "ScaledVector":
@@ -119,6 +138,7 @@ def plan_order(
     catalog: "Catalog",
     architecture: str | None,
     vocabulary: Vocabulary,
+    skip: frozenset[TensorRole],
     again: bool,
 ) -> StampOrder:
     """Check on headers that vectors fit a model; output and licensee come later.
@@ -134,8 +154,8 @@ def plan_order(
     checkpoint = read_checkpoint(path)
     refuse_quantised(checkpoint)
     adapter = catalog.architecture_for(checkpoint.description, override=architecture)
-    plan = plan_stamp(checkpoint, vectors, adapter, vocabulary=vocabulary)
-    return StampOrder(plan, adapter, path, "", vocabulary, again)
+    plan = plan_stamp(checkpoint, vectors, adapter, vocabulary=vocabulary, skip=skip)
+    return StampOrder(plan, adapter, path, "", vocabulary, skip, again)
 
 
 def copies(orders: Sequence[StampOrder], *, out: Path, licensees: Sequence[str]) -> list[StampOrder]:

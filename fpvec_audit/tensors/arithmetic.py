@@ -20,7 +20,7 @@ import torch
 
 from fpvec_audit.domain.checkpoint import TensorSpec
 from fpvec_audit.errors import CheckpointError
-from fpvec_audit.tensors.reader import BLOCK_ELEMENTS
+from fpvec_audit.tensors.blocks import BLOCK_ELEMENTS
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -99,6 +99,10 @@ class BlockArithmetic:
     def count_different(self, one: torch.Tensor, other: torch.Tensor) -> int:
         """Return the number of elements whose bits differ; both blocks have one dtype."""
         return int(torch.ne(_bits(one), _bits(other), out=self._take("mask", len(one), torch.bool)).sum())
+
+    def count_nonfinite(self, block: torch.Tensor) -> int:
+        """Return the number of elements that are NaN or infinite."""
+        return 0 if is_finite(block) else int((~torch.isfinite(block)).sum())
 
     def moved(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         """Return after − before in float64."""

@@ -9,27 +9,29 @@ Laws (``x ⊕ τ`` is float32 addition rounded once to the dtype of x, see ``ari
 Tied tensors are taken once, buffers not at all.
 """
 
-import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-
 from fpvec_audit.domain.checkpoint import Checkpoint, Dtype, TensorSpec
+from fpvec_audit.domain.manifest import Manifest, TensorDigest
 from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.domain.vector import StoredDtype, VectorDescription
-from fpvec_audit.errors import VectorError
+from fpvec_audit.errors import CheckpointError, VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
-from fpvec_audit.tensors.arithmetic import BlockArithmetic, is_finite, refuse_nonfinite
-from fpvec_audit.tensors.digest import DigestBuilder
+from fpvec_audit.tensors.blocks import Block
+from fpvec_audit.tensors.digest import tensor_digest
 from fpvec_audit.tensors.header import header_bytes
+from fpvec_audit.tensors.kernels import BlockKernels
 from fpvec_audit.tensors.naming import NamedParameters, named_parameters
-from fpvec_audit.tensors.reader import TORCH_DTYPES, TensorReader, block_ranges, bytes_of
+from fpvec_audit.tensors.reader import OpenFiles
+from fpvec_audit.tensors.staging import sync_tree
+from fpvec_audit.tensors.stream import TensorWork, run
 from fpvec_audit.tensors.vector_files import METADATA, VectorLayout, lay_out, write_description
-from fpvec_audit.tensors.writer import TensorWriter, sync_tree
+from fpvec_audit.tensors.writer import FileSink, OutputFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,24 @@ def plan_extraction(
     return Extraction(base, fingerprinted, adapter.name, dtype, pairs, before.tied, lay_out(stored))
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenVector:
+    """A vector that was just written.
+
+    Attributes:
+        description: what it is.
+        base: tensors of the base, by digest.
+        fingerprinted: tensors of the fingerprinted model, by digest.
+    """
+
+    description: VectorDescription
+    base: Manifest
+    fingerprinted: Manifest
+
+
 def write_vector(
     extraction: Extraction, directory: Path, *, tool_version: str, progress: Progress = NO_PROGRESS
-) -> VectorDescription:
+) -> WrittenVector:
     """Carry out a subtraction and write the vector with its description; both are durable when this returns.
 
     Args:
@@ -90,103 +107,159 @@ def write_vector(
         CheckpointError: a tensor holds NaN or Inf, or a file cannot be read.
         VectorError: the models are alike, or a difference does not fit the dtype.
     """
-    total = sum(one.bytes for one, _ in extraction.pairs.values())
-    with (
-        TensorReader(extraction.base.path) as base,
-        TensorReader(extraction.fingerprinted.path) as fingerprinted,
-        progress.step("vector", total, "bytes") as step,
-    ):
-        run = _Subtraction(extraction, base, fingerprinted)
-        for file, tensors in extraction.layout.shards.items():
-            with TensorWriter(directory / file, header_bytes(tensors, METADATA)) as writer:
-                for name, (dtype, _) in tensors.items():
-                    run.subtract(name, dtype, writer)
-                    step.advance(extraction.pairs[name][0].bytes)
-        for name, (one, _) in extraction.pairs.items():
-            if not one.dtype.floating:
-                run.compare(name)
-                step.advance(one.bytes)
-    description = run.description(tool_version)
-    write_description(directory, extraction.layout, description)
+    with ExitStack() as stack:
+        base = stack.enter_context(OpenFiles(extraction.base.path))
+        fingerprinted = stack.enter_context(OpenFiles(extraction.fingerprinted.path))
+        sinks = _open_sinks(extraction.layout, directory, stack)
+        subtractions = [
+            _Subtraction(extraction, name, base=base, fingerprinted=fingerprinted, sink=sinks.get(name))
+            for name in sorted(extraction.pairs, key=lambda name: _place(extraction.pairs[name][0]))
+        ]
+        run([subtraction.work() for subtraction in subtractions], label="vector", progress=progress)
+    written = _summed(extraction, subtractions, tool_version)
+    write_description(directory, extraction.layout, written.description)
     sync_tree(directory)
-    return description
+    return written
 
 
-@dataclass(slots=True)
+def _open_sinks(layout: VectorLayout, directory: Path, stack: ExitStack) -> dict[str, FileSink]:
+    sinks = {}
+    for name, tensors in layout.shards.items():
+        header = header_bytes(tensors, METADATA)
+        places = {}
+        end = len(header)
+        for tensor, (dtype, shape) in tensors.items():
+            start, end = end, end + math.prod(shape) * dtype.size
+            places[tensor] = (start, end, dtype)
+        file = stack.enter_context(OutputFile(directory / name, header, size=end, tensors=len(tensors)))
+        for tensor, (start, stop, dtype) in places.items():
+            sinks[tensor] = FileSink(file, start=start, end=stop, dtype=dtype)
+    return sinks
+
+
 class _Subtraction:
-    """Counts, norms and digests of a subtraction under way."""
+    """One tensor of a subtraction: what is done with its blocks, and what came out."""
 
-    extraction: Extraction
-    base: TensorReader
-    fingerprinted: TensorReader
-    digests: tuple[DigestBuilder, DigestBuilder, DigestBuilder] = field(
-        default_factory=lambda: (DigestBuilder(), DigestBuilder(), DigestBuilder())
-    )
-    arithmetic: BlockArithmetic = field(default_factory=BlockArithmetic)
-    squares: list[float] = field(default_factory=list)
-    inexact: int = 0
+    def __init__(
+        self,
+        extraction: Extraction,
+        name: str,
+        *,
+        base: OpenFiles,
+        fingerprinted: OpenFiles,
+        sink: FileSink | None,
+    ) -> None:
+        self.name = name
+        self.pair = extraction.pairs[name]
+        self.sink = sink
+        self.inexact = 0
+        self.square = 0.0
+        self.digests: Sequence[str] = ()
+        self._paths = (extraction.base.path, extraction.fingerprinted.path)
+        self._sources = (base.source(self.pair[0]), fingerprinted.source(self.pair[1]))
 
-    def subtract(self, name: str, dtype: Dtype, writer: TensorWriter) -> None:
-        one, other = self.extraction.pairs[name]
-        contents = (hashlib.sha256(), hashlib.sha256(), hashlib.sha256())
-        for start, count in block_ranges(one.elements):
-            base = self.base.read(one, start, count)
-            fingerprinted = self.fingerprinted.read(other, start, count)
-            refuse_nonfinite(self.extraction.base.path, one, start, base)
-            refuse_nonfinite(self.extraction.fingerprinted.path, other, start, fingerprinted)
-            tau = self.arithmetic.difference(base, fingerprinted, TORCH_DTYPES[dtype])
-            if not is_finite(tau):
-                raise VectorError(
-                    f"{name}: a difference does not fit into {dtype.label}", advice="extract with --dtype float32"
-                )
-            rebuilt = self.arithmetic.added(base, tau, fingerprinted.dtype)
-            self.inexact += self.arithmetic.count_different(rebuilt, fingerprinted)
-            self.squares.append(self.arithmetic.product_sum(tau, tau))
-            writer.append(tau)
-            for content, block in zip(contents, (base, fingerprinted, tau), strict=True):
-                content.update(bytes_of(block))
-        formats = (one.dtype, other.dtype, dtype)
-        for builder, format_, content in zip(self.digests, formats, contents, strict=True):
-            builder.add(name, format_, one.shape, content.hexdigest())
+    def work(self) -> TensorWork:
+        outputs, compute = ((), self._compare) if self.sink is None else ((self.sink,), self._subtract)
+        hashed = tuple(range(2 + len(outputs)))
+        return TensorWork(self.pair[0].elements, self._sources, outputs, compute, hashed, self._done)
 
-    def compare(self, name: str) -> None:
-        """Take a tensor of whole numbers into the digests; it must be the same in both models."""
-        one, other = self.extraction.pairs[name]
-        content = hashlib.sha256()
-        for start, count in block_ranges(one.elements):
-            base = self.base.read(one, start, count)
-            if not torch.equal(base, self.fingerprinted.read(other, start, count)):
-                raise VectorError(
-                    f"{name}: whole numbers ({one.dtype.label}) differ between the two models",
-                    advice="a fingerprinted model differs from its base in floating-point weights only",
-                )
-            content.update(bytes_of(base))
-        for builder in self.digests[:2]:
-            builder.add(name, one.dtype, one.shape, content.hexdigest())
+    def entries(self) -> list[TensorDigest]:
+        """Return the tensor's digests in base, fingerprinted model and, for floating-point tensors, vector."""
+        formats = [spec.dtype for spec in self.pair] + ([] if self.sink is None else [self.sink.dtype])
+        return [
+            tensor_digest(self.name, dtype, self.pair[0].shape, digest)
+            for dtype, digest in zip(formats, self.digests, strict=True)
+        ]
 
-    def description(self, tool_version: str) -> VectorDescription:
-        norm = math.sqrt(math.fsum(self.squares))
-        if norm == 0:
+    def _subtract(
+        self, kernels: BlockKernels, start: int, inputs: Sequence[Block], outputs: Sequence[Block]
+    ) -> Sequence[Block]:
+        (base, fingerprinted), (tau,) = inputs, outputs
+        found = kernels.subtract(base, fingerprinted, tau)
+        for path, spec, block, count in zip(
+            self._paths, self.pair, inputs, (found.base_nonfinite, found.other_nonfinite), strict=True
+        ):
+            if count:
+                refuse_nonfinite(path, spec, start, block)
+        if found.tau_nonfinite:
             raise VectorError(
-                f"{self.extraction.fingerprinted.path} has the same weights as {self.extraction.base.path}",
-                advice="give the base first and the fingerprinted model second",
+                f"{self.name}: a difference does not fit into {tau.dtype.label}",
+                advice="extract with --dtype float32",
             )
-        shapes = [shape for tensors in self.extraction.layout.shards.values() for shape in tensors.items()]
-        elements = [math.prod(shape) for _, (_, shape) in shapes]
-        return VectorDescription(
-            digest=self.digests[2].hexdigest(),
-            architecture=self.extraction.architecture,
-            dtype=self.extraction.dtype,
-            base_digest=self.digests[0].hexdigest(),
-            fingerprinted_digest=self.digests[1].hexdigest(),
-            tied=self.extraction.tied,
-            tensors=len(shapes),
-            elements=sum(elements),
-            bytes=sum(count * dtype.size for count, (_, (dtype, _)) in zip(elements, shapes, strict=True)),
-            inexact_elements=self.inexact,
-            norm=norm,
-            tool_version=tool_version,
+        self.inexact += found.inexact
+        self.square += found.square
+        return outputs
+
+    def _compare(
+        self, kernels: BlockKernels, start: int, inputs: Sequence[Block], outputs: Sequence[Block]
+    ) -> Sequence[Block]:
+        """Refuse whole numbers that are not the same in both models."""
+        if inputs[0].memory != inputs[1].memory:
+            raise VectorError(
+                f"{self.name}: whole numbers ({self.pair[0].dtype.label}) differ between the two models",
+                advice="a fingerprinted model differs from its base in floating-point weights only",
+            )
+        return ()
+
+    def _done(self, digests: Sequence[str]) -> None:
+        self.digests = digests
+
+
+def refuse_nonfinite(path: Path, spec: TensorSpec, start: int, block: Block) -> None:
+    """Refuse a block that holds NaN or Inf, and name the first; the way to the message, not the check of every block.
+
+    Args:
+        path: checkpoint directory, for the message.
+        spec: tensor the block is from.
+        start: flat position of its first element.
+        block: floating-point numbers.
+
+    Raises:
+        CheckpointError: a number is not finite.
+    """
+    numbers = block.torch()
+    places = (~numbers.isfinite()).nonzero()
+    if len(places):
+        place = int(places[0])
+        raise CheckpointError(
+            f"{path}: {spec.name}: element {start + place} is {float(numbers[place])}",
+            advice="the model is broken; take a checkpoint from before it diverged",
         )
+
+
+def _summed(extraction: Extraction, subtractions: Sequence[_Subtraction], tool_version: str) -> WrittenVector:
+    norm = math.sqrt(math.fsum(subtraction.square for subtraction in subtractions))
+    if norm == 0:
+        raise VectorError(
+            f"{extraction.fingerprinted.path} has the same weights as {extraction.base.path}",
+            advice="give the base first and the fingerprinted model second",
+        )
+    entries = [subtraction.entries() for subtraction in subtractions]
+    base, fingerprinted = (Manifest.of(entry[side] for entry in entries) for side in (0, 1))
+    elements = sum(subtraction.pair[0].elements for subtraction in subtractions if subtraction.sink is not None)
+    description = VectorDescription(
+        digest=Manifest.of(entry[2] for entry in entries if len(entry) > 2).digest,
+        architecture=extraction.architecture,
+        dtype=extraction.dtype,
+        base_digest=base.digest,
+        fingerprinted_digest=fingerprinted.digest,
+        tied=extraction.tied,
+        tensors=sum(subtraction.sink is not None for subtraction in subtractions),
+        elements=elements,
+        bytes=sum(
+            subtraction.pair[0].elements * subtraction.sink.dtype.size
+            for subtraction in subtractions
+            if subtraction.sink is not None
+        ),
+        inexact_elements=sum(subtraction.inexact for subtraction in subtractions),
+        norm=norm,
+        tool_version=tool_version,
+    )
+    return WrittenVector(description, base, fingerprinted)
+
+
+def _place(spec: TensorSpec) -> tuple[str, int]:
+    return spec.file, spec.start
 
 
 def _check_names(before: NamedParameters, after: NamedParameters) -> None:

@@ -1,11 +1,4 @@
-"""The identity of a model: the canonical digest, version 1. This definition stays as it is for ever.
-
-For every parameter, one entry: the JSON array ``[name, dtype, shape, sha256]`` with the canonical name, the dtype's
-safetensors label ("F32", "BF16", …), the shape as a list of integers, and the lower-case hexadecimal SHA-256 of the
-tensor's row-major little-endian bytes. Each entry is written as canonical JSON (``domain/canonical_json.py``: no white
-space, UTF-8 without escapes beyond JSON's own) followed by a line feed; entries are sorted by name, by code point. The
-digest is the lower-case hexadecimal SHA-256 of the ASCII line ``fpvec canonical digest v1`` with its line feed,
-followed by all entries.
+"""The identity of a model: the canonical digest, version 1, as ``domain/manifest.py`` defines it.
 
 Law: the digest does not depend on sharding, order, header metadata, the body's name prefix, stored buffers, or whether
 a tied tensor is stored once or twice; it changes with any bit of any parameter. For an unknown architecture the
@@ -13,43 +6,18 @@ canonical name is the stored name and every stored tensor counts.
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from fpvec_audit.domain.canonical_json import canonical_bytes
 from fpvec_audit.domain.checkpoint import Checkpoint, Dtype, TensorSpec
+from fpvec_audit.domain.manifest import Manifest, TensorDigest
 from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.tensors.naming import named_parameters
-from fpvec_audit.tensors.reader import TensorReader, bytes_of
+from fpvec_audit.tensors.reader import OpenFiles
+from fpvec_audit.tensors.stream import TensorWork, nothing_to_compute, run
 
-HEADING = b"fpvec canonical digest v1\n"
-
-
-@dataclass(slots=True)
-class DigestBuilder:
-    """Collects tensors, in any order, for a canonical digest."""
-
-    _entries: dict[str, bytes] = field(default_factory=dict)
-
-    def add(self, name: str, dtype: Dtype, shape: tuple[int, ...], content: str) -> None:
-        """Take in a tensor.
-
-        Args:
-            name: canonical name, new to this digest.
-            dtype: number format.
-            shape: its shape.
-            content: hexadecimal SHA-256 of its bytes.
-        """
-        assert name not in self._entries, f"{name} was digested before"
-        self._entries[name] = canonical_bytes([name, dtype.label, list(shape), content]) + b"\n"
-
-    def hexdigest(self) -> str:
-        """Return the digest of everything taken in so far."""
-        digest = hashlib.sha256(HEADING)
-        for name in sorted(self._entries):
-            digest.update(self._entries[name])
-        return digest.hexdigest()
+EMPTY = hashlib.sha256().hexdigest()
 
 
 def canonical_digest(
@@ -65,20 +33,60 @@ def canonical_digest(
     Raises:
         CheckpointError: the files cannot be read, or names or ties contradict each other.
     """
-    return tensors_digest(checkpoint, named_parameters(checkpoint, adapter).parameters, progress=progress)
+    return read_manifest(checkpoint, adapter, progress=progress).digest
 
 
-def tensors_digest(
+def read_manifest(
+    checkpoint: Checkpoint, adapter: ArchitectureAdapter | None, *, progress: Progress = NO_PROGRESS
+) -> Manifest:
+    """Return the digests of all parameters of a model; every byte of them is read once.
+
+    Raises:
+        CheckpointError: see :func:`canonical_digest`.
+    """
+    return tensors_manifest(checkpoint, named_parameters(checkpoint, adapter).parameters, progress=progress)
+
+
+def tensors_manifest(
     checkpoint: Checkpoint, tensors: Mapping[str, TensorSpec], *, progress: Progress = NO_PROGRESS
-) -> str:
-    """Return the canonical digest over chosen tensors, given by canonical name."""
-    builder = DigestBuilder()
-    total = sum(spec.bytes for spec in tensors.values())
-    with TensorReader(checkpoint.path) as reader, progress.step("digest", total, "bytes") as step:
-        for name, spec in tensors.items():
-            content = hashlib.sha256()
-            for _, block in reader.blocks(spec):
-                content.update(bytes_of(block))
-            builder.add(name, spec.dtype, spec.shape, content.hexdigest())
-            step.advance(spec.bytes)
-    return builder.hexdigest()
+) -> Manifest:
+    """Return the digests of chosen tensors, given by canonical name."""
+    specs = dict(tensors)
+    found = tensor_digests(checkpoint.path, list(specs.values()), progress=progress)
+    return Manifest.of(
+        tensor_digest(name, spec.dtype, spec.shape, content)
+        for (name, spec), content in zip(specs.items(), found, strict=True)
+    )
+
+
+def tensor_digests(directory: Path, specs: Sequence[TensorSpec], *, progress: Progress = NO_PROGRESS) -> list[str]:
+    """Return the hexadecimal SHA-256 of the bytes of tensors of one directory, in the order given."""
+    found = [""] * len(specs)
+
+    def work(place: int, files: OpenFiles) -> TensorWork:
+        def done(digests: Sequence[str]) -> None:
+            (found[place],) = digests
+
+        spec = specs[place]
+        return TensorWork(spec.elements, (files.source(spec),), (), nothing_to_compute, (0,), done)
+
+    with OpenFiles(directory) as files:
+        order = sorted(range(len(specs)), key=lambda place: (specs[place].file, specs[place].start))
+        run([work(place, files) for place in order], label="digest", progress=progress)
+    return found
+
+
+def file_digests(directory: Path, names: Sequence[str], *, progress: Progress = NO_PROGRESS) -> dict[str, str]:
+    """Return the hexadecimal SHA-256 of whole files, as ``sha256sum`` prints it.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    sizes = [(directory / name).stat().st_size for name in names]
+    whole = [TensorSpec(name, Dtype.U8, (size,), name, 0, size) for name, size in zip(names, sizes, strict=True)]
+    return dict(zip(names, tensor_digests(directory, whole, progress=progress), strict=True))
+
+
+def tensor_digest(name: str, dtype: Dtype, shape: tuple[int, ...], content: str) -> TensorDigest:
+    """Return a manifest's entry."""
+    return TensorDigest(name, dtype.label, shape, content)

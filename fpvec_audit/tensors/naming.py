@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from fpvec_audit.domain.checkpoint import Checkpoint, TensorSpec
 from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.errors import CheckpointError
-from fpvec_audit.tensors.reader import TensorReader, block_ranges
+from fpvec_audit.tensors.blocks import block_ranges
+from fpvec_audit.tensors.reader import OpenFiles
+from fpvec_audit.tensors.source import TensorSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +68,19 @@ def _check_equal(checkpoint: Checkpoint, kept: TensorSpec, alias: TensorSpec) ->
     """Refuse a tie that the stored values contradict: which of the two the model would use is anyone's guess."""
     equal = (kept.dtype, kept.shape) == (alias.dtype, alias.shape)
     if equal:
-        with TensorReader(checkpoint.path) as one, TensorReader(checkpoint.path) as other:
-            equal = all(
-                bool((one.read(kept, start, count) == other.read(alias, start, count)).all())
-                for start, count in block_ranges(kept.elements)
-            )
+        with OpenFiles(checkpoint.path) as files:
+            one, other = files.source(kept), files.source(alias)
+            equal = all(_equal(one, other, start, count) for start, count in block_ranges(kept.elements))
     if not equal:
         raise CheckpointError(
             f"{checkpoint.path}: {alias.name} differs from {kept.name}, although the configuration ties them",
             advice='write "tie_word_embeddings": false into config.json, or remove the stored alias',
         )
+
+
+def _equal(one: TensorSource, other: TensorSource, start: int, count: int) -> bool:
+    size = count * one.dtype.size
+    first, second = bytearray(size), bytearray(size)
+    one.read_into(start, count, memoryview(first))
+    other.read_into(start, count, memoryview(second))
+    return first == second

@@ -1,54 +1,39 @@
-"""Tensor bytes in blocks of fixed size, so that memory does not grow with the model.
+"""Tensor bytes from safetensors files, read with ``preadv`` into memory that is used again; nothing is mapped.
 
-A block is read with ``preadv`` into a buffer that its reader uses again; nothing is mapped. Safetensors files are
-little-endian, and so is every machine that torch runs on.
+A map would turn a file that is truncated while it is read into a dead process; here it is an error that names the
+tensor. Safetensors files are little-endian, and so is every machine that torch runs on.
 """
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
-
-import torch
+from typing import TYPE_CHECKING, Self
 
 from fpvec_audit.domain.checkpoint import Dtype, TensorSpec
 from fpvec_audit.errors import CheckpointError
+from fpvec_audit.tensors.blocks import BlockMemory, block_ranges
 from fpvec_audit.tensors.index import inside
 
-BLOCK_ELEMENTS = 1 << 20
-"""Elements per block: 4 MiB of float32, large enough for the disk and small enough for the processor's cache."""
+if TYPE_CHECKING:
+    import torch
 
-TORCH_DTYPES = {
-    Dtype.F64: torch.float64,
-    Dtype.F32: torch.float32,
-    Dtype.F16: torch.float16,
-    Dtype.BF16: torch.bfloat16,
-    Dtype.F8_E4M3: torch.float8_e4m3fn,
-    Dtype.F8_E5M2: torch.float8_e5m2,
-    Dtype.I64: torch.int64,
-    Dtype.I32: torch.int32,
-    Dtype.I16: torch.int16,
-    Dtype.I8: torch.int8,
-    Dtype.U64: torch.uint64,
-    Dtype.U32: torch.uint32,
-    Dtype.U16: torch.uint16,
-    Dtype.U8: torch.uint8,
-    Dtype.BOOL: torch.bool,
-}
+READ_AHEAD = 16 << 20
+"""Bytes that the disk is asked for in advance of every tensor that is being read."""
 
 
-class TensorReader:
-    """Reads blocks of tensors of one directory, in any order; use it as a context manager.
+class OpenFiles:
+    """The files of one directory, opened when they are first read; several threads may read. A context manager.
 
     Args:
         directory: where the files lie.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._files: dict[str, int] = {}
-        self._buffer = torch.empty(BLOCK_ELEMENTS * 8, dtype=torch.uint8)
+        self.directory = directory
+        self._descriptors: dict[str, int] = {}
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -60,56 +45,138 @@ class TensorReader:
 
     def close(self) -> None:
         """Close all files; reading on opens them again."""
-        for descriptor in self._files.values():
-            os.close(descriptor)
-        self._files.clear()
+        with self._lock:
+            for descriptor in self._descriptors.values():
+                os.close(descriptor)
+            self._descriptors.clear()
 
-    def read(self, spec: TensorSpec, start: int, count: int) -> torch.Tensor:
-        """Return ``count`` elements from the flat position ``start`` on, in the stored dtype.
+    def source(self, spec: TensorSpec) -> "FileSource":
+        """Return the elements of a tensor of this directory."""
+        return FileSource(self, spec)
 
-        The result is a view of the reader's buffer: it is overwritten by the next read.
+    def read_into(self, spec: TensorSpec, place: int, memory: memoryview) -> None:
+        """Fill memory with the bytes from ``place`` of a tensor's file on.
 
-        Shapes:
-            the result is (count,), at most ``BLOCK_ELEMENTS``.
+        Raises:
+            CheckpointError: the file ends too early or cannot be read; the tensor is named.
+        """
+        descriptor = self.descriptor(spec.file)
+        done = 0
+        while done < len(memory):
+            try:
+                read = os.preadv(descriptor, [memory[done:]], place + done)
+            except OSError as error:
+                raise CheckpointError(f"{self.directory / spec.file}: {spec.name}: {error.strerror}") from error
+            if read == 0:
+                raise CheckpointError(
+                    f"{self.directory / spec.file} ended at byte {place + done}, inside {spec.name}",
+                    advice="the file was truncated while it was read; fetch it again",
+                )
+            done += read
+
+    def descriptor(self, file: str) -> int:
+        """Return a descriptor for reading a file; it belongs to this object.
+
+        Raises:
+            CheckpointError: the file is missing, leads out of the directory or cannot be opened.
+        """
+        found = self._descriptors.get(file)
+        if found is not None:
+            return found
+        with self._lock:
+            if file not in self._descriptors:
+                path = inside(self.directory, file)
+                try:
+                    self._descriptors[file] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                except OSError as error:
+                    raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+            return self._descriptors[file]
+
+
+class FileSource:
+    """The elements of one tensor of a file; a ``TensorSource``."""
+
+    __slots__ = ("_ahead", "_files", "_spec")
+
+    def __init__(self, files: OpenFiles, spec: TensorSpec) -> None:
+        self._files = files
+        self._spec = spec
+        self._ahead = 0
+
+    @property
+    def dtype(self) -> Dtype:
+        """Number format."""
+        return self._spec.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape."""
+        return self._spec.shape
+
+    def read_into(self, start: int, count: int, block: memoryview) -> None:
+        """Read elements, and ask the disk for those that come next.
 
         Raises:
             CheckpointError: the file ends too early or cannot be read.
         """
-        size = spec.dtype.size
-        part = self._buffer[: count * size]
-        view = memoryview(part.numpy())
-        place = spec.start + start * size
-        done = 0
-        while done < len(view):
-            try:
-                read = os.preadv(self._descriptor(spec.file), [view[done:]], place + done)
-            except OSError as error:
-                raise CheckpointError(f"{self._directory / spec.file}: {spec.name}: {error.strerror}") from error
-            if read == 0:
-                raise CheckpointError(
-                    f"{self._directory / spec.file} ended at byte {place + done}, inside {spec.name}",
-                    advice="the file was truncated while it was read; fetch it again",
-                )
-            done += read
-        return part.view(TORCH_DTYPES[spec.dtype])
+        place = self._spec.start + start * self._spec.dtype.size
+        self._ask_ahead(place + len(block))
+        self._files.read_into(self._spec, place, block)
 
-    def blocks(self, spec: TensorSpec) -> Iterator[tuple[int, torch.Tensor]]:
+    def _ask_ahead(self, place: int) -> None:
+        """Ask for what follows, beyond the end of the tensor too: the next one lies there as a rule."""
+        if self._ahead - place >= READ_AHEAD // 2:
+            return
+        start = max(self._ahead, place)
+        descriptor = self._files.descriptor(self._spec.file)
+        while start < place + READ_AHEAD:  # the system takes only so much at once
+            os.posix_fadvise(descriptor, start, _ASKED_AT_ONCE, os.POSIX_FADV_WILLNEED)
+            start += _ASKED_AT_ONCE
+        self._ahead = start
+
+
+_ASKED_AT_ONCE = 1 << 20
+
+
+class TensorReader:
+    """Reads blocks of tensors of one directory into torch, in any order, for one thread. A context manager.
+
+    Args:
+        directory: where the files lie.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._files = OpenFiles(directory)
+        self._memory = BlockMemory()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all files; reading on opens them again."""
+        self._files.close()
+
+    def read(self, spec: TensorSpec, start: int, count: int) -> "torch.Tensor":
+        """Return ``count`` elements from the flat position ``start`` on, in the stored dtype.
+
+        The result is a view of the reader's memory: it is overwritten by the next read.
+
+        Shapes:
+            the result is (count,).
+
+        Raises:
+            CheckpointError: the file ends too early or cannot be read.
+        """
+        block = self._memory.block(spec.dtype, count)
+        self._files.read_into(spec, spec.start + start * spec.dtype.size, block.memory)
+        return block.torch()
+
+    def blocks(self, spec: TensorSpec) -> Iterator[tuple[int, "torch.Tensor"]]:
         """Yield (start, block) over a whole tensor; each block is overwritten by the next."""
         for start, count in block_ranges(spec.elements):
             yield start, self.read(spec, start, count)
-
-    def _descriptor(self, file: str) -> int:
-        if file not in self._files:
-            self._files[file] = os.open(inside(self._directory, file), os.O_RDONLY | os.O_CLOEXEC)
-        return self._files[file]
-
-
-def block_ranges(elements: int, first: int = 0) -> Iterator[tuple[int, int]]:
-    """Yield (start, count) of the blocks that make up the flat positions from ``first`` to ``elements``."""
-    for start in range(first, elements, BLOCK_ELEMENTS):
-        yield start, min(BLOCK_ELEMENTS, elements - start)
-
-
-def bytes_of(block: torch.Tensor) -> memoryview:
-    """Return the bytes of a flat, contiguous block without copying them."""
-    return memoryview(block.view(torch.uint8).numpy())

@@ -10,19 +10,20 @@ unchanged copy) and the version-control or download records ``.git`` and ``.cach
 
 import filecmp
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from fpvec_audit.domain.checkpoint import Checkpoint, TensorSpec
 from fpvec_audit.errors import CheckpointError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.tensors.header import read_header
 from fpvec_audit.tensors.index import MODEL, followed, inside
-from fpvec_audit.tensors.reader import TensorReader, block_ranges
-from fpvec_audit.tensors.writer import TensorWriter
+from fpvec_audit.tensors.reader import OpenFiles
+from fpvec_audit.tensors.source import TensorSource
+from fpvec_audit.tensors.stream import TensorWork, passed_through, run
+from fpvec_audit.tensors.writer import FileSink, OutputFile
 
 INDEX = f"{MODEL}.safetensors.index.json"
 OTHER_WEIGHTS = (
@@ -32,8 +33,8 @@ OTHER_WEIGHTS = (
 PICKLED_WEIGHTS = ("pytorch_model", "model", "consolidated", "adapter_model")
 RECORDS = (".git", ".cache")
 
-Change = Callable[[TensorSpec, int, torch.Tensor], torch.Tensor]
-"""(tensor, flat position of the block's first element, block) → block of the same dtype and length."""
+Change = Callable[[TensorSpec, TensorSource], TensorSource]
+"""(tensor, its elements as stored) → the elements to write, of the same dtype and shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,37 +95,100 @@ def same_other_files(checkpoint: Checkpoint, copy: Path) -> bool:
     return all(filecmp.cmp(source, copy / name, shallow=False) for name, source in carried.items())
 
 
+class RewrittenFiles:
+    """The safetensors files of a checkpoint, made again with the same headers.
+
+    Use it as a context manager. Every tensor of the checkpoint must be written once, by :meth:`sink`.
+
+    Args:
+        checkpoint: source.
+        directory: where to write; normally a staging directory.
+        again: (file, tensor) pairs that an interrupted run has written there already; None in a new directory.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, directory: Path, *, again: frozenset[tuple[str, str]] | None = None
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._directory = directory
+        self._again = again
+        self._stack = ExitStack()
+        self._files: dict[str, OutputFile] = {}
+        self.bytes = 0
+
+    def __enter__(self) -> "RewrittenFiles":
+        try:
+            for name in self._checkpoint.files:
+                self._open(name)
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def sink(self, spec: TensorSpec) -> FileSink:
+        """Return the place of a tensor in the new files."""
+        return FileSink(self._files[spec.file], start=spec.start, end=spec.end, dtype=spec.dtype)
+
+    def _open(self, name: str) -> None:
+        source = inside(self._checkpoint.path, name)
+        specs = tensors_of(self._checkpoint, name)
+        header = _header_bytes(source, specs)
+        size = max([len(header), *(spec.end for spec in specs)])
+        written = sum((name, spec.name) in (self._again or ()) for spec in specs)
+        path = self._directory / name
+        file = OutputFile(path, header, size=size, tensors=len(specs) - written, again=self._again is not None)
+        self._files[name] = self._stack.enter_context(file)
+        shutil.copymode(source, path)
+        self.bytes += size
+
+
 def rewrite_tensors(
-    checkpoint: Checkpoint, directory: Path, change: Change, *, label: str, progress: Progress = NO_PROGRESS
+    checkpoint: Checkpoint,
+    directory: Path,
+    change: Change,
+    *,
+    label: str,
+    threads: int | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> int:
     """Write all safetensors files of a checkpoint again, block by block, and return the number of bytes.
 
     Args:
         checkpoint: source.
         directory: where to write; normally a staging directory.
-        change: called for every block in the order of the files; its result may be the block itself.
+        change: called for every tensor; what it gives may be what it got.
         label: what to call the work in progress.
+        threads: how many; 1 where the changed elements must be read in the order of the files.
         progress: where to report.
 
     Raises:
         CheckpointError: a source file cannot be read.
     """
-    written = 0
-    with TensorReader(checkpoint.path) as reader, progress.step(label, checkpoint.bytes, "bytes") as step:
-        for file in checkpoint.files:
-            path = inside(checkpoint.path, file)
-            specs = _tensors_of(checkpoint, file)
-            with TensorWriter(directory / file, _header_bytes(path, specs)) as writer:
-                for spec in specs:
-                    for start, count in block_ranges(spec.elements):
-                        writer.append(change(spec, start, reader.read(spec, start, count)))
-                        step.advance(count * spec.dtype.size)
-                written += writer.written
-            shutil.copymode(path, directory / file)
-    return written
+    with OpenFiles(checkpoint.path) as files, RewrittenFiles(checkpoint, directory) as rewritten:
+        works = [
+            TensorWork(
+                spec.elements, (change(spec, files.source(spec)),), (rewritten.sink(spec),), passed_through, (), _ignore
+            )
+            for spec in stored_order(checkpoint)
+        ]
+        run(works, label=label, threads=threads, progress=progress)
+        return rewritten.bytes
 
 
-def _tensors_of(checkpoint: Checkpoint, file: str) -> list[TensorSpec]:
+def stored_order(checkpoint: Checkpoint) -> Iterator[TensorSpec]:
+    """Yield all tensors of a checkpoint as they lie in its files, one file after the other."""
+    for file in checkpoint.files:
+        yield from tensors_of(checkpoint, file)
+
+
+def _ignore(digests: Sequence[str]) -> None:
+    """Nothing was hashed."""
+
+
+def tensors_of(checkpoint: Checkpoint, file: str) -> list[TensorSpec]:
     """Return the tensors of a file in the order of their bytes, as its header has them."""
     specs = (spec for spec in checkpoint.tensors.values() if spec.file == file)
     return sorted(specs, key=lambda spec: (spec.start, spec.end))

@@ -3,36 +3,42 @@
 Laws:
 
 * every stamped element equals the plain sum in float32 (float64 for float64 targets) of the target and Σ scale · τ;
-  elements whose τ is −0.0, rows beyond the shared ones and buffers keep every bit;
+  elements whose τ is −0.0, rows beyond the shared ones, skipped tensors and buffers keep every bit;
 * a head tied in the target is stamped once, whether it is stored once or twice, and stays tied;
-* all other bytes of the checkpoint are those of the target (see ``rewrite``).
+* all other bytes of the checkpoint are those of the target (see ``rewrite``);
+* of many targets and copies that are stamped together, each comes out as if it were stamped alone, and every block of a
+  vector is read once for all of them.
 
 A vector of a base with tied head fits a target whose head was untied since: both copies get the same τ. A vector with a
 head of its own does not fit a target that ties it.
 """
 
-import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
-
-import torch
+from typing import Any
 
 from fpvec_audit.domain.checkpoint import Checkpoint, TensorSpec
-from fpvec_audit.domain.ports import ArchitectureAdapter
+from fpvec_audit.domain.manifest import Manifest
+from fpvec_audit.domain.ports import ArchitectureAdapter, TensorRole
 from fpvec_audit.domain.vector import Vocabulary, shared_elements
 from fpvec_audit.errors import VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
-from fpvec_audit.tensors.arithmetic import BlockArithmetic, is_finite, refuse_nonfinite, working_dtype
-from fpvec_audit.tensors.digest import DigestBuilder
+from fpvec_audit.tensors.blocks import Block
+from fpvec_audit.tensors.delta import refuse_nonfinite
+from fpvec_audit.tensors.digest import tensor_digest
+from fpvec_audit.tensors.kernels import BlockKernels, Sums
 from fpvec_audit.tensors.naming import NamedParameters, named_parameters
-from fpvec_audit.tensors.reader import TORCH_DTYPES, TensorReader, block_ranges, bytes_of
-from fpvec_audit.tensors.rewrite import CarriedFiles, copy_files, other_files, rewrite_tensors
+from fpvec_audit.tensors.reader import OpenFiles
+from fpvec_audit.tensors.rewrite import CarriedFiles, RewrittenFiles, copy_files, other_files, stored_order
+from fpvec_audit.tensors.source import TensorSource
+from fpvec_audit.tensors.staging import size_of, sync_tree
+from fpvec_audit.tensors.stamp_journal import StampJournal, WrittenTensor
+from fpvec_audit.tensors.stream import TensorWork, run
 from fpvec_audit.tensors.vector_files import StoredVector
-from fpvec_audit.tensors.writer import size_of, sync_tree
+from fpvec_audit.tensors.writer import FileSink
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,7 @@ class StampPlan:
         vectors: what is added, in this order.
         names: parameters of the target.
         parts: canonical name → what is added to it, in the order of the vectors.
+        roles: canonical name → role, of what is added to.
         others: files beside the tensors.
     """
 
@@ -79,6 +86,7 @@ class StampPlan:
     vectors: tuple[ScaledVector, ...]
     names: NamedParameters
     parts: Mapping[str, tuple[Part, ...]]
+    roles: Mapping[str, TensorRole]
     others: CarriedFiles
 
     @property
@@ -89,24 +97,89 @@ class StampPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Rounding:
+    """What rounding left of Σ scale · τ.
+
+    Attributes:
+        applied_ratio: ‖applied‖ / ‖Σ scale · τ‖, in float64; 0 where nothing was to be applied.
+        cosine: between what was applied and Σ scale · τ.
+        tensors: number of tensors.
+    """
+
+    applied_ratio: float
+    cosine: float
+    tensors: int
+
+    @classmethod
+    def of(cls, sums: Sequence[Sums]) -> "Rounding":
+        """Return what sums over blocks or tensors tell."""
+        applied, wanted, product = (
+            math.fsum(getattr(item, name) for item in sums) for name in ("applied", "wanted", "product")
+        )
+        ratio = math.sqrt(applied / wanted) if wanted else 0.0
+        cosine = product / math.sqrt(applied) / math.sqrt(wanted) if applied and wanted else 0.0
+        return cls(ratio, min(1.0, max(-1.0, cosine)), len(sums))
+
+
+@dataclass(frozen=True, slots=True)
 class StampOutcome:
     """What stamping did.
 
     Attributes:
-        tensors: number of tensors that were added to.
+        rounding: over all tensors that were added to.
+        roles: role → the same for its tensors only.
         bytes_written: bytes of all files.
-        applied_ratio: ‖applied‖ / ‖Σ scale · τ‖ after rounding, in float64.
-        cosine: between what was applied and Σ scale · τ.
-        target_digest: canonical digest of the target as it was read.
-        stamped_digest: canonical digest of the stamped model.
+        target: tensors of the target as it was read, by digest.
+        stamped: tensors of the stamped model, by digest.
+        resumed: number of tensors that an interrupted run had written already.
     """
 
-    tensors: int
+    rounding: Rounding
+    roles: Mapping[TensorRole, Rounding]
     bytes_written: int
-    applied_ratio: float
-    cosine: float
-    target_digest: str
-    stamped_digest: str
+    target: Manifest
+    stamped: Manifest
+    resumed: int
+
+    @property
+    def tensors(self) -> int:
+        """Number of tensors that were added to."""
+        return self.rounding.tensors
+
+    @property
+    def applied_ratio(self) -> float:
+        """Share of the vectors that survived rounding."""
+        return self.rounding.applied_ratio
+
+    @property
+    def cosine(self) -> float:
+        """Between what was applied and what was wanted."""
+        return self.rounding.cosine
+
+    @property
+    def target_digest(self) -> str:
+        """Canonical digest of the target."""
+        return self.target.digest
+
+    @property
+    def stamped_digest(self) -> str:
+        """Canonical digest of the stamped model."""
+        return self.stamped.digest
+
+
+@dataclass(frozen=True, slots=True)
+class StampCopy:
+    """A plan and where its result goes.
+
+    Attributes:
+        plan: what is added to what.
+        directory: where to write; normally a staging directory.
+        journal: keeps what is written, so that an interrupted run can go on; None without.
+    """
+
+    plan: StampPlan
+    directory: Path
+    journal: StampJournal | None = None
 
 
 def plan_stamp(
@@ -115,167 +188,294 @@ def plan_stamp(
     adapter: ArchitectureAdapter,
     *,
     vocabulary: Vocabulary = Vocabulary.REFUSE,
+    skip: frozenset[TensorRole] = frozenset(),
 ) -> StampPlan:
     """Match the tensors of vectors and target by canonical name.
 
+    Args:
+        target: the downstream model.
+        vectors: what to add.
+        adapter: architecture of the target.
+        vocabulary: what to do where the numbers of rows differ.
+        skip: roles whose tensors keep every bit.
+
     Raises:
         CheckpointError: names or ties of the target contradict each other.
-        VectorError: a tensor is missing, extra or of another shape; it is named.
+        VectorError: a tensor is missing, extra or of another shape; it is named. Or nothing is left to stamp.
     """
     names = named_parameters(target, adapter)
+    roles = {name: adapter.role(name) for name in names.parameters}
     parts: dict[str, list[Part]] = {}
     for position, scaled in enumerate(vectors):
         stored = scaled.vector.files.tensors
         tied = scaled.vector.description.tied
         _check_names(target, names, scaled.vector)
         for name, spec in names.parameters.items():
-            if spec.dtype.floating:
+            if spec.dtype.floating and roles[name] not in skip:
                 tau = stored[tied.get(name, name) if name not in stored else name]
-                shared = shared_elements(name, spec.shape, tau.shape, role=adapter.role(name), vocabulary=vocabulary)
+                shared = shared_elements(name, spec.shape, tau.shape, role=roles[name], vocabulary=vocabulary)
                 parts.setdefault(name, []).append(Part(position, tau, shared))
+    if not parts:
+        raise VectorError(
+            f"{target.path}: nothing is left to stamp when {', '.join(sorted(skip))} are skipped",
+            advice="skip fewer roles",
+        )
     return StampPlan(
-        target, tuple(vectors), names, {name: tuple(items) for name, items in parts.items()}, other_files(target)
+        target,
+        tuple(vectors),
+        names,
+        {name: tuple(items) for name, items in parts.items()},
+        {name: roles[name] for name in parts},
+        other_files(target),
     )
 
 
 def write_stamp(plan: StampPlan, directory: Path, *, progress: Progress = NO_PROGRESS) -> StampOutcome:
-    """Carry out a stamp; what was written is durable when this returns.
+    """Carry out one stamp; see :func:`write_stamps`."""
+    return write_stamps([StampCopy(plan, directory)], progress=progress)[0]
+
+
+def write_stamps(copies: Sequence[StampCopy], *, progress: Progress = NO_PROGRESS) -> list[StampOutcome]:
+    """Carry out stamps with the same vectors; what was written is durable when this returns.
 
     Args:
-        plan: what to add to what.
-        directory: where to write; normally a staging directory.
+        copies: what to add to what, and where to write.
         progress: where to report.
 
     Raises:
         CheckpointError: a tensor holds NaN or Inf, or a file cannot be read.
         VectorError: the vectors add up to nothing, a sum does not fit the dtype, or a vector was changed on disk.
+        OSError: the disk is full, or something else that a staging directory translates.
     """
-    with _Addition(plan) as addition:
-        written = rewrite_tensors(plan.target, directory, addition.change, label="stamp", progress=progress)
-        addition.check_vectors()
-    written += copy_files(plan.others.carried, directory)
-    sync_tree(directory)
-    return addition.outcome(written)
+    with ExitStack() as stack:
+        feeds = [_VectorFeed(scaled.vector, stack) for scaled in copies[0].plan.vectors]
+        additions = [_Addition(item, feeds, stack) for item in copies]
+        run(_works(additions, feeds), label="stamp", progress=progress)
+        for feed in feeds:
+            feed.check()
+    for item in copies:
+        copy_files(item.plan.others.carried, item.directory)
+        if item.journal is not None:
+            item.journal.remove()
+        sync_tree(item.directory)
+    return [addition.outcome() for addition in additions]
 
 
 class _VectorFeed:
-    """Blocks of one vector, digested as they pass for the first time."""
+    """The tensors of one vector: their elements, and their digests as they pass for the first time."""
 
-    def __init__(self, vector: StoredVector) -> None:
-        self._vector = vector
-        self._reader = TensorReader(vector.files.path)
-        self._contents: dict[str, Any] = {name: hashlib.sha256() for name in vector.files.tensors}
-        self._digested: dict[str, int] = dict.fromkeys(vector.files.tensors, 0)
+    def __init__(self, vector: StoredVector, stack: ExitStack) -> None:
+        self.vector = vector
+        self._files = stack.enter_context(OpenFiles(vector.files.path))
+        self._digests: dict[str, str] = {}
+        self._claimed: set[str] = set()
 
-    def read(self, spec: TensorSpec, start: int, count: int) -> torch.Tensor:
-        block = self._reader.read(spec, start, count)
-        if self._digested[spec.name] == start:
-            refuse_nonfinite(self._vector.files.path, spec, start, block)
-            self._contents[spec.name].update(bytes_of(block))
-            self._digested[spec.name] += count
-        return block
+    def source(self, name: str) -> TensorSource:
+        return self._files.source(self.vector.files.tensors[name])
+
+    def claim(self, name: str) -> bool:
+        """Say whether a tensor is to be hashed by whoever asks first."""
+        if name in self._claimed:
+            return False
+        self._claimed.add(name)
+        return True
+
+    def unclaimed(self) -> list[str]:
+        return [name for name in self.vector.files.tensors if name not in self._claimed]
+
+    def digested(self, name: str, digest: str) -> None:
+        self._digests[name] = digest
 
     def check(self) -> None:
-        """Read what no target needed, and refuse a vector that is not the one that was extracted."""
-        builder = DigestBuilder()
-        for name, spec in self._vector.files.tensors.items():
-            for start, count in block_ranges(spec.elements, self._digested[name]):
-                self.read(spec, start, count)
-            builder.add(name, spec.dtype, spec.shape, self._contents[name].hexdigest())
-        if builder.hexdigest() != self._vector.description.digest:
+        """Refuse a vector that is not the one that was extracted."""
+        manifest = Manifest.of(
+            tensor_digest(name, spec.dtype, spec.shape, self._digests[name])
+            for name, spec in self.vector.files.tensors.items()
+        )
+        if manifest.digest != self.vector.description.digest:
             raise VectorError(
-                f"{self._vector.files.path}: the tensors are not those that {self._vector.description.id} was made of",
+                f"{self.vector.files.path}: the tensors are not those that {self.vector.description.id} was made of",
                 advice="the vector was changed or damaged; extract it again",
             )
 
-    def close(self) -> None:
-        self._reader.close()
-
 
 @dataclass(slots=True)
+class _Target:
+    """One stored tensor of one target within a unit of work.
+
+    Attributes:
+        addition: the stamp it belongs to.
+        spec: where it is stored.
+        name: canonical name, None for a buffer.
+        parts: what is added to it; empty when it passes through.
+        first: whether it counts for digests and sums: a tied tensor may be stored twice.
+        sums: what the addition did, block by block.
+    """
+
+    addition: "_Addition"
+    spec: TensorSpec
+    name: str | None
+    parts: tuple[Part, ...]
+    first: bool
+    sums: list[Sums] = field(default_factory=list)
+
+    @property
+    def path(self) -> Path:
+        return self.addition.copy.plan.target.path
+
+
 class _Addition:
-    """Sums, norms and digests of a stamp under way."""
+    """Sums and digests of one stamp under way."""
 
-    plan: StampPlan
-    arithmetic: BlockArithmetic = field(default_factory=BlockArithmetic)
-    feeds: list[_VectorFeed] = field(default_factory=list)
-    before: dict[str, Any] = field(default_factory=dict)
-    after: dict[str, Any] = field(default_factory=dict)
-    squares: tuple[list[float], list[float], list[float]] = field(default_factory=lambda: ([], [], []))
+    def __init__(self, copy: StampCopy, feeds: Sequence[_VectorFeed], stack: ExitStack) -> None:
+        self.copy = copy
+        self._feeds = feeds
+        self._files = stack.enter_context(OpenFiles(copy.plan.target.path))
+        self._written: dict[str, WrittenTensor] = {}
+        if copy.journal is not None:
+            self._written.update(copy.journal.written)
+        done = frozenset((item.file, item.tensor) for item in self._written.values())
+        again = done if copy.journal is not None and copy.journal.resumed else None
+        self._rewritten = stack.enter_context(RewrittenFiles(copy.plan.target, copy.directory, again=again))
+        self._resumed = len(done)
 
-    def __enter__(self) -> Self:
-        self.feeds = [_VectorFeed(scaled.vector) for scaled in self.plan.vectors]
-        return self
+    def targets(self) -> Iterable[_Target]:
+        """Yield the stored tensors that are not written yet, in the order of the files."""
+        plan = self.copy.plan
+        for spec in stored_order(plan.target):
+            if spec.name not in self._written:
+                name = plan.names.canonical.get(spec.name)
+                first = name is not None and plan.names.parameters[name].name == spec.name
+                parts = plan.parts.get(name, ()) if name is not None and spec.dtype.floating else ()
+                yield _Target(self, spec, name, parts, first)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for feed in self.feeds:
-            feed.close()
+    def source(self, spec: TensorSpec) -> TensorSource:
+        return self._files.source(spec)
 
-    def change(self, spec: TensorSpec, start: int, block: torch.Tensor) -> torch.Tensor:
-        """Return a block of the stamped model; the first storage of a parameter counts for norms and digests."""
-        name = self.plan.names.canonical.get(spec.name)
-        if name is None:
-            return block
-        first = self.plan.names.parameters[name].name == spec.name
-        stamped = block
-        if spec.dtype.floating:
-            refuse_nonfinite(self.plan.target.path, spec, start, block)
-            change = self._change(name, start, block)
-            stamped = self.arithmetic.added(block, change, block.dtype)
-            if not is_finite(stamped):
-                raise VectorError(
-                    f"{spec.name}: a stamped number does not fit into {spec.dtype.label}",
-                    advice="stamp with a smaller scale, or a copy of the model in float32",
-                )
-            if first:
-                self._measure(block, stamped, change)
-        if first:
-            self.before.setdefault(name, hashlib.sha256()).update(bytes_of(block))
-            self.after.setdefault(name, hashlib.sha256()).update(bytes_of(stamped))
-        return stamped
+    def sink(self, spec: TensorSpec) -> FileSink:
+        return self._rewritten.sink(spec)
 
-    def check_vectors(self) -> None:
-        for feed in self.feeds:
-            feed.check()
+    def complete(self, target: _Target, before: str, after: str) -> None:
+        """Take note that a tensor is written."""
+        sums = Sums(*(math.fsum(getattr(item, name) for item in target.sums) for name in Sums.__slots__))
+        written = WrittenTensor(target.spec.file, target.spec.name, before, after, sums)
+        self._written[target.spec.name] = written
+        if self.copy.journal is not None:
+            self.copy.journal.add(written)
 
-    def outcome(self, written: int) -> StampOutcome:
-        applied, wanted, product = (math.fsum(values) for values in self.squares)
-        if wanted == 0:
+    def outcome(self) -> StampOutcome:
+        plan = self.copy.plan
+        sums = {name: self._written[plan.names.parameters[name].name].sums for name in plan.parts}
+        if not math.fsum(item.wanted for item in sums.values()):
             raise VectorError(
                 "the vectors add up to nothing for this model", advice="check their scales and --vocabulary"
             )
+        roles = sorted(set(plan.roles.values()), key=list(TensorRole).index)
         return StampOutcome(
-            tensors=len(self.plan.parts),
-            bytes_written=written,
-            applied_ratio=math.sqrt(applied / wanted),
-            cosine=product / math.sqrt(applied * wanted) if applied else 0.0,
-            target_digest=self._digest(self.before),
-            stamped_digest=self._digest(self.after),
+            rounding=Rounding.of(list(sums.values())),
+            roles={
+                role: Rounding.of([item for name, item in sums.items() if plan.roles[name] is role]) for role in roles
+            },
+            bytes_written=plan.bytes,
+            target=self._manifest("before"),
+            stamped=self._manifest("after"),
+            resumed=self._resumed,
         )
 
-    def _change(self, name: str, start: int, block: torch.Tensor) -> torch.Tensor:
-        parts: list[tuple[torch.Tensor, float]] = []
-        for part in self.plan.parts[name]:
-            count = min(len(block), part.elements - start)
-            if count > 0:
-                tau = self.feeds[part.vector].read(part.spec, start, count)
-                parts.append((tau, self.plan.vectors[part.vector].scale))
-        dtypes = [TORCH_DTYPES[part.spec.dtype] for part in self.plan.parts[name]]
-        return self.arithmetic.update(parts, count=len(block), working=working_dtype(block.dtype, *dtypes))
+    def _manifest(self, side: str) -> Manifest:
+        return Manifest.of(
+            tensor_digest(name, spec.dtype, spec.shape, getattr(self._written[spec.name], side))
+            for name, spec in self.copy.plan.names.parameters.items()
+        )
 
-    def _measure(self, block: torch.Tensor, stamped: torch.Tensor, change: torch.Tensor) -> None:
-        applied = self.arithmetic.moved(block, stamped)
-        pairs = ((applied, applied), (change, change), (applied, change))
-        for values, (one, other) in zip(self.squares, pairs, strict=True):
-            values.append(self.arithmetic.product_sum(one, other))
 
-    def _digest(self, contents: Mapping[str, Any]) -> str:
-        builder = DigestBuilder()
-        for name, spec in self.plan.names.parameters.items():
-            builder.add(name, spec.dtype, spec.shape, contents.get(name, hashlib.sha256()).hexdigest())
-        return builder.hexdigest()
+def _works(additions: Sequence[_Addition], feeds: Sequence[_VectorFeed]) -> list[TensorWork]:
+    """Return the work: what gets the same τ together, what passes through each by itself."""
+    units: dict[tuple[Any, ...], list[_Target]] = {}
+    for addition in additions:
+        for target in addition.targets():
+            key: tuple[Any, ...] = tuple((part.vector, part.spec.name) for part in target.parts)
+            units.setdefault(key or (addition, target.spec.name), []).append(target)
+    works = [_work(targets, feeds) for targets in units.values()]
+    return works + [_digest_work(feed, name) for feed in feeds for name in feed.unclaimed()]
+
+
+def _work(targets: Sequence[_Target], feeds: Sequence[_VectorFeed]) -> TensorWork:
+    """Return the work on tensors that get the same τ, or on one that passes through.
+
+    Streams: the targets as they are, then one τ per part, then the targets as they become.
+    """
+    parts = [(feeds[part.vector], part.spec.name) for part in targets[0].parts]
+    scales = [targets[0].addition.copy.plan.vectors[part.vector].scale for part in targets[0].parts]
+    sources = [target.addition.source(target.spec) for target in targets]
+    taus = [feed.source(name) for feed, name in parts]
+    digested = [place for place, (feed, name) in enumerate(parts) if feed.claim(name)]
+    count, behind = len(targets), len(targets) + len(taus)
+    hashed = (*range(count), *(count + place for place in digested), *(range(behind, behind + count) if taus else ()))
+
+    def compute(
+        kernels: BlockKernels, start: int, inputs: Sequence[Block], outputs: Sequence[Block]
+    ) -> Sequence[Block]:
+        if not parts:
+            return inputs
+        written = []
+        for place, target in enumerate(targets):
+            block, out = inputs[place], outputs[place].first(inputs[place].count)
+            lengths = [max(0, min(block.count, part.elements - start)) for part in target.parts]
+            pieces = [
+                (tau.first(length), scale)
+                for tau, length, scale in zip(inputs[count:], lengths, scales, strict=True)
+                if length
+            ]
+            sums = kernels.add(block, pieces, out)
+            if not math.isfinite(sums.applied) or not math.isfinite(sums.wanted):
+                _refuse(target, start, block, list(zip(parts, (piece for piece, _ in pieces), strict=False)))
+            target.sums.append(sums)
+            written.append(out)
+        return written
+
+    def done(digests: Sequence[str]) -> None:
+        for place, digest in zip(digested, digests[count:], strict=False):
+            feed, name = parts[place]
+            feed.digested(name, digest)
+        after = digests[-count:]
+        for place, target in enumerate(targets):
+            target.addition.complete(target, digests[place], after[place])
+
+    elements = max([target.spec.elements for target in targets] + [_elements(tau) for tau in taus])
+    sinks = tuple(target.addition.sink(target.spec) for target in targets)
+    return TensorWork(elements, (*sources, *taus), sinks, compute, hashed, done)
+
+
+def _digest_work(feed: _VectorFeed, name: str) -> TensorWork:
+    """Return the work on a tensor that no target needs: it is part of the vector's digest all the same."""
+
+    def nothing(
+        kernels: BlockKernels, start: int, inputs: Sequence[Block], outputs: Sequence[Block]
+    ) -> Sequence[Block]:
+        return ()
+
+    def done(digests: Sequence[str]) -> None:
+        feed.digested(name, digests[0])
+
+    source = feed.source(name)
+    feed.claim(name)
+    return TensorWork(_elements(source), (source,), (), nothing, (0,), done)
+
+
+def _refuse(target: _Target, start: int, block: Block, taus: Sequence[tuple[tuple[_VectorFeed, str], Block]]) -> None:
+    """Say which number is not finite: one of the target, one of a vector, or the sum."""
+    refuse_nonfinite(target.path, target.spec, start, block)
+    for (feed, name), tau in taus:
+        refuse_nonfinite(feed.vector.files.path, feed.vector.files.tensors[name], start, tau)
+    raise VectorError(
+        f"{target.spec.name}: a stamped number does not fit into {target.spec.dtype.label}",
+        advice="stamp with a smaller scale, or a copy of the model in float32",
+    )
+
+
+def _elements(source: TensorSource) -> int:
+    return math.prod(source.shape)
 
 
 def _check_names(target: Checkpoint, names: NamedParameters, vector: StoredVector) -> None:

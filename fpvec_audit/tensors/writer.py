@@ -1,88 +1,49 @@
-"""Outputs that are whole or do not exist.
+"""Output files of known size, written in any order by several threads, and durable when their last tensor is complete.
 
-Everything is written to a staging directory beside the target, ``.NAME.fpvec-staging-XXXXXXXX``, synced, and renamed as
-the very last step. Whatever goes wrong before – an exception, Ctrl-C, a full disk – the staging directory is removed.
-
-Law: after :func:`staged_directory` the target is complete and durable, or it is not there.
+What stands here must lie in a staging directory: see ``staging``.
 """
 
-import errno
+import ctypes
 import os
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import torch
+from fpvec_audit.domain.checkpoint import Dtype
+from fpvec_audit.tensors.blocks import Block
 
-from fpvec_audit.errors import OutputError
-from fpvec_audit.tensors.reader import bytes_of
-
-STAGING_MARK = ".fpvec-staging-"
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_WRITE_OUT = 2
+"""SYNC_FILE_RANGE_WRITE of Linux: begin to write, do not wait."""
 
 
-@contextmanager
-def staged_directory(target: Path, needed: int) -> Iterator[Path]:
-    """Give a staging directory that becomes ``target`` when the context ends well.
+class OutputFile:
+    """A file that is filled tensor by tensor; use it as a context manager.
 
     Args:
-        target: directory to make; missing parents are made too.
-        needed: bytes that will be written, for the check of free space and for messages.
-
-    Raises:
-        OutputError: the target exists, there is no room, or writing failed.
-    """
-    refuse_existing(target)
-    made: list[Path] = []
-    staging: Path | None = None
-    try:
-        made.extend(_make_parents(target.parent))
-        _check_space(target.parent, needed)
-        staging = target.parent / f".{target.name}{STAGING_MARK}{secrets.token_hex(4)}"
-        staging.mkdir()
-        yield staging
-        sync_tree(staging)
-        refuse_existing(target)
-        staging.rename(target)
-        _sync(target.parent)
-    except BaseException as error:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
-        for parent in reversed(made):
-            with suppress(OSError):
-                parent.rmdir()
-        if isinstance(error, OSError):
-            raise _translated(error, target, needed) from error
-        raise
-
-
-def refuse_existing(target: Path) -> None:
-    """Refuse a target that is there already.
-
-    Raises:
-        OutputError: it exists, be it a dangling link.
-    """
-    if target.exists() or target.is_symlink():
-        raise OutputError(f"{target} exists already", advice="choose another --out, or remove it")
-
-
-class TensorWriter:
-    """Writes a safetensors file from front to back; use it as a context manager.
-
-    Args:
-        path: file to make.
-        header: length field and JSON, as they will stand in the file.
+        path: file to make; with ``again`` it may be there, with the same header and size.
+        header: bytes before the first tensor.
+        size: bytes of the whole file.
+        tensors: how many tensors will be written; the file is synced when the last is complete.
+        again: go on with a file that an interrupted run left.
     """
 
-    def __init__(self, path: Path, header: bytes) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        self._place = 0
-        self._append(memoryview(header))
+    def __init__(self, path: Path, header: bytes, *, size: int, tensors: int, again: bool = False) -> None:
+        flags = os.O_CREAT if again else os.O_CREAT | os.O_EXCL
+        self.path = path
+        self._left = tensors
+        self._lock = threading.Lock()
+        self._descriptor = os.open(path, os.O_WRONLY | flags | os.O_CLOEXEC, 0o666)
+        try:
+            write_all(self._descriptor, memoryview(header), 0)
+            os.ftruncate(self._descriptor, size)
+            if not tensors:
+                os.fsync(self._descriptor)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -92,68 +53,61 @@ class TensorWriter:
     ) -> None:
         os.close(self._descriptor)
 
+    def write(self, memory: memoryview, place: int) -> None:
+        """Write bytes at an offset from the beginning of the file."""
+        write_all(self._descriptor, memory, place)
+
+    def complete(self, start: int, end: int) -> None:
+        """Take note that the bytes of a tensor are written; the last tensor makes the file durable."""
+        _begin_to_write_out(self._descriptor, start, end - start)
+        with self._lock:
+            self._left -= 1
+            last = not self._left
+        if last:
+            os.fsync(self._descriptor)
+
+
+class FileSink:
+    """The place of one tensor in an output file; a ``TensorSink``."""
+
+    __slots__ = ("_dtype", "_end", "_file", "_start")
+
+    def __init__(self, file: OutputFile, *, start: int, end: int, dtype: Dtype) -> None:
+        self._file, self._start, self._end, self._dtype = file, start, end, dtype
+
     @property
-    def written(self) -> int:
-        """Bytes written so far."""
-        return self._place
+    def dtype(self) -> Dtype:
+        """Number format."""
+        return self._dtype
 
-    def append(self, block: torch.Tensor) -> None:
-        """Write a flat, contiguous block after what was written before."""
-        self._append(bytes_of(block))
+    def write(self, start: int, block: Block) -> None:
+        """Write a block at a flat position of the tensor."""
+        self._file.write(block.memory, self._start + start * self._dtype.size)
 
-    def _append(self, content: memoryview) -> None:
-        done = 0
-        while done < len(content):
-            done += os.pwrite(self._descriptor, content[done:], self._place + done)
-        self._place += done
+    def close(self) -> None:
+        """Take note that the tensor is complete."""
+        self._file.complete(self._start, self._end)
 
 
-def sync_tree(directory: Path) -> None:
-    """Make every file of a directory, and the directory itself, durable."""
-    for parent, _, files in os.walk(directory, topdown=False):
-        for file in files:
-            _sync(Path(parent) / file)
-        _sync(Path(parent))
+def write_all(descriptor: int, memory: memoryview, place: int) -> None:
+    """Write all bytes at an offset, however many calls that takes."""
+    done = 0
+    while done < len(memory):
+        done += os.pwrite(descriptor, memory[done:], place + done)
 
 
-def size_of(files: Mapping[str, Path]) -> int:
-    """Return the number of bytes of files, links followed."""
-    return sum(path.stat().st_size for path in files.values())
+def _begin_to_write_out(descriptor: int, start: int, size: int) -> None:
+    """Let the disk begin with what is complete, so that the sync at the end has little left to do."""
+    call = _sync_file_range()
+    if call is not None and size:
+        call(descriptor, start, size, _WRITE_OUT)  # only a hint: what it may fail at, the sync will report
 
 
-def _make_parents(directory: Path) -> list[Path]:
-    missing = []
-    while not directory.exists():
-        missing.append(directory)
-        directory = directory.parent
-    for parent in reversed(missing):
-        parent.mkdir()
-    return missing[::-1]
-
-
-def _check_space(directory: Path, needed: int) -> None:
-    free = shutil.disk_usage(directory).free
-    if free < needed:
-        raise OutputError(
-            f"{directory} has {free} bytes free, {needed} are needed", advice="make room, or choose another --out"
-        )
-
-
-def _translated(error: OSError, target: Path, needed: int) -> OutputError:
-    if error.errno in _FULL:
-        return OutputError(
-            f"{target}: the disk is full, {needed} bytes are needed in all; nothing was left behind",
-            advice="make room, or choose another --out",
-        )
-    where = f" ({error.filename})" if error.filename else ""
-    return OutputError(
-        f"{target} could not be written: {error.strerror or error}{where}", advice="check --out and its permissions"
-    )
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+@cache
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        call = ctypes.CDLL(None).sync_file_range
+    except (OSError, AttributeError):
+        return None
+    call.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return call

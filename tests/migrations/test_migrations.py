@@ -72,6 +72,17 @@ def test_upgrade_of_a_filled_registry_keeps_everything(file):
         assert uow.ledger.verify() is None
 
 
+def test_registry_of_the_first_schema_is_upgraded_with_all_it_holds(file):
+    with opened(file) as registry, registry.unit_of_work() as uow:
+        uow.models.add(model_record())
+    command.downgrade(config_for(file), "0001")
+    assert "model_manifest" not in tables_of(file)
+    command.upgrade(config_for(file), "head")
+    with opened(file) as registry, registry.unit_of_work() as uow:
+        assert uow.models.list() == (model_record(),)
+        assert uow.models.manifest(model_record().id) is None
+
+
 def test_registry_made_by_alembic_is_one_that_the_program_opens(file):
     command.upgrade(config_for(file), "head")
     with opened(file) as registry, registry.unit_of_work() as uow:

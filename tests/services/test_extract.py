@@ -175,12 +175,12 @@ def test_other_shapes_and_equal_models_are_refused(tmp_path, tools, registry, pa
 
 
 def test_interrupted_extraction_leaves_nothing_but_a_cancelled_job(tmp_path, tools, registry, pair, monkeypatch):
-    from fpvec_audit.tensors import delta
+    from fpvec_audit.tensors.kernels import BlockKernels
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(delta.BlockArithmetic, "difference", interrupt)
+    monkeypatch.setattr(BlockKernels, "subtract", interrupt)
     refused(tmp_path, tools, registry, KeyboardInterrupt, *pair, match=None)
     assert jobs(registry) == [("extract", JobState.CANCELLED)]
 

@@ -1,6 +1,7 @@
 import pytest
 
 from fpvec_audit.errors import RegistryError
+from fpvec_audit.registry.tables import SCHEMA_REVISION
 from fpvec_audit.services.registry import (
     check_registry,
     init_registry,
@@ -26,7 +27,7 @@ def test_init_makes_a_registry_once(file):
 
 def test_upgrade_makes_or_keeps(file):
     assert upgrade_registry(url_of(file)).to_json()["before"] == ""
-    assert upgrade_registry(url_of(file)).to_json()["before"] == "0001"
+    assert upgrade_registry(url_of(file)).to_json()["before"] == SCHEMA_REVISION
 
 
 def test_check_changes_nothing_and_names_problems(file):

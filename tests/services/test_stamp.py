@@ -325,12 +325,12 @@ def test_downstream_with_nan_leaves_no_output_and_a_failed_job(tmp_path, tools, 
 
 
 def test_ctrl_c_leaves_no_output_and_a_cancelled_job(tmp_path, tools, registry, vector, downstream, monkeypatch):
-    from fpvec_audit.tensors import stamp
+    from fpvec_audit.tensors.kernels import BlockKernels
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stamp.BlockArithmetic, "added", interrupt)
+    monkeypatch.setattr(BlockKernels, "add", interrupt)
     with pytest.raises(KeyboardInterrupt):
         stamp_models([downstream], vectors=[vector], out=tmp_path / "deep" / "out", **tools)
     assert not (tmp_path / "deep").exists()

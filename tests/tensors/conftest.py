@@ -1,7 +1,7 @@
 import pytest
 
 from fpvec_audit.catalog import load_catalog
-from fpvec_audit.tensors import reader
+from fpvec_audit.tensors import blocks
 
 
 @pytest.fixture(scope="session")
@@ -12,4 +12,4 @@ def adapters():
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Let tiny tensors take many blocks, the last of them short."""
-    monkeypatch.setattr(reader, "BLOCK_ELEMENTS", 37)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 37)

@@ -15,7 +15,7 @@ from tests.tiny import ARCHITECTURES, DTYPES, make_tiny, perturb, rewrite, tenso
 def extract(base, fingerprinted, adapter, out, dtype=StoredDtype.SAME):
     plan = plan_extraction(read_checkpoint(base), read_checkpoint(fingerprinted), adapter, dtype=dtype)
     out.mkdir()
-    return write_vector(plan, out, tool_version="0")
+    return write_vector(plan, out, tool_version="0").description
 
 
 def parameters(directory, adapter):

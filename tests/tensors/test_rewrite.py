@@ -9,8 +9,8 @@ from fpvec_audit.tensors.rewrite import copy_files, other_files, rewrite_tensors
 from tests.tiny import make_tiny, write_checkpoint
 
 
-def unchanged(spec, start, block):
-    return block
+def unchanged(spec, source):
+    return source
 
 
 def copy_of(checkpoint, out):
@@ -39,12 +39,16 @@ def test_change_sees_every_block_once_with_its_place(tmp_path, small_blocks):
     model = write_checkpoint(tmp_path / "m", {"a": torch.arange(80.0), "b": torch.zeros(0), "c": torch.tensor(1.0)})
     seen = []
 
-    def note(spec, start, block):
-        seen.append((spec.name, start, len(block)))
-        return block
+    class Noted:
+        def __init__(self, spec, source):
+            self.spec, self.source, self.dtype, self.shape = spec, source, source.dtype, source.shape
+
+        def read_into(self, start, count, block):
+            seen.append((self.spec.name, start, count))
+            self.source.read_into(start, count, block)
 
     (tmp_path / "out").mkdir()
-    rewrite_tensors(read_checkpoint(model), tmp_path / "out", note, label="note")
+    rewrite_tensors(read_checkpoint(model), tmp_path / "out", Noted, label="note")
     assert sorted(seen) == [("a", 0, 37), ("a", 37, 37), ("a", 74, 6), ("c", 0, 1)]
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fpvec_audit.domain.vector import Vocabulary
 from fpvec_audit.errors import CheckpointError, VectorError
-from fpvec_audit.tensors import reader
+from fpvec_audit.tensors import blocks
 from fpvec_audit.tensors.delta import plan_extraction, write_vector
 from fpvec_audit.tensors.digest import canonical_digest
 from fpvec_audit.tensors.index import read_checkpoint
@@ -112,7 +112,7 @@ def test_blocks_and_scales_do_not_change_the_sum(tmp_path_factory, adapters, blo
     base = make_tiny(place / "base", "gpt2", dtype="bfloat16", seed=seed, hidden=4, tokenizer=False)
     vector = extract(base, perturb(base, place / "fp", seed=seed), adapters["gpt2"], place / "vector")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reader, "BLOCK_ELEMENTS", block * 7)
+        patch.setattr(blocks, "BLOCK_ELEMENTS", block * 7)
         stamp(base, [(vector, scale)], adapters["gpt2"], place / "out")
     expected = reference(tensors_of(base), tensors_of(vector), adapters["gpt2"], scale)
     assert same(tensors_of(place / "out"), expected)

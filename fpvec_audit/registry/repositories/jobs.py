@@ -67,6 +67,18 @@ class JobRepository:
         self._session.flush()
         return _record(row)
 
+    def mark_interrupted(self) -> tuple[JobRecord, ...]:
+        """Record that the running jobs of this machine whose process is gone were interrupted, and return them."""
+        statement = select(JobRow).where(
+            JobRow.state == JobState.RUNNING.value, JobRow.host == socket.gethostname(), JobRow.process != os.getpid()
+        )
+        found = [row for row in self._session.scalars(statement) if not _is_alive(row.process)]
+        for row in found:
+            row.state = JobState.INTERRUPTED.value
+            row.ended_at = self._clock()
+        self._session.flush()
+        return tuple(_record(row) for row in found)
+
     def get(self, reference: str) -> JobRecord:
         """Return a job by id or the beginning of one.
 
@@ -80,6 +92,16 @@ class JobRepository:
         """Return all jobs, oldest first."""
         rows = self._session.scalars(select(JobRow).order_by(JobRow.started_at, JobRow.id))
         return tuple(_record(row) for row in rows)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _record(row: JobRow) -> JobRecord:

@@ -3,11 +3,12 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from fpvec_audit.domain.manifest import Manifest
 from fpvec_audit.domain.records import ModelRecord, ModelRole
 from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.ledger import Ledger
 from fpvec_audit.registry.repositories.lookup import Directory, checked_name, free_name, normalised, refuse_taken
-from fpvec_audit.registry.tables import ModelRow
+from fpvec_audit.registry.tables import ModelManifestRow, ModelRow
 
 MODELS = Directory("model", ModelRow.id, ModelRow.name, listing="fpvec model list")
 
@@ -24,8 +25,10 @@ class ModelRepository:
         self._session = session
         self._ledger = ledger
 
-    def add(self, record: ModelRecord) -> ModelRecord:
+    def add(self, record: ModelRecord, *, manifest: Manifest | None = None) -> ModelRecord:
         """Register a model; one with the same weights is the same model.
+
+        Its manifest, where it is given, is kept beside it: the digest is made of it, so it needs no ledger entry.
 
         A model that is known keeps its name and its first date. Its location is brought up to date, a parent that was
         unknown is filled in, and a mere suspect becomes what it is now said to be.
@@ -37,6 +40,7 @@ class ModelRepository:
         row = self._session.get(ModelRow, record.id)
         self._check_parent(record)
         if row is not None:
+            self._keep(record.id, manifest)
             return self._completed(row, record)
         name = checked_name("model", record.name)
         refuse_taken(self._session, MODELS, name, option="--name")
@@ -53,6 +57,7 @@ class ModelRepository:
         self._session.add(row)
         self._session.flush()
         self._ledger.append("model.registered", row.id, _content(row))
+        self._keep(record.id, manifest)
         return _record(row)
 
     def get(self, reference: str) -> ModelRecord:
@@ -68,6 +73,23 @@ class ModelRepository:
         """Return the model with this digest, None if it is not registered."""
         row = self._session.get(ModelRow, identifier)
         return None if row is None else _record(row)
+
+    def manifest(self, identifier: str) -> Manifest | None:
+        """Return the tensors of a model by digest, None where they were not recorded.
+
+        Raises:
+            RegistryError: what is recorded does not give the model's digest.
+        """
+        row = self._session.get(ModelManifestRow, identifier)
+        if row is None:
+            return None
+        try:
+            manifest = Manifest.from_bytes(row.content)
+        except ValueError as error:
+            raise RegistryError(f"the manifest of model {identifier[:16]}… is damaged: {error}") from error
+        if manifest.digest != identifier:
+            raise RegistryError(f"the manifest of model {identifier[:16]}… is of another model")
+        return manifest
 
     def list(self, role: ModelRole | None = None) -> tuple[ModelRecord, ...]:
         """Return the models of a role, or all, oldest first."""
@@ -86,6 +108,14 @@ class ModelRepository:
     def free_name(self, wanted: str) -> str:
         """Return a name that no model has yet: ``wanted``, or with a number after it."""
         return free_name(self._session, MODELS, normalised(wanted))
+
+    def _keep(self, identifier: str, manifest: Manifest | None) -> None:
+        if manifest is None or self._session.get(ModelManifestRow, identifier) is not None:
+            return
+        assert manifest.digest == identifier, "a manifest was recorded for another model"
+        row = ModelManifestRow(model_id=identifier, tensors=len(manifest.tensors), content=manifest.to_bytes())
+        self._session.add(row)
+        self._session.flush()
 
     def _check_parent(self, record: ModelRecord) -> None:
         if record.parent is not None and self._session.get(ModelRow, record.parent) is None:

@@ -1,0 +1,109 @@
+"""Blocks: the pieces in which tensors pass through memory, so that memory does not grow with the model.
+
+A block lies in memory that its owner uses again and again. It has an address for compiled code, bytes for files and
+hashes, and a torch view for everything else; torch is loaded only when that view is asked for.
+"""
+
+import ctypes
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fpvec_audit.domain.checkpoint import Dtype
+
+if TYPE_CHECKING:
+    import torch
+
+BLOCK_ELEMENTS = 1 << 18
+"""Elements per block: 512 KiB of bfloat16, long enough for the disk and short enough for the processor's cache."""
+
+
+_TORCH_NAMES = {
+    Dtype.F64: "float64",
+    Dtype.F32: "float32",
+    Dtype.F16: "float16",
+    Dtype.BF16: "bfloat16",
+    Dtype.F8_E4M3: "float8_e4m3fn",
+    Dtype.F8_E5M2: "float8_e5m2",
+    Dtype.I64: "int64",
+    Dtype.I32: "int32",
+    Dtype.I16: "int16",
+    Dtype.I8: "int8",
+    Dtype.U64: "uint64",
+    Dtype.U32: "uint32",
+    Dtype.U16: "uint16",
+    Dtype.U8: "uint8",
+    Dtype.BOOL: "bool",
+}
+
+
+def torch_dtype(dtype: Dtype) -> "torch.dtype":
+    """Return torch's name for a number format."""
+    import torch
+
+    found: Any = getattr(torch, _TORCH_NAMES[dtype])
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive elements of a tensor.
+
+    Attributes:
+        memory: their bytes, little-endian, writable.
+        address: where they lie.
+        dtype: number format.
+        count: number of elements.
+    """
+
+    memory: memoryview
+    address: int
+    dtype: Dtype
+    count: int
+
+    def first(self, count: int) -> "Block":
+        """Return the first ``count`` elements."""
+        return (
+            self
+            if count == self.count
+            else Block(self.memory[: count * self.dtype.size], self.address, self.dtype, count)
+        )
+
+    def torch(self) -> "torch.Tensor":
+        """Return the elements as a flat tensor that shares their memory."""
+        import torch
+
+        dtype = torch_dtype(self.dtype)
+        if not self.count:
+            return torch.empty(0, dtype=dtype)
+        return torch.frombuffer(self.memory, dtype=torch.uint8).view(dtype)
+
+
+class BlockMemory:
+    """Room for one block at a time; it grows to the largest block that was asked for and is given back at the end."""
+
+    def __init__(self) -> None:
+        self._room: mmap.mmap | None = None
+        self._memory = memoryview(bytearray())
+        self._address = 0
+        self._last: Block | None = None
+
+    def block(self, dtype: Dtype, count: int) -> Block:
+        """Return a block of this format and length; the block that was returned before it is no longer valid."""
+        last = self._last
+        if last is not None and last.count == count and last.dtype is dtype:
+            return last
+        size = dtype.size * count
+        if size > len(self._memory):
+            self._room = mmap.mmap(-1, size)  # page-aligned, and returned to the system when it is dropped
+            self._memory = memoryview(self._room)
+            self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._room))
+        self._last = Block(self._memory[:size], self._address, dtype, count)
+        return self._last
+
+
+def block_ranges(elements: int, first: int = 0) -> Iterator[tuple[int, int]]:
+    """Yield (start, count) of the blocks that make up the flat positions from ``first`` to ``elements``."""
+    for start in range(first, elements, BLOCK_ELEMENTS):
+        yield start, min(BLOCK_ELEMENTS, elements - start)

@@ -1,0 +1,279 @@
+"""The streaming engine: tensors of any size go from files to files through a few small blocks.
+
+Every use – digest, vector, stamp, attack – describes for each tensor where its elements come from, what is computed
+from a block of them, and where the results go. The engine does the rest: a few threads, each with several tensors under
+way so that their bytes can be hashed side by side; ``preadv`` and ``pwrite`` in blocks whose memory is used again; the
+disk asked in advance for what comes next and told early what to write.
+
+Laws: memory depends on the number of threads and of streams per tensor, not on the size of tensor or model; every byte
+is read, hashed and written once; the result does not depend on the number of threads.
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Protocol
+
+from fpvec_audit.domain.checkpoint import Dtype
+from fpvec_audit.progress import NO_PROGRESS, Progress
+from fpvec_audit.tensors import blocks
+from fpvec_audit.tensors.blocks import Block, BlockMemory
+from fpvec_audit.tensors.kernels import BlockKernels
+from fpvec_audit.tensors.sha256 import digest_lanes
+from fpvec_audit.tensors.source import TensorSource
+
+MOST_THREADS = 8
+_LANES = 16
+_MOST_STREAMS = 64
+_MOST_WASTE = 1.15
+_POLL_SECONDS = 0.1
+
+Compute = Callable[[BlockKernels, int, Sequence[Block], Sequence[Block]], Sequence[Block]]
+"""(kernels, flat position, input blocks, output blocks) → the blocks to write, one for each output."""
+
+
+class TensorSink(Protocol):
+    """Where the bytes of one output tensor go."""
+
+    @property
+    def dtype(self) -> Dtype:
+        """Number format."""
+        ...
+
+    def write(self, start: int, block: Block) -> None:
+        """Write a block at a flat position."""
+        ...
+
+    def close(self) -> None:
+        """Take note that the tensor is complete."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """A sink that keeps nothing: room for numbers that are only computed with.
+
+    Attributes:
+        dtype: number format.
+    """
+
+    dtype: Dtype
+
+    def write(self, start: int, block: Block) -> None:
+        """Forget a block."""
+
+    def close(self) -> None:
+        """Nothing is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorWork:
+    """What happens to one tensor, or to several that are computed together.
+
+    Attributes:
+        elements: the longest input's; shorter ones give shorter blocks, in the end empty ones.
+        inputs: what is read.
+        outputs: what is written; as long as the longest input, unless ``compute`` gives shorter blocks.
+        compute: makes the output blocks.
+        hashed: streams to hash: inputs by number, then outputs by number behind them.
+        done: takes the hexadecimal digests of ``hashed`` when everything is written; called by one thread at a time.
+    """
+
+    elements: int
+    inputs: tuple[TensorSource, ...]
+    outputs: tuple[TensorSink, ...]
+    compute: Compute
+    hashed: tuple[int, ...]
+    done: Callable[[Sequence[str]], None]
+
+
+def nothing_to_compute(
+    kernels: BlockKernels, start: int, inputs: Sequence[Block], outputs: Sequence[Block]
+) -> Sequence[Block]:
+    """Write nothing: for tensors that are only hashed."""
+    return ()
+
+
+def passed_through(
+    kernels: BlockKernels, start: int, inputs: Sequence[Block], outputs: Sequence[Block]
+) -> Sequence[Block]:
+    """Write the inputs as they are."""
+    return inputs
+
+
+def run(
+    works: Sequence[TensorWork],
+    *,
+    label: str,
+    threads: int | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> None:
+    """Carry out works, started in the order given.
+
+    Args:
+        works: what to do.
+        label: what to call it in progress.
+        threads: how many at once; as many as there are processors, at most ``MOST_THREADS``, when None.
+        progress: where to report.
+
+    Raises:
+        FpvecError: whatever a source or a computation raised, when all threads have stopped.
+        OSError: an output could not be written.
+    """
+    wanted = threads or min(len(os.sched_getaffinity(0)), MOST_THREADS)
+    passage = _Passage(works)
+    total = sum(_bytes(work) for work in works)
+    with progress.step(label, total, "bytes") as step, ThreadPoolExecutor(max(1, min(wanted, len(works)))) as pool:
+        reported = 0
+        workers = [pool.submit(passage.work) for _ in range(max(1, min(wanted, len(works))))]
+        try:
+            waiting = True
+            while waiting:
+                waiting = bool(wait(workers, _POLL_SECONDS, FIRST_EXCEPTION).not_done)
+                passed = passage.passed
+                step.advance(passed - reported)
+                reported = passed
+        finally:  # an interrupt arrives here too: nobody may write on when the staging directory is removed
+            passage.stop()
+            wait(workers)
+        for worker in workers:
+            worker.result()
+        step.advance(total - reported)
+
+
+class _Passage:
+    """Works under way, shared by the threads."""
+
+    def __init__(self, works: Sequence[TensorWork]) -> None:
+        self._waiting = deque(works)
+        self._lock = threading.Lock()
+        self._stopped = False
+        self.passed = 0
+        self._streams = max((len(work.hashed) for work in works), default=0)
+
+    def work(self) -> None:
+        """Carry out works until none is left; the body of a thread."""
+        try:
+            self._work()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Let all threads end after their present block."""
+        self._stopped = True
+
+    def _work(self) -> None:
+        kernels = BlockKernels()
+        lanes = digest_lanes(max(1, self._streams) * _slots(self._streams))
+        slots = [_Slot(number * self._streams) for number in range(_slots(self._streams))]
+        while not self._stopped:
+            for slot in slots:
+                while slot.work is None and (work := self._next()) is not None:
+                    slot.begin(work)
+                    for lane in slot.lanes:
+                        lanes.begin(lane)
+                    if not work.elements:
+                        self._finish(slot, lanes.digest(slot.lanes))
+            busy = [slot for slot in slots if slot.work is not None]
+            if not busy:
+                return
+            pieces: list[tuple[int, Block]] = []
+            for slot in busy:
+                pieces.extend(slot.step(kernels))
+            lanes.update(pieces)
+            with self._lock:
+                self.passed += sum(slot.passed for slot in busy)
+            for slot in busy:
+                if slot.complete:
+                    self._finish(slot, lanes.digest(slot.lanes))
+
+    def _next(self) -> TensorWork | None:
+        with self._lock:
+            return self._waiting.popleft() if self._waiting else None
+
+    def _finish(self, slot: "_Slot", digests: Sequence[str]) -> None:
+        work = slot.work
+        assert work is not None
+        for output in work.outputs:
+            output.close()
+        with self._lock:
+            work.done(digests)
+        slot.work = None
+
+
+class _Slot:
+    """One work under way in a thread, and the memory of its blocks."""
+
+    def __init__(self, first_lane: int) -> None:
+        self.work: TensorWork | None = None
+        self.lanes: list[int] = []
+        self.passed = 0
+        self._first_lane = first_lane
+        self._place = 0
+        self._inputs: list[BlockMemory] = []
+        self._outputs: list[BlockMemory] = []
+        self._lengths: list[int] = []
+
+    @property
+    def complete(self) -> bool:
+        assert self.work is not None
+        return self._place >= self.work.elements
+
+    def begin(self, work: TensorWork) -> None:
+        self.work, self._place = work, 0
+        self.lanes = [self._first_lane + number for number in range(len(work.hashed))]
+        self._lengths = [_elements(source.shape) for source in work.inputs]
+        _extend(self._inputs, len(work.inputs))
+        _extend(self._outputs, len(work.outputs))
+
+    def step(self, kernels: BlockKernels) -> list[tuple[int, Block]]:
+        """Read, compute and write the next block; return what is to be hashed, by lane."""
+        work, start = self.work, self._place
+        assert work is not None
+        count = min(blocks.BLOCK_ELEMENTS, work.elements - start)
+        read = []
+        for memory, source, length in zip(self._inputs, work.inputs, self._lengths, strict=False):
+            block = memory.block(source.dtype, max(0, min(count, length - start)))
+            if block.count:
+                source.read_into(start, block.count, block.memory)
+            read.append(block)
+        room = [memory.block(sink.dtype, count) for memory, sink in zip(self._outputs, work.outputs, strict=False)]
+        written = work.compute(kernels, start, read, room)
+        for sink, block in zip(work.outputs, written, strict=True):
+            sink.write(start, block)
+        self._place += count
+        streams = (*read, *written)
+        self.passed = sum(len(block.memory) for block in read)
+        return [(lane, streams[number]) for lane, number in zip(self.lanes, work.hashed, strict=True)]
+
+
+def _slots(streams: int) -> int:
+    """Return how many tensors a thread has under way, so that the lanes of the hash are filled best."""
+    if not streams:
+        return 1
+
+    def waste(slots: int) -> float:
+        used = slots * streams
+        return -(-used // _LANES) * _LANES / used
+
+    choices = range(1, max(1, _MOST_STREAMS // streams) + 1)
+    return next((slots for slots in choices if waste(slots) <= _MOST_WASTE), min(choices, key=waste))
+
+
+def _bytes(work: TensorWork) -> int:
+    return sum(_elements(source.shape) * source.dtype.size for source in work.inputs)
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _extend(memories: list[BlockMemory], count: int) -> None:
+    memories.extend(BlockMemory() for _ in range(count - len(memories)))

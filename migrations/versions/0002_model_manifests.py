@@ -1,0 +1,28 @@
+"""Keep the digest of every tensor of a model, so that a check can say which one differs.
+
+Revision: 0002
+Revises: 0001
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "model_manifest",
+        sa.Column("model_id", sa.String(length=64), nullable=False),
+        sa.Column("tensors", sa.Integer(), nullable=False),
+        sa.Column("content", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(["model_id"], ["model.id"], name=op.f("fk_model_manifest_model_id_model")),
+        sa.PrimaryKeyConstraint("model_id", name=op.f("pk_model_manifest")),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("model_manifest")
