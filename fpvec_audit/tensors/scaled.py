@@ -105,14 +105,15 @@ def encoded(block: torch.Tensor, scales: torch.Tensor, start: int, *, row: int) 
 def _row_maxima(source: TensorSource) -> torch.Tensor:
     """Return the largest absolute value of every row."""
     row, elements = source.shape[-1], prod(source.shape)
+    maxima = torch.zeros(elements // row)  # made first: results between the blocks would fragment the heap
     if row > SPAN:
-        maxima = [
-            max(float(_absolute(source, first + start, count).max()) for start, count in spans(row))
-            for first in range(0, elements, row)
-        ]
-        return torch.tensor(maxima)
-    whole = SPAN // row * row
-    return torch.cat([_absolute(source, start, count).view(-1, row).amax(1) for start, count in spans(elements, whole)])
+        for number in range(len(maxima)):
+            pieces = (_absolute(source, number * row + start, count) for start, count in spans(row))
+            maxima[number] = max(float(piece.max()) for piece in pieces)
+        return maxima
+    for start, count in spans(elements, SPAN // row * row):
+        maxima[start // row : (start + count) // row] = _absolute(source, start, count).view(-1, row).amax(1)
+    return maxima
 
 
 def _absolute(source: TensorSource, start: int, count: int) -> torch.Tensor:
