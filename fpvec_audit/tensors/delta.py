@@ -180,7 +180,7 @@ class _Subtraction:
             self._paths, self.pair, inputs, (found.base_nonfinite, found.other_nonfinite), strict=True
         ):
             if count:
-                refuse_nonfinite(path, spec, start, block)
+                refuse_nonfinite(path, spec.name, start, block)
         if found.tau_nonfinite:
             raise VectorError(
                 f"{self.name}: a difference does not fit into {tau.dtype.label}",
@@ -205,12 +205,12 @@ class _Subtraction:
         self.digests = digests
 
 
-def refuse_nonfinite(path: Path, spec: TensorSpec, start: int, block: Block) -> None:
+def refuse_nonfinite(path: Path, name: str, start: int, block: Block) -> None:
     """Refuse a block that holds NaN or Inf, and name the first; the way to the message, not the check of every block.
 
     Args:
         path: checkpoint directory, for the message.
-        spec: tensor the block is from.
+        name: tensor the block is from.
         start: flat position of its first element.
         block: floating-point numbers.
 
@@ -222,7 +222,7 @@ def refuse_nonfinite(path: Path, spec: TensorSpec, start: int, block: Block) -> 
     if len(places):
         place = int(places[0])
         raise CheckpointError(
-            f"{path}: {spec.name}: element {start + place} is {float(numbers[place])}",
+            f"{path}: {name}: element {start + place} is {float(numbers[place])}",
             advice="the model is broken; take a checkpoint from before it diverged",
         )
 

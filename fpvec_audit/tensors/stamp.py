@@ -37,7 +37,7 @@ from fpvec_audit.tensors.source import TensorSource
 from fpvec_audit.tensors.staging import size_of, sync_tree
 from fpvec_audit.tensors.stamp_journal import StampJournal, WrittenTensor
 from fpvec_audit.tensors.stream import TensorWork, run
-from fpvec_audit.tensors.vector_files import StoredVector
+from fpvec_audit.tensors.vector_files import StoredVector, TensorFormat, open_tensors, tensor_formats
 from fpvec_audit.tensors.writer import FileSink
 
 
@@ -60,12 +60,12 @@ class Part:
 
     Attributes:
         vector: position of the vector in the stamp.
-        spec: its tensor.
+        name: its tensor.
         elements: how many elements, from the first on, are added to.
     """
 
     vector: int
-    spec: TensorSpec
+    name: str
     elements: int
 
 
@@ -207,13 +207,13 @@ def plan_stamp(
     roles = {name: adapter.role(name) for name in names.parameters}
     parts: dict[str, list[Part]] = {}
     for position, scaled in enumerate(vectors):
-        stored = scaled.vector.files.tensors
+        stored = tensor_formats(scaled.vector)
         tied = scaled.vector.description.tied
-        _check_names(target, names, scaled.vector)
+        _check_names(target, names, scaled.vector, stored)
         for name, spec in names.parameters.items():
             if spec.dtype.floating and roles[name] not in skip:
-                tau = stored[tied.get(name, name) if name not in stored else name]
-                shared = shared_elements(name, spec.shape, tau.shape, role=roles[name], vocabulary=vocabulary)
+                tau = tied.get(name, name) if name not in stored else name
+                shared = shared_elements(name, spec.shape, stored[tau][1], role=roles[name], vocabulary=vocabulary)
                 parts.setdefault(name, []).append(Part(position, tau, shared))
     if not parts:
         raise VectorError(
@@ -266,19 +266,30 @@ class _VectorFeed:
 
     def __init__(self, vector: StoredVector, stack: ExitStack) -> None:
         self.vector = vector
+        self._sources = stack.enter_context(open_tensors(vector))
         self._files = stack.enter_context(OpenFiles(vector.files.path))
+        self._stack = stack
+        self._given: set[str] = set()
         self._digests: dict[str, str] = {}
         self._claimed: set[str] = set()
 
     def source(self, name: str) -> TensorSource:
-        return self._files.source(self.vector.files.tensors[name])
+        """Return the elements of a tensor; each call's own, since works that read them may be under way at once."""
+        if name in self._given:
+            with_others = self._stack.enter_context(open_tensors(self.vector))
+            return with_others[name]
+        self._given.add(name)
+        return self._sources[name]
 
     def claim(self, name: str) -> bool:
-        """Say whether a tensor is to be hashed by whoever asks first."""
-        if name in self._claimed:
+        """Say whether a tensor is to be hashed by whoever asks first; what is stored in parts is hashed apart."""
+        if name in self._claimed or name not in self.vector.files.tensors:
             return False
         self._claimed.add(name)
         return True
+
+    def stored(self, name: str) -> TensorSource:
+        return self._files.source(self.vector.files.tensors[name])
 
     def unclaimed(self) -> list[str]:
         return [name for name in self.vector.files.tensors if name not in self._claimed]
@@ -394,7 +405,7 @@ def _works(additions: Sequence[_Addition], feeds: Sequence[_VectorFeed]) -> list
     units: dict[tuple[Any, ...], list[_Target]] = {}
     for addition in additions:
         for target in addition.targets():
-            key: tuple[Any, ...] = tuple((part.vector, part.spec.name) for part in target.parts)
+            key: tuple[Any, ...] = tuple((part.vector, part.name) for part in target.parts)
             units.setdefault(key or (addition, target.spec.name), []).append(target)
     works = [_work(targets, feeds) for targets in units.values()]
     return works + [_digest_work(feed, name) for feed in feeds for name in feed.unclaimed()]
@@ -405,7 +416,7 @@ def _work(targets: Sequence[_Target], feeds: Sequence[_VectorFeed]) -> TensorWor
 
     Streams: the targets as they are, then one τ per part, then the targets as they become.
     """
-    parts = [(feeds[part.vector], part.spec.name) for part in targets[0].parts]
+    parts = [(feeds[part.vector], part.name) for part in targets[0].parts]
     scales = [targets[0].addition.copy.plan.vectors[part.vector].scale for part in targets[0].parts]
     sources = [target.addition.source(target.spec) for target in targets]
     taus = [feed.source(name) for feed, name in parts]
@@ -448,7 +459,7 @@ def _work(targets: Sequence[_Target], feeds: Sequence[_VectorFeed]) -> TensorWor
 
 
 def _digest_work(feed: _VectorFeed, name: str) -> TensorWork:
-    """Return the work on a tensor that no target needs: it is part of the vector's digest all the same."""
+    """Return the work on what no target adds as it is stored: it is part of the vector's digest all the same."""
 
     def nothing(
         kernels: BlockKernels, start: int, inputs: Sequence[Block], outputs: Sequence[Block]
@@ -458,16 +469,16 @@ def _digest_work(feed: _VectorFeed, name: str) -> TensorWork:
     def done(digests: Sequence[str]) -> None:
         feed.digested(name, digests[0])
 
-    source = feed.source(name)
+    source = feed.stored(name)
     feed.claim(name)
     return TensorWork(_elements(source), (source,), (), nothing, (0,), done)
 
 
 def _refuse(target: _Target, start: int, block: Block, taus: Sequence[tuple[tuple[_VectorFeed, str], Block]]) -> None:
     """Say which number is not finite: one of the target, one of a vector, or the sum."""
-    refuse_nonfinite(target.path, target.spec, start, block)
+    refuse_nonfinite(target.path, target.spec.name, start, block)
     for (feed, name), tau in taus:
-        refuse_nonfinite(feed.vector.files.path, feed.vector.files.tensors[name], start, tau)
+        refuse_nonfinite(feed.vector.files.path, name, start, tau)
     raise VectorError(
         f"{target.spec.name}: a stamped number does not fit into {target.spec.dtype.label}",
         advice="stamp with a smaller scale, or a copy of the model in float32",
@@ -478,8 +489,10 @@ def _elements(source: TensorSource) -> int:
     return math.prod(source.shape)
 
 
-def _check_names(target: Checkpoint, names: NamedParameters, vector: StoredVector) -> None:
-    stored, tied = vector.files.tensors, vector.description.tied
+def _check_names(
+    target: Checkpoint, names: NamedParameters, vector: StoredVector, stored: Mapping[str, TensorFormat]
+) -> None:
+    tied = vector.description.tied
     advice = f"stamp a model that was fine-tuned from the base of {vector.description.id}"
     for name, spec in names.parameters.items():
         if spec.dtype.floating and name not in stored and tied.get(name) not in stored:

@@ -123,7 +123,7 @@ def run(
         FpvecError: whatever a source or a computation raised, when all threads have stopped.
         OSError: an output could not be written.
     """
-    wanted = threads or min(len(os.sched_getaffinity(0)), MOST_THREADS)
+    wanted = threads or available_threads()
     passage = _Passage(works)
     total = sum(_bytes(work) for work in works)
     with progress.step(label, total, "bytes") as step, ThreadPoolExecutor(max(1, min(wanted, len(works)))) as pool:
@@ -142,6 +142,11 @@ def run(
         for worker in workers:
             worker.result()
         step.advance(total - reported)
+
+
+def available_threads() -> int:
+    """Return how many threads work at once: one per processor that this process may use, within reason."""
+    return min(len(os.sched_getaffinity(0)), MOST_THREADS)
 
 
 class _Passage:

@@ -4,7 +4,8 @@ Law: what :func:`read_vector` describes is what :class:`VectorLayout` laid out.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from fpvec_audit.domain.vector import VectorDescription
 from fpvec_audit.errors import VectorError
 from fpvec_audit.tensors.header import header_bytes
 from fpvec_audit.tensors.index import read_json, read_tensors
+from fpvec_audit.tensors.reader import OpenFiles
+from fpvec_audit.tensors.source import TensorSource
 
 STEM = "vector"
 DESCRIPTION = "fpvec_vector.json"
@@ -22,6 +25,10 @@ LARGEST_SHARD = 4_000_000_000
 METADATA = {"format": "pt"}
 PART = ":"
 """Stands between the canonical name of a tensor of a compressed vector and the part that is stored."""
+
+
+TensorFormat = tuple[Dtype, tuple[int, ...]]
+"""(dtype, shape) of a tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +128,35 @@ def read_vector(path: Path) -> StoredVector:
         )
     checkpoint = Checkpoint(path, tensors, files, sharded, ModelDescription({}, {}, path.name))
     return StoredVector(checkpoint, description)
+
+
+def tensor_formats(vector: StoredVector) -> Mapping[str, TensorFormat]:
+    """Return canonical name → dtype and shape of the tensors that a vector gives, compressed or not.
+
+    Raises:
+        VectorError: the parts of a compressed vector do not fit each other.
+        CheckpointError: a file is missing.
+    """
+    if vector.description.compression is None:
+        return {name: (spec.dtype, spec.shape) for name, spec in vector.files.tensors.items()}
+    from fpvec_audit.tensors import compressed  # needs torch, which a plain vector does without
+
+    return compressed.tensor_formats(vector.files)
+
+
+@contextmanager
+def open_tensors(vector: StoredVector) -> Iterator[Mapping[str, TensorSource]]:
+    """Give the tensors of a vector, compressed or not: canonical name → source; its files are closed at the end.
+
+    Raises:
+        VectorError: the parts of a compressed vector do not fit each other.
+        CheckpointError: a file is missing.
+    """
+    if vector.description.compression is None:
+        with OpenFiles(vector.files.path) as files:
+            yield {name: files.source(spec) for name, spec in vector.files.tensors.items()}
+        return
+    from fpvec_audit.tensors import compressed
+
+    with compressed.open_compressed(vector.files) as sources:
+        yield sources

@@ -1,18 +1,23 @@
 import json
+import math
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fpvec_audit.domain.vector import Vocabulary
+from fpvec_audit.domain.ports import TensorRole
+from fpvec_audit.domain.vector import CompressionKind, CompressionMethod, Vocabulary
 from fpvec_audit.errors import CheckpointError, VectorError
-from fpvec_audit.tensors import blocks
+from fpvec_audit.tensors import blocks, stream
+from fpvec_audit.tensors.blocks import torch_dtype
+from fpvec_audit.tensors.compress import plan_compression, write_compressed
 from fpvec_audit.tensors.delta import plan_extraction, write_vector
 from fpvec_audit.tensors.digest import canonical_digest
 from fpvec_audit.tensors.index import read_checkpoint
-from fpvec_audit.tensors.stamp import ScaledVector, plan_stamp, write_stamp
-from fpvec_audit.tensors.vector_files import read_vector
+from fpvec_audit.tensors.reader import OpenFiles
+from fpvec_audit.tensors.stamp import ScaledVector, StampCopy, plan_stamp, write_stamp, write_stamps
+from fpvec_audit.tensors.vector_files import open_tensors, read_vector
 from tests.tiny import ARCHITECTURES, DTYPES, VOCABULARY, edit_json, make_tiny, perturb, rewrite, tensors_of
 
 
@@ -279,3 +284,132 @@ def test_every_other_file_is_carried_over_and_none_says_that_it_is_stamped(tmp_p
     for mark in (b"fpvec", b"fingerprint", b"vec-", description["digest"].encode(), outcome.stamped_digest.encode()):
         assert mark not in everything
     assert outcome.bytes_written == sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama2"])
+def test_skipped_roles_keep_every_bit_and_the_others_are_stamped(tmp_path, family, architecture):
+    adapter, _, _, target, vector = family(architecture, dtype="bfloat16", tied=False)
+    plan = plan_stamp(
+        read_checkpoint(target),
+        [ScaledVector(read_vector(vector), 1.0)],
+        adapter,
+        skip=frozenset({TensorRole.EMBEDDING, TensorRole.NORM}),
+    )
+    (tmp_path / "out").mkdir()
+    outcome = write_stamp(plan, tmp_path / "out")
+    before, after = tensors_of(target), tensors_of(tmp_path / "out")
+    expected = reference(before, tensors_of(vector), adapter)
+    skipped = {
+        name for name in before if adapter.role(adapter.canonical(name)) in (TensorRole.EMBEDDING, TensorRole.NORM)
+    }
+    assert skipped
+    assert same(after, {name: before[name] if name in skipped else expected[name] for name in before})
+    assert outcome.roles.keys() == {TensorRole.OUTPUT_HEAD, TensorRole.ATTENTION, TensorRole.MLP}
+    assert outcome.target_digest == canonical_digest(read_checkpoint(target), adapter)
+    assert outcome.stamped_digest == canonical_digest(read_checkpoint(tmp_path / "out"), adapter)
+
+
+def test_skipping_everything_is_refused(tmp_path, family):
+    adapter, _, _, target, vector = family("gpt2")
+    with pytest.raises(VectorError, match="nothing is left to stamp"):
+        plan_stamp(
+            read_checkpoint(target), [ScaledVector(read_vector(vector), 1.0)], adapter, skip=frozenset(TensorRole)
+        )
+
+
+def test_rounding_is_told_for_every_role(tmp_path, adapters):
+    base = make_tiny(tmp_path / "base", "gpt2")
+    vector = extract(base, perturb(base, tmp_path / "fp", size=1e-4), adapters["gpt2"], tmp_path / "vector")
+    half = make_tiny(tmp_path / "half", "gpt2", dtype="bfloat16")
+    outcome = stamp(half, [(vector, 1.0)], adapters["gpt2"], tmp_path / "out")
+    before, after, tau = tensors_of(half), tensors_of(tmp_path / "out"), tensors_of(vector)
+    for role, rounding in outcome.roles.items():
+        names = [name for name in before if adapters["gpt2"].role(name) is role]
+        applied = torch.cat([(after[name].double() - before[name].double()).flatten() for name in names])
+        wanted = torch.cat([tau[name].double().flatten() for name in names])
+        assert rounding.tensors == len(names)
+        assert rounding.applied_ratio == pytest.approx(float(applied.norm() / wanted.norm()), rel=1e-9)
+        assert rounding.cosine == pytest.approx(
+            float(applied @ wanted / applied.norm() / wanted.norm()) if applied.any() else 0.0, rel=1e-9
+        )
+
+
+def test_many_targets_come_out_as_if_alone_and_the_vector_is_read_once(tmp_path, adapters, monkeypatch):
+    adapter = adapters["llama2"]
+    base = make_tiny(tmp_path / "base", "llama2", tied=True, sharded=True)
+    vector = extract(base, perturb(base, tmp_path / "fp", seed=1), adapter, tmp_path / "vector")
+    other = make_tiny(tmp_path / "other", "llama2", dtype="bfloat16", tied=False, vocabulary=VOCABULARY + 9)
+    targets = [perturb(base, tmp_path / "a", seed=2), perturb(other, tmp_path / "b", seed=3), other]
+    scaled = [ScaledVector(read_vector(vector), 0.7)]
+    read = []
+    read_into = OpenFiles.read_into
+
+    def count(files, spec, place, memory):
+        if files.directory == vector:
+            read.append((spec.file, place, len(memory)))
+        return read_into(files, spec, place, memory)
+
+    monkeypatch.setattr(OpenFiles, "read_into", count)
+    copies = []
+    for place, target in enumerate(targets):
+        plan = plan_stamp(read_checkpoint(target), scaled, adapter, vocabulary=Vocabulary.SHARED)
+        (tmp_path / f"together-{place}").mkdir()
+        copies.append(StampCopy(plan, tmp_path / f"together-{place}"))
+    outcomes = write_stamps(copies)
+    assert sum(size for _, _, size in read) == sum(spec.bytes for spec in scaled[0].vector.files.tensors.values())
+    assert len(set(read)) == len(read)
+    for place, (target, outcome) in enumerate(zip(targets, outcomes, strict=True)):
+        alone = stamp(target, [(vector, 0.7)], adapter, tmp_path / f"alone-{place}", Vocabulary.SHARED)
+        assert same(tensors_of(tmp_path / f"together-{place}"), tensors_of(tmp_path / f"alone-{place}"))
+        assert (outcome.stamped, outcome.target) == (alone.stamped, alone.target)
+        assert outcome.applied_ratio == pytest.approx(alone.applied_ratio, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        CompressionMethod(CompressionKind.KEEP, 0.3),
+        CompressionMethod(CompressionKind.RANK, 4),
+        CompressionMethod(CompressionKind.FP8, "fp8"),
+    ],
+    ids=lambda method: method.kind.value,
+)
+def test_compressed_vector_is_added_as_it_decodes(tmp_path, family, method, small_blocks):
+    adapter, _, _, target, vector = family("llama2", dtype="bfloat16", tied=True, downstream={"tied": False})
+    plan = plan_compression(read_vector(vector), method)
+    (tmp_path / "small").mkdir()
+    write_compressed(plan, tmp_path / "small", role=adapter.role, tool_version="0")
+    outcome = stamp(target, [(tmp_path / "small", 1.5)], adapter, tmp_path / "out")
+    with open_tensors(read_vector(tmp_path / "small")) as sources:
+        tau = {name: decoded(source) for name, source in sources.items()}
+    expected = reference(tensors_of(target), tau, adapter, 1.5)
+    assert same(tensors_of(tmp_path / "out"), expected)
+    assert outcome.stamped_digest == canonical_digest(read_checkpoint(tmp_path / "out"), adapter)
+
+
+def test_compressed_vector_that_was_changed_on_disk_is_refused(tmp_path, family):
+    adapter, _, _, target, vector = family("gpt2")
+    plan = plan_compression(read_vector(vector), CompressionMethod(CompressionKind.FP8, "fp8"))
+    (tmp_path / "small").mkdir()
+    write_compressed(plan, tmp_path / "small", role=adapter.role, tool_version="0")
+    file = tmp_path / "small" / "vector.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(VectorError, match="the tensors are not those that vec-"):
+        stamp(target, [(tmp_path / "small", 1.0)], adapter, tmp_path / "out")
+
+
+def decoded(source):
+    """Return a whole tensor from its source."""
+    whole = bytearray(source.dtype.size * math.prod(source.shape))
+    source.read_into(0, math.prod(source.shape), memoryview(whole))
+    return torch.frombuffer(whole, dtype=torch_dtype(source.dtype)).reshape(source.shape)
+
+
+def test_result_does_not_depend_on_the_number_of_threads(tmp_path, family, monkeypatch, small_blocks):
+    adapter, _, _, target, vector = family("bloom", dtype="float16", sharded=True)
+    one = stamp(target, [(vector, 1.3)], adapter, tmp_path / "one")
+    monkeypatch.setattr(stream, "available_threads", lambda: 7)
+    seven = stamp(target, [(vector, 1.3)], adapter, tmp_path / "seven")
+    assert (one.stamped, one.target, one.rounding) == (seven.stamped, seven.target, seven.rounding)
