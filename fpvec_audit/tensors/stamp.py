@@ -36,9 +36,8 @@ from fpvec_audit.tensors.rewrite import CarriedFiles, RewrittenFiles, copy_files
 from fpvec_audit.tensors.source import TensorSource
 from fpvec_audit.tensors.staging import size_of, sync_tree
 from fpvec_audit.tensors.stamp_journal import StampJournal, WrittenTensor
-from fpvec_audit.tensors.stream import TensorWork, run
+from fpvec_audit.tensors.stream import Scratch, TensorSink, TensorWork, run
 from fpvec_audit.tensors.vector_files import StoredVector, TensorFormat, open_tensors, tensor_formats
-from fpvec_audit.tensors.writer import FileSink
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +248,9 @@ def write_stamps(copies: Sequence[StampCopy], *, progress: Progress = NO_PROGRES
     """
     with ExitStack() as stack:
         feeds = [_VectorFeed(scaled.vector, stack) for scaled in copies[0].plan.vectors]
-        additions = [_Addition(item, feeds, stack) for item in copies]
+        additions = [_Addition(item.plan, stack, item.journal) for item in copies]
+        for addition, item in zip(additions, copies, strict=True):
+            addition.open(item.directory, stack)
         run(_works(additions, feeds), label="stamp", progress=progress)
         for feed in feeds:
             feed.check()
@@ -259,6 +260,21 @@ def write_stamps(copies: Sequence[StampCopy], *, progress: Progress = NO_PROGRES
             item.journal.remove()
         sync_tree(item.directory)
     return [addition.outcome() for addition in additions]
+
+
+def foresee_stamp(plan: StampPlan, *, progress: Progress = NO_PROGRESS) -> StampOutcome:
+    """Compute everything that a stamp would give, digests and rounding, and write nothing.
+
+    Raises:
+        CheckpointError, VectorError: as :func:`write_stamps`.
+    """
+    with ExitStack() as stack:
+        feeds = [_VectorFeed(scaled.vector, stack) for scaled in plan.vectors]
+        addition = _Addition(plan, stack)
+        run(_works([addition], feeds), label="foresee", progress=progress)
+        for feed in feeds:
+            feed.check()
+    return addition.outcome()
 
 
 class _VectorFeed:
@@ -332,27 +348,35 @@ class _Target:
 
     @property
     def path(self) -> Path:
-        return self.addition.copy.plan.target.path
+        return self.addition.plan.target.path
 
 
 class _Addition:
-    """Sums and digests of one stamp under way."""
+    """Sums and digests of one stamp under way.
 
-    def __init__(self, copy: StampCopy, feeds: Sequence[_VectorFeed], stack: ExitStack) -> None:
-        self.copy = copy
-        self._feeds = feeds
-        self._files = stack.enter_context(OpenFiles(copy.plan.target.path))
-        self._written: dict[str, WrittenTensor] = {}
-        if copy.journal is not None:
-            self._written.update(copy.journal.written)
+    Args:
+        plan: what is added to what.
+        stack: closes the files of the target.
+        journal: what an interrupted run wrote, and where to note what is written now.
+    """
+
+    def __init__(self, plan: StampPlan, stack: ExitStack, journal: StampJournal | None = None) -> None:
+        self.plan = plan
+        self._files = stack.enter_context(OpenFiles(plan.target.path))
+        self._journal = journal
+        self._written = {} if journal is None else dict(journal.written)
+        self._resumed = len(self._written)
+        self._rewritten: RewrittenFiles | None = None
+
+    def open(self, directory: Path, stack: ExitStack) -> None:
+        """Open the files to write; without this, the result is only computed."""
         done = frozenset((item.file, item.tensor) for item in self._written.values())
-        again = done if copy.journal is not None and copy.journal.resumed else None
-        self._rewritten = stack.enter_context(RewrittenFiles(copy.plan.target, copy.directory, again=again))
-        self._resumed = len(done)
+        again = done if self._journal is not None and self._journal.resumed else None
+        self._rewritten = stack.enter_context(RewrittenFiles(self.plan.target, directory, again=again))
 
     def targets(self) -> Iterable[_Target]:
         """Yield the stored tensors that are not written yet, in the order of the files."""
-        plan = self.copy.plan
+        plan = self.plan
         for spec in stored_order(plan.target):
             if spec.name not in self._written:
                 name = plan.names.canonical.get(spec.name)
@@ -363,19 +387,19 @@ class _Addition:
     def source(self, spec: TensorSpec) -> TensorSource:
         return self._files.source(spec)
 
-    def sink(self, spec: TensorSpec) -> FileSink:
-        return self._rewritten.sink(spec)
+    def sink(self, spec: TensorSpec) -> TensorSink:
+        return Scratch(spec.dtype) if self._rewritten is None else self._rewritten.sink(spec)
 
     def complete(self, target: _Target, before: str, after: str) -> None:
         """Take note that a tensor is written."""
         sums = Sums(*(math.fsum(getattr(item, name) for item in target.sums) for name in Sums.__slots__))
         written = WrittenTensor(target.spec.file, target.spec.name, before, after, sums)
         self._written[target.spec.name] = written
-        if self.copy.journal is not None:
-            self.copy.journal.add(written)
+        if self._journal is not None:
+            self._journal.add(written)
 
     def outcome(self) -> StampOutcome:
-        plan = self.copy.plan
+        plan = self.plan
         sums = {name: self._written[plan.names.parameters[name].name].sums for name in plan.parts}
         if not math.fsum(item.wanted for item in sums.values()):
             raise VectorError(
@@ -396,7 +420,7 @@ class _Addition:
     def _manifest(self, side: str) -> Manifest:
         return Manifest.of(
             tensor_digest(name, spec.dtype, spec.shape, getattr(self._written[spec.name], side))
-            for name, spec in self.copy.plan.names.parameters.items()
+            for name, spec in self.plan.names.parameters.items()
         )
 
 
@@ -417,7 +441,7 @@ def _work(targets: Sequence[_Target], feeds: Sequence[_VectorFeed]) -> TensorWor
     Streams: the targets as they are, then one τ per part, then the targets as they become.
     """
     parts = [(feeds[part.vector], part.name) for part in targets[0].parts]
-    scales = [targets[0].addition.copy.plan.vectors[part.vector].scale for part in targets[0].parts]
+    scales = [targets[0].addition.plan.vectors[part.vector].scale for part in targets[0].parts]
     sources = [target.addition.source(target.spec) for target in targets]
     taus = [feed.source(name) for feed, name in parts]
     digested = [place for place, (feed, name) in enumerate(parts) if feed.claim(name)]
