@@ -15,11 +15,13 @@ from fpvec_audit.cli import (
     demo,
     doctor,
     fingerprint,
+    job,
     key,
     model,
     plugin,
     registry,
     stamp,
+    unstamp,
     vector,
 )
 from fpvec_audit.errors import FpvecError
@@ -37,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, doctor, fingerprint, stamp, audit):
+for module in (demo, doctor, fingerprint, stamp, unstamp, audit):
     module.register(app)
 for name, group in (
     ("key", key.app),
@@ -45,6 +47,7 @@ for name, group in (
     ("vector", vector.app),
     ("attack", attack.app),
     ("registry", registry.app),
+    ("job", job.app),
     ("plugin", plugin.app),
 ):
     app.add_typer(group, name=name)

@@ -1,4 +1,4 @@
-"""``fpvec model``: register, list and show checkpoints."""
+"""``fpvec model``: register, list, show and verify checkpoints."""
 
 from pathlib import Path
 from typing import Annotated
@@ -77,3 +77,29 @@ def show(
 
     bench = open_bench(home, registry, json)
     bench.emit(show_model(model, registry=bench.registry).to_json(), render_model)
+
+
+@app.command()
+def verify(
+    model: Annotated[str, typer.Argument(help="Name, id (may be shortened), or directory of a registered model.")],
+    path: Annotated[Path | None, typer.Option("--path", help="Where it lies now.  [default: as registered]")] = None,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Read a model again and say whether every tensor still is what was recorded; exit code 4 if not.
+
+    Example: fpvec model verify chat-7b-release
+    """
+    from fpvec_audit.errors import CheckpointError
+    from fpvec_audit.reports.terminal import render_fields
+    from fpvec_audit.services.models import verify_model
+
+    bench = open_bench(home, registry, json)
+    result = verify_model(model, registry=bench.registry, catalog=bench.catalog, path=path, progress=bench.progress)
+    bench.emit(result.to_json(), render_fields)
+    if not result.intact:
+        raise CheckpointError(
+            f"{result.path} is not {result.record.name} as it was recorded: {result.difference}",
+            advice="take it from where it was published, or register it as what it is now",
+        )

@@ -6,6 +6,7 @@ Nothing depends on colour or on more than 80 columns, and no text of a document 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -20,6 +21,7 @@ from fpvec_audit.reports.audit_text import p_shown, percent
 COLOURS = {
     **{"MATCH": "green", "NO_MATCH": "blue", "INCONCLUSIVE": "yellow"},
     **{"good": "green", "limited": "yellow", "broken": "red", "working": "green", "failed": "red"},
+    **{"running": "cyan", "succeeded": "green", "interrupted": "red", "cancelled": "yellow"},
 }
 
 
@@ -256,7 +258,37 @@ def render_stamps(document: Sequence[Mapping[str, Any]], console: Console) -> No
         for stamp in document
     ]
     console.print(_table("Stamped", ("directory", "vectors", "licensee", ">applied", ">s", ""), rows))
+    told = [
+        [
+            PurePath(stamp["out"]).name,
+            role.replace("_", " "),
+            rounding["tensors"],
+            f"{rounding['applied_ratio']:.4f}",
+            f"{rounding['cosine']:.5f}",
+        ]
+        for stamp in document
+        for role, rounding in stamp.get("roles", {}).items()
+    ]
+    if told:
+        columns = ("model", "role", ">tensors", ">applied / wanted", ">cosine")
+        console.print(_table("What rounding left of the vectors", columns, told))
     _bullets(console, "Notes", list(dict.fromkeys(note for stamp in document for note in stamp.get("warnings", []))))
+
+
+def render_jobs(document: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """List jobs, oldest first."""
+    rows = [
+        [
+            _short(job["id"]),
+            job["kind"],
+            Text(job["state"], style=COLOURS.get(job["state"], "")),
+            job["started_at"][:19],
+            (job["ended_at"] or "–")[:19],
+            _line(job["detail"]),
+        ]
+        for job in document
+    ]
+    _list(console, "Jobs", ("id", "kind", "state", "begun (UTC)", "ended", "what"), rows, empty="no job yet")
 
 
 def render_plugins(document: Sequence[Mapping[str, Any]], console: Console) -> None:

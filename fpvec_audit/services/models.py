@@ -103,6 +103,82 @@ def register_model(
         return _summary(uow, record)
 
 
+@dataclass(frozen=True, slots=True)
+class VerifiedModel:
+    """What reading a model again found.
+
+    Attributes:
+        record: what the registry knows.
+        path: where it was read.
+        digest: canonical digest of what lies there now.
+        difference: what the first tensor that differs is, by name; None when all are what was recorded.
+        tensors: number of tensors that were read.
+    """
+
+    record: ModelRecord
+    path: Path
+    digest: str
+    difference: str | None
+    tensors: int
+
+    @property
+    def intact(self) -> bool:
+        """Whether the weights are what was recorded."""
+        return self.difference is None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that scripts read."""
+        return {
+            "id": self.record.id,
+            "name": self.record.name,
+            "path": str(self.path),
+            "intact": self.intact,
+            "digest": self.digest,
+            "difference": self.difference,
+            "tensors": self.tensors,
+        }
+
+
+def verify_model(
+    reference: str,
+    *,
+    registry: "Registry",
+    catalog: "Catalog",
+    path: Path | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> VerifiedModel:
+    """Read a registered model again and say whether it still is what was recorded.
+
+    Args:
+        reference: name or id, which may be shortened, or the directory where it was recorded.
+        registry: where to look.
+        catalog: plugins.
+        path: where it lies now; where it was recorded when None.
+        progress: where to report.
+
+    Raises:
+        UsageError: there is no such model, or several.
+        CheckpointError: it cannot be read, or tensors are missing from its files.
+    """
+    from fpvec_audit.tensors.digest import read_manifest
+    from fpvec_audit.tensors.index import read_checkpoint
+
+    with registry.unit_of_work() as uow:
+        record = _find(uow, reference)
+        recorded = uow.models.manifest(record.id)
+    place = path or Path(record.location)
+    checkpoint = read_checkpoint(place)
+    adapter = catalog.architecture(record.architecture) if record.architecture else None
+    found = read_manifest(checkpoint, adapter, progress=progress)
+    if found.digest == record.id:
+        difference = None
+    elif recorded is None:
+        difference = "something (its single tensors were not recorded; register it again to be told which)"
+    else:
+        difference = recorded.first_difference(found)
+    return VerifiedModel(record, place, found.digest, difference, len(found.tensors))
+
+
 def list_models(*, registry: "Registry", role: ModelRole | None = None) -> Sequence[ModelSummary]:
     """Return the registered models of a role, or all, oldest first."""
     with registry.unit_of_work() as uow:
@@ -178,6 +254,18 @@ def add_model(
         ),
         manifest=model.manifest,
     )
+
+
+def _find(uow: "UnitOfWork", reference: str) -> ModelRecord:
+    """Return a model by name, id, or the directory where it was recorded last."""
+    try:
+        return uow.models.get(reference)
+    except UnknownNameError:
+        here = str(Path(reference).resolve())
+        lying = [record for record in uow.models.list() if record.location == here]
+        if not lying:
+            raise
+        return lying[-1]
 
 
 def _parent_digest(reference: str, *, registry: "Registry", catalog: "Catalog", progress: Progress) -> str:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 import subprocess
@@ -8,6 +9,8 @@ from typer.main import get_command
 
 from fpvec_audit.cli import main as cli
 from fpvec_audit.errors import OperationError, UsageError
+from fpvec_audit.tensors import native
+from tests.tiny import make_tiny, perturb
 
 
 def commands(command, path=()):
@@ -94,3 +97,78 @@ def test_json_output_is_one_document_on_stdout(tmp_path, capsys):
 def test_version_is_printed(capsys):
     assert cli.run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("fpvec-audit ")
+
+
+@pytest.fixture
+def stamped(tmp_path, capsys):
+    """Make a base, a downstream model, a vector and a stamped copy, all through the command line."""
+    base = make_tiny(tmp_path / "base", "gpt2", dtype="bfloat16")
+    fingerprinted, downstream = perturb(base, tmp_path / "fp", seed=1), perturb(base, tmp_path / "down", seed=2)
+    vector, out, home = str(tmp_path / "vector"), str(tmp_path / "out"), ["--home", str(tmp_path / "home"), "--json"]
+    assert cli.run(["vector", "extract", str(base), str(fingerprinted), "--out", vector, *home]) == 0
+    capsys.readouterr()
+    order = ["stamp", str(downstream), "--vector", vector, "--out", out, "--file-digests", "--skip", "norm", *home]
+    assert cli.run(order) == 0
+    return json.loads(capsys.readouterr().out)[0], order, home
+
+
+def test_stamp_tells_rounding_by_role_and_the_digest_of_every_file(stamped, tmp_path, capsys):
+    document, order, _ = stamped
+    assert set(document["roles"]) == {"embedding", "attention", "mlp"}
+    assert all({"applied_ratio", "cosine", "tensors"} <= rounding.keys() for rounding in document["roles"].values())
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "out").iterdir()}
+    assert document["file_digests"] == files
+    assert cli.run(order) == 0
+    again = json.loads(capsys.readouterr().out)[0]
+    assert again["already"]
+    assert again["file_digests"] == files
+
+
+def test_verify_exits_4_and_names_the_tensor_when_a_byte_changed(stamped, tmp_path, capsys):
+    document, _, home = stamped
+    assert cli.run(["model", "verify", document["digest"], *home]) == 0
+    assert json.loads(capsys.readouterr().out)["intact"] is True
+    file = tmp_path / "out" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert cli.run(["model", "verify", document["digest"], *home]) == 4
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["intact"] is False
+    assert "has other numbers" in captured.err
+
+
+def test_unstamp_says_when_rounding_lost_something(stamped, tmp_path, capsys):
+    document, _, home = stamped
+    arguments = ["unstamp", document["out"], "--stamp", document["stamp_id"], "--out", str(tmp_path / "again"), *home]
+    assert cli.run(arguments) == 4
+    assert "cannot be given back bit for bit" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
+
+
+def test_jobs_are_listed(stamped, capsys):
+    _, _, home = stamped
+    assert cli.run(["job", "list", *home]) == 0
+    jobs = json.loads(capsys.readouterr().out)
+    assert [(job["kind"], job["state"]) for job in jobs] == [("extract", "succeeded"), ("stamp", "succeeded")]
+    assert cli.run(["job", "list", *home[:2]]) == 0
+    assert "succeeded" in capsys.readouterr().out
+
+
+def test_stamping_loads_neither_torch_nor_transformers(tmp_path):
+    if native.library() is None:
+        pytest.skip("the loops are not compiled here")
+    base = make_tiny(tmp_path / "base", "gpt2", dtype="bfloat16")
+    fingerprinted = perturb(base, tmp_path / "fp", seed=1)
+    vector, home = str(tmp_path / "vector"), ["--home", str(tmp_path / "home"), "--json"]
+    commands = [
+        ["vector", "extract", str(base), str(fingerprinted), "--out", vector, *home],
+        ["stamp", str(base), "--vector", vector, "--out", str(tmp_path / "out"), *home],
+    ]
+    code = (
+        "import sys; from fpvec_audit.cli import main\n"
+        f"assert [main.run(command) for command in {commands!r}] == [0, 0]\n"
+        "sys.exit(str(sorted({'torch', 'transformers'} & set(sys.modules))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip().splitlines()[-1] == "[]"

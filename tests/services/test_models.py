@@ -1,11 +1,14 @@
+import re
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fpvec_audit.catalog import load_catalog
 from fpvec_audit.domain.records import ModelRole
 from fpvec_audit.errors import CheckpointError, UnknownNameError, UsageError
-from fpvec_audit.services.models import identify_model, list_models, register_model, show_model
-from tests.tiny import ARCHITECTURES, make_tiny, perturb, rewrite, write_checkpoint
+from fpvec_audit.services.models import identify_model, list_models, register_model, show_model, verify_model
+from tests.tiny import ARCHITECTURES, make_tiny, perturb, rewrite, tensors_of, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +105,53 @@ def test_any_change_of_weights_is_another_model(tmp_path, catalog):
         model, tmp_path / "changed", lambda name, tensor: -tensor if name.endswith("ln_f.bias") else tensor
     )
     assert identify_model(model, catalog=catalog).digest != identify_model(changed, catalog=catalog).digest
+
+
+def test_model_is_verified_where_it_lies_or_lay(tmp_path, registry, catalog):
+    path = make_tiny(tmp_path / "chat", "gpt2")
+    record = register_model(path, registry=registry, catalog=catalog).record
+    for reference in ("chat", record.id[:12], str(path)):
+        result = verify_model(reference, registry=registry, catalog=catalog)
+        assert (result.intact, result.difference, result.digest) == (True, None, record.id)
+    moved = path.rename(tmp_path / "moved")
+    assert verify_model("chat", path=moved, registry=registry, catalog=catalog).intact
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda tensors: tensors["transformer.h.1.ln_1.bias"].view(-1)[3:4].add_(1), "h.1.ln_1.bias has other numbers"),
+        (lambda tensors: tensors.pop("transformer.wpe.weight"), "transformer.wpe.weight is missing"),
+        (lambda tensors: tensors.update({"transformer.a": torch.ones(1)}), "transformer.a is new"),
+        (
+            lambda tensors: tensors.update({"transformer.ln_f.bias": tensors["transformer.ln_f.bias"].bfloat16()}),
+            r"transformer.ln_f.bias is BF16 \[\d+\], it was F32",
+        ),
+    ],
+    ids=["bit", "missing", "new", "dtype"],
+)
+def test_first_tensor_that_differs_is_named(tmp_path, registry, catalog, change, difference):
+    path = make_tiny(tmp_path / "chat", "gpt2")
+    register_model(path, registry=registry, catalog=catalog)
+    tensors = {name: tensor.clone() for name, tensor in tensors_of(path).items()}
+    change(tensors)
+    save_file(tensors, path / "model.safetensors")
+    result = verify_model("chat", registry=registry, catalog=catalog)
+    assert not result.intact
+    assert re.search(difference, result.difference)
+    assert result.to_json()["intact"] is False
+
+
+def test_model_of_an_older_registry_is_verified_as_a_whole(tmp_path, registry, catalog):
+    path = make_tiny(tmp_path / "chat", "gpt2")
+    record = register_model(path, registry=registry, catalog=catalog).record
+    with registry.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM model_manifest")
+    assert verify_model("chat", registry=registry, catalog=catalog).intact
+    rewritten = rewrite(path, tmp_path / "other", lambda _, tensor: tensor * 2)
+    assert "were not recorded" in verify_model(record.id, path=rewritten, registry=registry, catalog=catalog).difference
+
+
+def test_unknown_model_is_not_verified(registry, catalog):
+    with pytest.raises(UnknownNameError):
+        verify_model("nobody", registry=registry, catalog=catalog)
