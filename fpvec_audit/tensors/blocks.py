@@ -46,6 +46,10 @@ def torch_dtype(dtype: Dtype) -> "torch.dtype":
     return found
 
 
+PAGE = 4096
+"""Bytes to which files and memory are aligned where data goes to the disk without a copy."""
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """Consecutive elements of a tensor.
@@ -55,20 +59,22 @@ class Block:
         address: where they lie.
         dtype: number format.
         count: number of elements.
+        span: the same bytes with those before them back to the beginning of a page, which the block's owner may use.
     """
 
     memory: memoryview
     address: int
     dtype: Dtype
     count: int
+    span: memoryview
 
     def first(self, count: int) -> "Block":
         """Return the first ``count`` elements."""
-        return (
-            self
-            if count == self.count
-            else Block(self.memory[: count * self.dtype.size], self.address, self.dtype, count)
-        )
+        if count == self.count:
+            return self
+        size = count * self.dtype.size
+        span = self.span[: len(self.span) - len(self.memory) + size]
+        return Block(self.memory[:size], self.address, self.dtype, count, span)
 
     def torch(self) -> "torch.Tensor":
         """Return the elements as a flat tensor that shares their memory."""
@@ -84,23 +90,35 @@ class BlockMemory:
     """Room for one block at a time; it grows to the largest block that was asked for and is given back at the end."""
 
     def __init__(self) -> None:
-        self._room: mmap.mmap | None = None
         self._memory = memoryview(bytearray())
         self._address = 0
-        self._last: Block | None = None
+        self._last: tuple[Dtype, int, int] | None = None
+        self._block: Block | None = None
 
-    def block(self, dtype: Dtype, count: int) -> Block:
-        """Return a block of this format and length; the block that was returned before it is no longer valid."""
-        last = self._last
-        if last is not None and last.count == count and last.dtype is dtype:
-            return last
-        size = dtype.size * count
-        if size > len(self._memory):
-            self._room = mmap.mmap(-1, size)  # page-aligned, and returned to the system when it is dropped
-            self._memory = memoryview(self._room)
-            self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._room))
-        self._last = Block(self._memory[:size], self._address, dtype, count)
-        return self._last
+    def block(self, dtype: Dtype, count: int, lead: int = 0) -> Block:
+        """Return a block; the block that was returned before it is no longer valid.
+
+        Args:
+            dtype: number format.
+            count: number of elements.
+            lead: bytes between the beginning of a page and the block; what lies there stays as it is.
+        """
+        wanted = (dtype, count, lead)
+        if self._block is None or self._last != wanted:
+            size = lead + dtype.size * count
+            if size > len(self._memory):
+                self._grow(size)
+            span = self._memory[:size]
+            self._block = Block(span[lead:], self._address + lead, dtype, count, span)
+            self._last = wanted
+        return self._block
+
+    def _grow(self, size: int) -> None:
+        room = mmap.mmap(-1, -(-size // PAGE) * PAGE + PAGE)  # begins at a page; given back when it is dropped
+        memory = memoryview(room)
+        memory[:PAGE] = bytes(self._memory[:PAGE]).ljust(PAGE, b"\0")
+        self._memory = memory
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(room))
 
 
 def block_ranges(elements: int, first: int = 0) -> Iterator[tuple[int, int]]:

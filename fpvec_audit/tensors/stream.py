@@ -43,8 +43,12 @@ class TensorSink(Protocol):
         """Number format."""
         ...
 
+    def lead(self, start: int) -> int:
+        """Return where in a page the block at a flat position should begin, so that it is written without a copy."""
+        ...
+
     def write(self, start: int, block: Block) -> None:
-        """Write a block at a flat position."""
+        """Write a block at a flat position; blocks come from the front to the back."""
         ...
 
     def close(self) -> None:
@@ -61,6 +65,10 @@ class Scratch:
     """
 
     dtype: Dtype
+
+    def lead(self, start: int) -> int:
+        """No place is better than another."""
+        return 0
 
     def write(self, start: int, block: Block) -> None:
         """Forget a block."""
@@ -246,7 +254,10 @@ class _Slot:
             if block.count:
                 source.read_into(start, block.count, block.memory)
             read.append(block)
-        room = [memory.block(sink.dtype, count) for memory, sink in zip(self._outputs, work.outputs, strict=False)]
+        room = [
+            memory.block(sink.dtype, count, sink.lead(start))
+            for memory, sink in zip(self._outputs, work.outputs, strict=False)
+        ]
         written = work.compute(kernels, start, read, room)
         for sink, block in zip(work.outputs, written, strict=True):
             sink.write(start, block)

@@ -1,4 +1,6 @@
+import errno
 import os
+import random
 
 import pytest
 
@@ -56,3 +58,55 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
     monkeypatch.setattr(writer.os, "pwrite", lambda file, content, place: pwrite(file, content[:3], place))
     with OutputFile(tmp_path / "x", b"0123456789", size=10, tensors=0):
         assert (tmp_path / "x").read_bytes() == b"0123456789"
+
+
+@pytest.mark.parametrize("offset", [0, 8, 4095, 4096, 5000])
+@pytest.mark.parametrize("blocks", [[3], [5000], [4096, 4096], [8192, 100], [1000, 1000, 5000, 1], [40960, 40960, 7]])
+def test_large_files_are_written_past_the_cache_to_the_same_bytes(tmp_path, monkeypatch, offset, blocks):
+    monkeypatch.setattr(writer, "WORTH_DIRECT", 0)
+    tensors = [random.Random(place).randbytes(sum(blocks)) for place in range(3)]
+    size = offset + sum(map(len, tensors))
+    with OutputFile(tmp_path / "x", b"h" * offset, size=size, tensors=len(tensors)) as file:
+        if not file.direct:
+            pytest.skip("this file system knows no O_DIRECT")
+        for place, tensor in enumerate(tensors):
+            start = offset + place * len(tensor)
+            sink, memory, done = FileSink(file, start=start, end=start + len(tensor), dtype=Dtype.U8), BlockMemory(), 0
+            for count in blocks:
+                room = memory.block(Dtype.U8, count, sink.lead(done))
+                room.memory[:] = tensor[done : done + count]
+                sink.write(done, room)
+                done += count
+            sink.close()
+    assert (tmp_path / "x").read_bytes() == b"h" * offset + b"".join(tensors)
+
+
+def test_blocks_in_foreign_memory_are_written_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "WORTH_DIRECT", 0)
+    content = random.Random(1).randbytes(30_000)
+    with OutputFile(tmp_path / "x", b"head", size=30_004, tensors=1) as file:
+        sink, memory = FileSink(file, start=4, end=30_004, dtype=Dtype.U8), BlockMemory()
+        room = memory.block(Dtype.U8, 10_000, sink.lead(0))
+        room.memory[:] = content[:10_000]
+        sink.write(0, room)
+        sink.write(10_000, block(content[10_000:25_000]))
+        room = memory.block(Dtype.U8, 5_000, sink.lead(25_000))
+        room.memory[:] = content[25_000:]
+        sink.write(25_000, room)
+        sink.close()
+    assert (tmp_path / "x").read_bytes() == b"head" + content
+
+
+def test_disk_that_takes_no_direct_writes_is_written_through_the_cache(tmp_path, monkeypatch):
+    def refuse(descriptor, content, place):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    pwrite = os.pwrite
+    monkeypatch.setattr(writer, "WORTH_DIRECT", 0)
+    with OutputFile(tmp_path / "x", b"", size=8192, tensors=1) as file:
+        sink, room = FileSink(file, start=0, end=8192, dtype=Dtype.U8), BlockMemory().block(Dtype.U8, 8192)
+        room.memory[:] = b"x" * 8192
+        monkeypatch.setattr(writer.os, "pwrite", lambda *call: (refuse if call[0] == file._direct else pwrite)(*call))
+        sink.write(0, room)
+        sink.close()
+    assert (tmp_path / "x").read_bytes() == b"x" * 8192
