@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fpvec_audit.domain.ports import ArchitectureAdapter
     from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
     from fpvec_audit.tensors.stamp import StampCopy, StampOutcome
+    from fpvec_audit.tensors.stamp_journal import WrittenTensor
 
 LEAST_APPLIED = 0.5
 LEAST_COSINE = 0.9
@@ -110,6 +111,21 @@ class StampedModel:
             "seconds": self.seconds,
             "peak_memory_bytes": self.peak_memory_bytes,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What an interrupted run did of a copy.
+
+    Attributes:
+        asked: digest of what is asked and of what it is read from.
+        leftover: its staging directory; None where there is none to go on with.
+        written: stored tensor → what was written and is right.
+    """
+
+    asked: str
+    leftover: Path | None
+    written: "Mapping[str, WrittenTensor]"
 
 
 def stamp_models(
@@ -270,9 +286,8 @@ def _carry_out(
         ],
         "vectors": [f"{vector}:{scale!r}" for vector, scale in orders[0].vectors],
     }
-    needed = sum(order.plan.bytes for order in orders)
     with recorded_job(registry, "stamp", detail), ExitStack() as stack:
-        places = [_staged(order, needed, stack, resume=resume, progress=progress) for order in orders]
+        places = _staged(orders, stack, resume=resume, progress=progress)
         outcomes = write_stamps(places, progress=progress)
         digests = [_file_digests(place, progress=progress) if file_digests else {} for place in places]
         with registry.unit_of_work() as uow:
@@ -316,21 +331,42 @@ def _carry_out(
     ]
 
 
-def _staged(order: StampOrder, needed: int, stack: ExitStack, *, resume: bool, progress: Progress) -> "StampCopy":
-    """Open the staging directory of a copy: a new one, or one that an interrupted run left."""
-    from fpvec_audit.tensors.staging import leftovers, staged_directory
+def _staged(orders: Sequence[StampOrder], stack: ExitStack, *, resume: bool, progress: Progress) -> "list[StampCopy]":
+    """Open a staging directory for each copy: a new one, or one that an interrupted run left.
+
+    The copies share a disk. So what earlier runs left of any of them is removed before the room for all is checked, and
+    what is gone on with has its room already.
+    """
+    from fpvec_audit.tensors.staging import remove_leftovers, staged_directory, written_bytes
     from fpvec_audit.tensors.stamp import StampCopy
-    from fpvec_audit.tensors.stamp_journal import StampJournal, order_digest, reread
+    from fpvec_audit.tensors.stamp_journal import StampJournal
+
+    begun = [_begun(order, resume=resume, progress=progress) for order in orders]
+    for order, found in zip(orders, begun, strict=True):
+        remove_leftovers(order.out, but=found.leftover, progress=progress)
+    needed = sum(order.plan.bytes for order in orders)
+    needed -= sum(written_bytes(found.leftover) for found in begun if found.leftover is not None)
+    places = []
+    for order, found in zip(orders, begun, strict=True):
+        context = staged_directory(order.out, needed, resumed=found.leftover, progress=progress)
+        staging = stack.enter_context(context)
+        journal = StampJournal(staging, found.asked, found.written, resumed=found.leftover is not None)
+        places.append(StampCopy(order.plan, staging, journal))
+    return places
+
+
+def _begun(order: StampOrder, *, resume: bool, progress: Progress) -> _Begun:
+    """Look for what an interrupted run wrote of a copy, and check it."""
+    from fpvec_audit.tensors.staging import leftovers
+    from fpvec_audit.tensors.stamp_journal import order_digest, reread
 
     inputs = {f"vector {place}": item.vector.files for place, item in enumerate(order.plan.vectors)}
     asked = order_digest(order.asked(""), {"target": order.plan.target, **inputs})
     for leftover in leftovers(order.out) if resume else ():
         written = reread(leftover, asked, order.plan.target, progress=progress)
         if written is not None:
-            staging = stack.enter_context(staged_directory(order.out, needed, resumed=leftover, progress=progress))
-            return StampCopy(order.plan, staging, StampJournal(staging, asked, written, resumed=True))
-    staging = stack.enter_context(staged_directory(order.out, needed, progress=progress))
-    return StampCopy(order.plan, staging, StampJournal(staging, asked))
+            return _Begun(asked, leftover, written)
+    return _Begun(asked, None, {})
 
 
 def _file_digests(place: "StampCopy", *, progress: Progress) -> dict[str, str]:

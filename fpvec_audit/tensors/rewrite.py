@@ -80,6 +80,7 @@ def copy_files(files: Mapping[str, Path], directory: Path) -> int:
     for name, source in files.items():
         target = directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # an interrupted run's copy may be read-only
         shutil.copyfile(source, target)
         shutil.copymode(source, target)
         copied += target.stat().st_size

@@ -35,7 +35,8 @@ def staged_directory(
 
     Args:
         target: directory to make; missing parents are made too.
-        needed: bytes that will be written, for the check of free space and for messages.
+        needed: bytes that will be written, for the check of free space and for messages; of a leftover that is gone on
+            with, without those that are written (:func:`written_bytes`).
         resumed: a leftover to go on with, one of :func:`leftovers`.
         progress: where to report.
 
@@ -48,8 +49,8 @@ def staged_directory(
     lock = -1
     try:
         made.extend(_make_parents(target.parent))
-        _remove_leftovers(target, but=resumed, progress=progress)
-        _check_space(target.parent, needed - (0 if resumed is None else _written(resumed)))
+        remove_leftovers(target, but=resumed, progress=progress)
+        _check_space(target.parent, needed)
         staging, lock = _locked(target, resumed)
         yield staging
         sync_tree(staging)
@@ -87,7 +88,41 @@ def leftovers(target: Path) -> tuple[Path, ...]:
     mark = f".{target.name}{STAGING_MARK}"
     found = [entry for entry in target.parent.iterdir() if entry.name.startswith(mark) and entry.is_dir()]
     free = [entry for entry in found if not entry.is_symlink() and _is_free(entry)]
-    return tuple(sorted(free, key=lambda entry: entry.stat().st_mtime_ns, reverse=True))
+    return tuple(sorted(free, key=_last_change, reverse=True))
+
+
+def remove_leftovers(target: Path, *, but: Path | None = None, progress: Progress = NO_PROGRESS) -> None:
+    """Remove what earlier runs left for a target, and name it.
+
+    Args:
+        target: directory that was to be made.
+        but: a leftover to keep.
+        progress: where to name them.
+
+    Raises:
+        OutputError: one cannot be removed.
+    """
+    for leftover in leftovers(target):
+        lock = -1 if leftover == but else _take(leftover)  # held, so that nobody begins to work in it meanwhile
+        if lock < 0:
+            continue
+        try:
+            with progress.step(f"remove {leftover}", 1) as step:
+                shutil.rmtree(leftover)
+                step.note("left by an interrupted run")
+                step.advance(1)
+        except OSError as error:
+            raise OutputError(
+                f"{leftover}, left by an interrupted run, cannot be removed: {error.strerror or error}",
+                advice="remove it, or choose another --out",
+            ) from error
+        finally:
+            os.close(lock)
+
+
+def written_bytes(directory: Path) -> int:
+    """Return the bytes that a directory takes on the disk."""
+    return sum(file.stat().st_blocks * 512 for file in directory.rglob("*") if file.is_file())
 
 
 def sync_tree(directory: Path) -> None:
@@ -109,7 +144,12 @@ def _locked(target: Path, resumed: Path | None) -> tuple[Path, int]:
         staging = resumed or target.parent / f".{target.name}{STAGING_MARK}{secrets.token_hex(4)}"
         if resumed is None:
             staging.mkdir()
-        lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if resumed is not None:
+                raise
+            continue  # another run took it for a leftover before it was locked
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if staging.exists() and os.path.samestat(staging.stat(), os.fstat(lock)):
@@ -125,31 +165,31 @@ def _locked(target: Path, resumed: Path | None) -> tuple[Path, int]:
 
 
 def _is_free(staging: Path) -> bool:
+    lock = _take(staging)
+    if lock >= 0:
+        os.close(lock)
+    return lock >= 0
+
+
+def _take(staging: Path) -> int:
+    """Return a descriptor that holds the lock of a staging directory; −1 if a process works in it, or it is gone."""
     try:
         descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        return False
+        return -1
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return False
-    finally:
         os.close(descriptor)
-    return True
+        return -1
+    return descriptor
 
 
-def _remove_leftovers(target: Path, *, but: Path | None, progress: Progress) -> None:
-    for leftover in leftovers(target):
-        if leftover != but:
-            with progress.step(f"remove {leftover}", 1) as step:
-                shutil.rmtree(leftover)
-                step.note("left by an interrupted run")
-                step.advance(1)
-
-
-def _written(directory: Path) -> int:
-    """Return the bytes that a directory takes on the disk."""
-    return sum(file.stat().st_blocks * 512 for file in directory.rglob("*") if file.is_file())
+def _last_change(staging: Path) -> int:
+    try:
+        return staging.stat().st_mtime_ns
+    except FileNotFoundError:  # another run has removed it meanwhile
+        return 0
 
 
 def _make_parents(directory: Path) -> list[Path]:

@@ -8,7 +8,7 @@ import pytest
 
 from fpvec_audit.errors import OutputError
 from fpvec_audit.tensors import staging as staging_module
-from fpvec_audit.tensors.staging import STAGING_MARK, leftovers, staged_directory
+from fpvec_audit.tensors.staging import STAGING_MARK, leftovers, remove_leftovers, staged_directory
 
 
 class RecordedProgress:
@@ -176,3 +176,51 @@ def test_link_is_never_taken_for_a_leftover(tmp_path):
 
 def test_no_leftovers_where_there_is_no_directory(tmp_path):
     assert leftovers(tmp_path / "nowhere" / "target") == ()
+
+
+def test_leftover_that_another_run_has_taken_since_is_kept(tmp_path, monkeypatch):
+    leftover = abandoned(tmp_path / "target")
+    monkeypatch.setattr(staging_module, "leftovers", lambda target: (leftover,))  # as it was a moment ago
+    with staged_directory(tmp_path / "target", 10, resumed=leftover):
+        remove_leftovers(tmp_path / "target")
+        assert (leftover / "half").exists()
+
+
+def test_leftover_that_cannot_be_removed_is_named(tmp_path, monkeypatch):
+    leftover = abandoned(tmp_path / "target")
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path / "half"))
+
+    monkeypatch.setattr(staging_module.shutil, "rmtree", refuse)
+    with pytest.raises(OutputError, match=f"{leftover}, left by an interrupted run, cannot be removed: Permission"):
+        remove_leftovers(tmp_path / "target")
+
+
+def test_new_directory_that_another_run_takes_for_a_leftover_is_made_again(tmp_path, monkeypatch):
+    target, opened, taken = tmp_path / "target", os.open, []
+
+    def take_first(path, *arguments):
+        """Let the other run be quicker, between making the directory and locking it."""
+        if STAGING_MARK in str(path) and not taken:
+            taken.append(path)
+            path.rmdir()
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(staging_module.os, "open", take_first)
+    with staged_directory(target, 10) as staging:
+        assert staging not in taken
+        write_something(staging)
+    assert len(taken) == 1
+    assert (target / "sub" / "file").exists()
+
+
+def test_order_of_leftovers_does_not_fail_on_one_that_vanishes(tmp_path, monkeypatch):
+    leftover = abandoned(tmp_path / "target")
+
+    def vanish(staging):
+        staging_module.shutil.rmtree(staging)
+        return True
+
+    monkeypatch.setattr(staging_module, "_is_free", vanish)
+    assert leftovers(tmp_path / "target") == (leftover,)
