@@ -1,5 +1,6 @@
 """The ``fpvec`` command: one thin module per group, and the one place where errors become exit codes."""
 
+import gc
 import sys
 import traceback
 from typing import Annotated
@@ -104,6 +105,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 def entry() -> None:
     """Run as the console script."""
+    gc.set_threshold(100_000, 20, 20)  # loading libraries makes much and frees nothing: look for garbage less often
     sys.exit(run())
 
 

@@ -107,6 +107,15 @@ class ModelManifestRow(Base):
     content: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class DigestedFilesRow(Base):
+    """Files as they were when they were digested (``tensors/file_state.py``), so that they need not be read again."""
+
+    __tablename__ = "digested_files"
+
+    state: Mapped[str] = mapped_column(String(DIGEST_LENGTH), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH))
+
+
 class KeySetRow(Base):
     """An issued key set; its secret lies in the vault."""
 

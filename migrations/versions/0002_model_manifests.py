@@ -1,4 +1,4 @@
-"""Keep the digest of every tensor of a model, so that a check can say which one differs.
+"""Keep the digest of every tensor of a model, and what files were like when they were digested.
 
 Revision: 0002
 Revises: 0001
@@ -22,7 +22,14 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["model_id"], ["model.id"], name=op.f("fk_model_manifest_model_id_model")),
         sa.PrimaryKeyConstraint("model_id", name=op.f("pk_model_manifest")),
     )
+    op.create_table(
+        "digested_files",
+        sa.Column("state", sa.String(length=64), nullable=False),
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("state", name=op.f("pk_digested_files")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("digested_files")
     op.drop_table("model_manifest")

@@ -8,7 +8,7 @@ from fpvec_audit.domain.records import ModelRecord, ModelRole
 from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.ledger import Ledger
 from fpvec_audit.registry.repositories.lookup import Directory, checked_name, free_name, normalised, refuse_taken
-from fpvec_audit.registry.tables import ModelManifestRow, ModelRow
+from fpvec_audit.registry.tables import DigestedFilesRow, ModelManifestRow, ModelRow
 
 MODELS = Directory("model", ModelRow.id, ModelRow.name, listing="fpvec model list")
 
@@ -90,6 +90,16 @@ class ModelRepository:
         if manifest.digest != identifier:
             raise RegistryError(f"the manifest of model {identifier[:16]}… is of another model")
         return manifest
+
+    def digest_of_files(self, state: str) -> str | None:
+        """Return the digest that files in this state gave, None if they were not seen like that."""
+        row = self._session.get(DigestedFilesRow, state)
+        return None if row is None else row.digest
+
+    def remember_files(self, state: str, digest: str) -> None:
+        """Keep what files in a state gave when all their bytes were read; a convenience, so no ledger entry."""
+        self._session.merge(DigestedFilesRow(state=state, digest=digest))
+        self._session.flush()
 
     def list(self, role: ModelRole | None = None) -> tuple[ModelRecord, ...]:
         """Return the models of a role, or all, oldest first."""

@@ -1,0 +1,88 @@
+import os
+
+import pytest
+
+from fpvec_audit.catalog import load_catalog
+from fpvec_audit.errors import CheckpointError
+from fpvec_audit.services.digested import look_at
+from fpvec_audit.services.models import identify_model, register_model
+from fpvec_audit.tensors import file_state
+from fpvec_audit.tensors.index import read_checkpoint
+from tests.tiny import edit_json, make_tiny, rewrite
+
+
+@pytest.fixture
+def model(tmp_path):
+    return make_tiny(tmp_path / "model", "gpt2", sharded=True)
+
+
+@pytest.fixture
+def old(monkeypatch):
+    """Let files that were just made count as settled."""
+    monkeypatch.setattr(file_state, "SETTLED_SECONDS", -1.0)
+
+
+def known(registry, path):
+    with registry.unit_of_work() as uow:
+        return look_at(read_checkpoint(path), "gpt2").known_digest(uow)
+
+
+def remember(registry, path):
+    catalog = load_catalog()
+    digest = register_model(path, registry=registry, catalog=catalog).record.id
+    with registry.unit_of_work() as uow:
+        look_at(read_checkpoint(path), "gpt2").remember(uow, digest)
+    return digest
+
+
+def test_unchanged_files_are_known_with_all_their_tensors(registry, model, old):
+    assert known(registry, model) is None
+    digest = remember(registry, model)
+    assert known(registry, model) == digest
+    with registry.unit_of_work() as uow:
+        manifest = look_at(read_checkpoint(model), "gpt2").known_manifest(uow)
+    assert manifest == identify_model(model, catalog=load_catalog()).manifest
+
+
+@pytest.mark.parametrize("restore_times", [False, True])
+def test_any_write_makes_them_unknown_even_with_the_old_times(registry, model, old, restore_times):
+    remember(registry, model)
+    file = sorted(model.glob("*.safetensors"))[0]
+    before, content = file.stat(), bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    if restore_times:
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert known(registry, model) is None
+
+
+def test_replaced_file_other_adapter_and_other_configuration_make_them_unknown(registry, model, old, tmp_path):
+    remember(registry, model)
+    with registry.unit_of_work() as uow:
+        assert look_at(read_checkpoint(model), "llama2").known_digest(uow) is None
+    copy = rewrite(model, tmp_path / "copy", lambda _, tensor: tensor)
+    assert known(registry, copy) is None
+    edit_json(model / "config.json", tie_word_embeddings=False)
+    assert known(registry, model) is None
+
+
+def test_files_that_were_just_written_are_not_believed(registry, model):
+    remember(registry, model)
+    assert known(registry, model) is None
+
+
+def test_files_that_changed_while_they_were_read_are_not_remembered(registry, model, old):
+    catalog = load_catalog()
+    digest = register_model(model, registry=registry, catalog=catalog).record.id
+    files = look_at(read_checkpoint(model), "gpt2")
+    os.utime(sorted(model.glob("*.safetensors"))[0])
+    with registry.unit_of_work() as uow:
+        files.remember(uow, digest)
+    assert known(registry, model) is None
+
+
+def test_file_that_is_gone_is_refused(model):
+    checkpoint = read_checkpoint(model)
+    sorted(model.glob("*.safetensors"))[0].unlink()
+    with pytest.raises(CheckpointError, match="No such file"):
+        look_at(checkpoint, "gpt2")
