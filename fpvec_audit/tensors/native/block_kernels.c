@@ -18,9 +18,7 @@
 typedef float floats __attribute__((vector_size(4 * WIDE)));
 typedef uint32_t bits32 __attribute__((vector_size(4 * WIDE)));
 typedef int32_t truths __attribute__((vector_size(4 * WIDE)));
-typedef uint16_t bits16 __attribute__((vector_size(2 * WIDE)));
 typedef double doubles __attribute__((vector_size(8 * WIDE / 2)));
-typedef float half_floats __attribute__((vector_size(2 * WIDE)));
 
 /* ---- number formats ------------------------------------------------------------------------------------------- */
 
@@ -32,15 +30,19 @@ INLINE floats widen(const void *source, int format) {
         memcpy(&wide, source, sizeof wide);
         return wide;
     }
-    bits16 narrow;
-    memcpy(&narrow, source, sizeof narrow);
-    if (format == FPVEC_BF16) return (floats)(__builtin_convertvector(narrow, bits32) << 16);
 #if LANES == 16
-    return (floats)_mm512_cvtph_ps((__m256i)narrow);
+    __m256i narrow = _mm256_loadu_si256(source);
+    if (format == FPVEC_BF16) return (floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16);
+    return (floats)_mm512_cvtph_ps(narrow);
 #else
-    return (floats)_mm256_cvtph_ps((__m128i)narrow);
+    __m128i narrow = _mm_loadu_si128(source);
+    if (format == FPVEC_BF16) return (floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16);
+    return (floats)_mm256_cvtph_ps(narrow);
 #endif
 }
+
+/* Bits of bfloat16 in the upper half, zeros below: nearest, ties to even. NaN and overflow show as such or as Inf. */
+INLINE bits32 round_to_bf16(bits32 wide) { return (wide + 0x7fff + ((wide >> 16) & 1)) & 0xffff0000u; }
 
 /* Round to the format, write, and return what was written as float32. */
 INLINE floats narrow(floats values, int format, void *target) {
@@ -48,21 +50,27 @@ INLINE floats narrow(floats values, int format, void *target) {
         memcpy(target, &values, sizeof values);
         return values;
     }
-    bits16 narrow;
-    if (format == FPVEC_BF16) {
-        bits32 wide = (bits32)values;
-        wide = (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;
-        narrow = __builtin_convertvector(wide, bits16);
-        memcpy(target, &narrow, sizeof narrow);
-        return (floats)(wide << 16);
-    }
 #if LANES == 16
-    narrow = (bits16)_mm512_cvtps_ph((__m512)values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256i narrow = _mm512_cvtps_ph((__m512)values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    if (format == FPVEC_BF16) {
+        bits32 wide = round_to_bf16((bits32)values);
+        _mm256_storeu_si256(target, _mm512_cvtepi32_epi16((__m512i)(wide >> 16)));
+        return (floats)wide;
+    }
+    _mm256_storeu_si256(target, narrow);
+    return (floats)_mm512_cvtph_ps(narrow);
 #else
-    narrow = (bits16)_mm256_cvtps_ph((__m256)values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m128i narrow = _mm256_cvtps_ph((__m256)values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    if (format == FPVEC_BF16) {
+        bits32 wide = round_to_bf16((bits32)values), high = wide >> 16;
+        __m256i packed = _mm256_packus_epi32((__m256i)high, (__m256i)high); /* in each half, twice */
+        packed = _mm256_permute4x64_epi64(packed, 0x08);
+        _mm_storeu_si128(target, _mm256_castsi256_si128(packed));
+        return (floats)wide;
+    }
+    _mm_storeu_si128(target, narrow);
+    return (floats)_mm256_cvtph_ps(narrow);
 #endif
-    memcpy(target, &narrow, sizeof narrow);
-    return widen(&narrow, format);
 }
 
 /* ---- sums of products in float64 ------------------------------------------------------------------------------ */
@@ -72,9 +80,15 @@ typedef struct {
 } partial_sums;
 
 INLINE partial_sums both_halves(floats values) {
-    half_floats halves[2];
-    memcpy(halves, &values, sizeof halves);
-    partial_sums wide = {__builtin_convertvector(halves[0], doubles), __builtin_convertvector(halves[1], doubles)};
+#if LANES == 16
+    __m512 all = (__m512)values;
+    partial_sums wide = {(doubles)_mm512_cvtps_pd(_mm512_castps512_ps256(all)),
+                         (doubles)_mm512_cvtps_pd(_mm512_extractf32x8_ps(all, 1))};
+#else
+    __m256 all = (__m256)values;
+    partial_sums wide = {(doubles)_mm256_cvtps_pd(_mm256_castps256_ps128(all)),
+                         (doubles)_mm256_cvtps_pd(_mm256_extractf128_ps(all, 1))};
+#endif
     return wide;
 }
 
