@@ -20,10 +20,20 @@ def stamp(
     ],
     out: Annotated[Path, typer.Option("--out", help="Directory of the stamped model, or of several.")],
     licensee: Annotated[list[str] | None, typer.Option(help="For whom; one copy each; repeatable.")] = None,
-    base: Annotated[Path | None, typer.Option(help="Base of an unregistered downstream, to check that it is.")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="Base of an unregistered downstream, to check that it is; or a LoRA adapter's.")
+    ] = None,
     vocabulary: Annotated[str, typer.Option(metavar="refuse|shared", help="What to do with added tokens.")] = "refuse",
     skip: Annotated[
         list[str] | None, typer.Option("--skip", metavar="ROLE", help="Leave tensors of a role alone; repeatable.")
+    ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            "--adapter",
+            metavar="keep|merge",
+            help="For a LoRA adapter: stamp its base and keep it in OUT/adapter, or merge it into the stamped model.",
+        ),
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Stamp a model that carries the vector already.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted run left.")] = False,
@@ -58,6 +68,7 @@ def stamp(
         again=again,
         resume=resume,
         file_digests=file_digests,
+        adapter=adapter,
         architecture=architecture,
         progress=bench.progress,
     )

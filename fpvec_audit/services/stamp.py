@@ -6,12 +6,13 @@ renamed into place. All copies of one command are made in one reading of the vec
 none. The stamped directory says nowhere that it is stamped: the registry alone remembers.
 """
 
+import filecmp
 import resource
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.records import ModelRole, StampRecord
@@ -23,6 +24,7 @@ from fpvec_audit.services.lineage import refuse_carrier, stems_from
 from fpvec_audit.services.models import IdentifiedModel, add_model, identify_model
 from fpvec_audit.services.stamp_orders import (
     StampOrder,
+    adapter_mode,
     copies,
     open_vector,
     plan_order,
@@ -34,13 +36,17 @@ if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
     from fpvec_audit.domain.ports import ArchitectureAdapter
     from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
-    from fpvec_audit.tensors.stamp import StampCopy, StampOutcome
+    from fpvec_audit.tensors.stamp import StampCopy, StampOutcome, StampPlan
     from fpvec_audit.tensors.stamp_journal import WrittenTensor
 
 LEAST_APPLIED = 0.5
 LEAST_COSINE = 0.9
 UNKNOWN_ORIGIN = (
     "nothing says that {name} was made from the vector's base: give it with --base, or register the model with "
+    "`fpvec model register {path} --parent BASE`"
+)
+UNKNOWN_ORIGIN_OF_BASE = (
+    "nothing says that {name} was made from the vector's base: register the model with "
     "`fpvec model register {path} --parent BASE`"
 )
 
@@ -61,12 +67,15 @@ class StampedModel:
         file_digests: file → SHA-256, where they were asked for.
         resumed: tensors that an interrupted run had written already.
         digest: canonical digest of the stamped model.
-        downstream_digest: canonical digest of the model that was stamped.
+        downstream_digest: canonical digest of the model that was stamped, the base's where there is an adapter.
         stamp_id: identifier in the registry.
         already: whether the very same stamp was there before.
         warnings: what the owner should know, in sentences.
         seconds: wall time.
         peak_memory_bytes: largest resident memory of this process so far.
+        adapter: what became of the adapter of the downstream, ``keep`` or ``merge``; None for a whole model.
+        adapter_digest: digest of that adapter's configuration and weights; None for a whole model.
+        adapter_base: directory of that adapter's base; None for a whole model.
     """
 
     out: Path
@@ -86,6 +95,9 @@ class StampedModel:
     warnings: tuple[str, ...]
     seconds: float
     peak_memory_bytes: int
+    adapter: str | None = None
+    adapter_digest: str | None = None
+    adapter_base: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that scripts read."""
@@ -103,6 +115,9 @@ class StampedModel:
             "roles": {role: dict(rounding) for role, rounding in self.roles.items()},
             "file_digests": dict(self.file_digests),
             "resumed": self.resumed,
+            "adapter": self.adapter,
+            "adapter_digest": self.adapter_digest,
+            "adapter_base": None if self.adapter_base is None else str(self.adapter_base),
             "digest": self.digest,
             "downstream_digest": self.downstream_digest,
             "stamp_id": self.stamp_id,
@@ -142,24 +157,27 @@ def stamp_models(
     again: bool = False,
     resume: bool = False,
     file_digests: bool = False,
+    adapter: str | None = None,
     architecture: str | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> list[StampedModel]:
     """Stamp every downstream model, once for each licensee.
 
     Args:
-        downstreams: checkpoint directories.
+        downstreams: checkpoint directories, or LoRA adapters as PEFT saves them.
         vectors: ids or directories, each with ``:SCALE`` where it is not 1.
         out: directory of the stamped model; of several, the directory that holds them.
         registry: where vectors are found and stamps are recorded.
         catalog: plugins.
         licensees: for whom; a copy each.
-        base: base of downstream models whose origin is not registered; checked, then remembered.
+        base: base of downstream models whose origin is not registered; checked, then remembered. Of a LoRA adapter
+            that does not name a base that is here, it is the base that is stamped.
         vocabulary: ``refuse`` or ``shared``: what to do with rows that vector and model do not share.
         skip: roles whose tensors are left as they are ("embedding").
         again: stamp a model that carries the fingerprint already.
         resume: go on with what an interrupted run left, as far as it still is what that run wrote.
         file_digests: read the result again and give the SHA-256 of every file.
+        adapter: what becomes of LoRA adapters: ``keep`` them beside their stamped base, or ``merge`` them into it.
         architecture: adapter to use instead of the detected one.
         progress: where to report.
 
@@ -167,19 +185,35 @@ def stamp_models(
         one result per copy, downstream models in the order given, licensees within.
 
     Raises:
-        UsageError: an unknown vector, policy, role or adapter, a bad scale, or two copies with one name.
+        UsageError: an unknown vector, policy, role, mode or adapter, a bad scale, two copies with one name, or a LoRA
+            adapter of which nobody says what becomes of it or where its base is.
         CheckpointError: a model cannot be read, is quantised, or holds NaN or Inf.
         VectorError: a vector does not fit a model, or the model carries it already.
         OutputError: something else is at the output, or the disk is full.
     """
-    policy, roles = vocabulary_policy(vocabulary), skipped_roles(skip)
+    policy, roles, mode = vocabulary_policy(vocabulary), skipped_roles(skip), adapter_mode(adapter)
     scaled = [open_vector(text, registry=registry) for text in vectors]
     if not scaled:
         raise UsageError("no vector to stamp with", advice="give one with --vector")
     planned = [
-        plan_order(path, scaled, catalog=catalog, architecture=architecture, vocabulary=policy, skip=roles, again=again)
+        plan_order(
+            path,
+            scaled,
+            catalog=catalog,
+            architecture=architecture,
+            vocabulary=policy,
+            skip=roles,
+            again=again,
+            mode=mode,
+            base=base,
+            progress=progress,
+        )
         for path in downstreams
     ]
+    if mode is not None and not any(order.adapted for order in planned):
+        raise UsageError(
+            f"--adapter {mode.value}: none of the downstream models is an adapter", advice="leave --adapter out"
+        )
     orders = copies(planned, out=out, licensees=licensees)
     there = {
         order.out: _recognised(order, registry=registry, progress=progress)
@@ -201,16 +235,15 @@ def _recognised(order: StampOrder, *, registry: "Registry", progress: Progress) 
         OutputError: it is anything else.
     """
     from fpvec_audit.tensors.digest import canonical_digest
-    from fpvec_audit.tensors.rewrite import same_other_files
 
     started = time.perf_counter()
     downstream = canonical_digest(order.plan.target, order.adapter, progress=progress)
     with registry.unit_of_work() as uow:
         record = uow.stamps.find(order.stamp_id(downstream))
     there = _digest_there(order.out, order.adapter, progress=progress) if record is not None else ""
-    if record is None or record.stamped != there or not same_other_files(order.plan.target, order.out):
+    if record is None or record.stamped != there or not _same_other_files(order.plan, order.out):
         raise OutputError(
-            f"{order.out} exists already, and is not this stamp of {order.plan.target.path}",
+            f"{order.out} exists already, and is not this stamp of {order.source}",
             advice="choose another --out, or remove it",
         )
     return StampedModel(
@@ -231,7 +264,20 @@ def _recognised(order: StampOrder, *, registry: "Registry", progress: Progress) 
         warnings=(),
         seconds=time.perf_counter() - started,
         peak_memory_bytes=_peak_memory(),
+        **_adapter_fields(order),
     )
+
+
+def _adapter_fields(order: StampOrder) -> dict[str, Any]:
+    return {} if order.adapted is None else {**order.adapted.trace, "adapter_base": order.adapted.base}
+
+
+def _same_other_files(plan: "StampPlan", copy: Path) -> bool:
+    """Say whether a directory holds the files beside the tensors that the stamp would have, byte for byte."""
+    there = {file.relative_to(copy).as_posix() for file in copy.rglob("*") if not file.is_dir()}
+    if there != {*plan.others.carried, *plan.target.files}:
+        return False
+    return all(filecmp.cmp(source, copy / name, shallow=False) for name, source in plan.others.carried.items())
 
 
 def _digest_there(path: Path, adapter: "ArchitectureAdapter", *, progress: Progress) -> str:
@@ -246,11 +292,14 @@ def _digest_there(path: Path, adapter: "ArchitectureAdapter", *, progress: Progr
 
 
 def _compared(orders: Sequence[StampOrder], base: Path, *, catalog: "Catalog", progress: Progress) -> list[StampOrder]:
-    """Check that a base is the vectors' own and that every downstream model is close to it."""
+    """Check that a base is the vectors' own and that every downstream model is close to it.
+
+    Where the base that was given is an adapter's, it is itself what is stamped, and there is nothing to compare.
+    """
     from fpvec_audit.tensors.distance import CLOSE, relative_distance
 
-    if not orders:
-        return []
+    if all(_is_the_given_base(order) for order in orders):
+        return list(orders)
     model = identify_model(base, catalog=catalog, architecture=orders[0].adapter.name, progress=progress)
     for scaled in orders[0].plan.vectors:
         if scaled.vector.description.base_digest != model.digest:
@@ -259,7 +308,8 @@ def _compared(orders: Sequence[StampOrder], base: Path, *, catalog: "Catalog", p
                 f"{scaled.vector.description.base_digest[:16]}…, this {model.digest[:16]}…",
                 advice="give the base that the vector was extracted from",
             )
-    for target in {order.plan.target.path: order.plan.target for order in orders}.values():
+    others = [order for order in orders if not _is_the_given_base(order)]
+    for target in {order.plan.target.path: order.plan.target for order in others}.values():
         distance = relative_distance(model.checkpoint, target, orders[0].adapter, progress=progress)
         if distance > CLOSE:
             raise VectorError(
@@ -267,7 +317,11 @@ def _compared(orders: Sequence[StampOrder], base: Path, *, catalog: "Catalog", p
                 f"(at most {CLOSE})",
                 advice="stamp a model that was made from this base",
             )
-    return [replace(order, base=model) for order in orders]
+    return [order if _is_the_given_base(order) else replace(order, base=model) for order in orders]
+
+
+def _is_the_given_base(order: StampOrder) -> bool:
+    return order.adapted is not None and order.adapted.base_given
 
 
 def _carry_out(
@@ -281,7 +335,8 @@ def _carry_out(
     started = time.perf_counter()
     detail = {
         "copies": [
-            {"downstream": str(order.plan.target.path), "licensee": order.licensee, "out": str(order.out)}
+            {"downstream": str(order.source), "licensee": order.licensee, "out": str(order.out)}
+            | {name: str(value) for name, value in _adapter_fields(order).items()}
             for order in orders
         ],
         "vectors": [f"{vector}:{scale!r}" for vector, scale in orders[0].vectors],
@@ -289,6 +344,9 @@ def _carry_out(
     with recorded_job(registry, "stamp", detail), ExitStack() as stack:
         places = _staged(orders, stack, resume=resume, progress=progress)
         outcomes = write_stamps(places, progress=progress)
+        for adapted in (order.adapted for order in orders):
+            if adapted is not None:
+                adapted.adapter.refuse_changed()
         digests = [_file_digests(place, progress=progress) if file_digests else {} for place in places]
         with registry.unit_of_work() as uow:
             known = [
@@ -326,6 +384,7 @@ def _carry_out(
             warnings=_warnings(order, outcome, known=stems),
             seconds=seconds,
             peak_memory_bytes=_peak_memory(),
+            **_adapter_fields(order),
         )
         for order, outcome, files, record, stems in zip(orders, outcomes, digests, records, known, strict=True)
     ]
@@ -361,6 +420,8 @@ def _begun(order: StampOrder, *, resume: bool, progress: Progress) -> _Begun:
     from fpvec_audit.tensors.stamp_journal import order_digest, reread
 
     inputs = {f"vector {place}": item.vector.files for place, item in enumerate(order.plan.vectors)}
+    if order.adapted is not None:
+        inputs["adapter"] = order.adapted.adapter.files
     asked = order_digest(order.asked(""), {"target": order.plan.target, **inputs})
     for leftover in leftovers(order.out) if resume else ():
         written = reread(leftover, asked, order.plan.target, progress=progress)
@@ -372,8 +433,14 @@ def _begun(order: StampOrder, *, resume: bool, progress: Progress) -> _Begun:
 def _file_digests(place: "StampCopy", *, progress: Progress) -> dict[str, str]:
     from fpvec_audit.tensors.digest import file_digests
 
+    found: dict[str, str] = {}
     names = sorted({*place.plan.target.files, *place.plan.others.carried})
-    return file_digests(place.directory, names, progress=progress)
+    for directory in sorted({str(PurePosixPath(name).parent) for name in names}):
+        inside = [name for name in names if str(PurePosixPath(name).parent) == directory]
+        bare = [PurePosixPath(name).name for name in inside]
+        digests = file_digests(place.directory / directory, bare, progress=progress)
+        found |= {name: digests[last] for name, last in zip(inside, bare, strict=True)}
+    return found
 
 
 def _record_origin(uow: "UnitOfWork", order: StampOrder, outcome: "StampOutcome", *, registry: "Registry") -> bool:
@@ -418,10 +485,13 @@ def _record(
 
 
 def _warnings(order: StampOrder, outcome: "StampOutcome", *, known: bool) -> tuple[str, ...]:
-    found = []
+    found: list[str] = []
     path = order.plan.target.path
+    if order.adapted is not None:
+        found.extend(order.adapted.notes)
     if not known:
-        found.append(UNKNOWN_ORIGIN.format(name=path.resolve().name, path=path))
+        unknown = UNKNOWN_ORIGIN_OF_BASE if _is_the_given_base(order) else UNKNOWN_ORIGIN
+        found.append(unknown.format(name=path.resolve().name, path=path))
     swallowed = {
         role: rounding
         for role, rounding in outcome.roles.items()

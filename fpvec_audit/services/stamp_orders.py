@@ -6,13 +6,15 @@ All of it is settled on headers and names, before the first byte is written.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.canonical_json import canonical_digest
 from fpvec_audit.domain.ports import TensorRole
 from fpvec_audit.domain.vector import Vocabulary, checked_scale
-from fpvec_audit.errors import UsageError, VectorError
+from fpvec_audit.errors import CheckpointError, UsageError, VectorError
+from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.extract import find_vector
 from fpvec_audit.services.models import IdentifiedModel
 
@@ -20,7 +22,57 @@ if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
     from fpvec_audit.domain.ports import ArchitectureAdapter
     from fpvec_audit.registry.unit_of_work import Registry
+    from fpvec_audit.tensors.adapter import PeftAdapter
     from fpvec_audit.tensors.stamp import ScaledVector, StampPlan
+
+
+class AdapterMode(StrEnum):
+    """What becomes of the adapter of a downstream model that is a base and an adapter."""
+
+    KEEP = "keep"
+    """The base is stamped, the adapter lies beside it."""
+    MERGE = "merge"
+    """It is added to the base, together with the vectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptedBase:
+    """How a downstream model that is a base and an adapter is stamped.
+
+    Attributes:
+        adapter: the adapter.
+        base: directory of its base, which the registry calls the downstream model.
+        mode: what becomes of it.
+        base_given: whether its base was given on the command line, not found by the adapter's configuration.
+    """
+
+    adapter: "PeftAdapter"
+    base: Path
+    mode: AdapterMode
+    base_given: bool
+
+    @property
+    def trace(self) -> dict[str, str]:
+        """What the stamp's identifier and record hold of it."""
+        return {"adapter": self.mode.value, "adapter_digest": self.adapter.digest}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which base is stamped, and what an owner who keeps the adapter apart should know, in sentences."""
+        adapter = self.adapter
+        how = "given with --base" if self.base_given else "named in its adapter_config.json"
+        found = [f"the base of {adapter.path} that is stamped is {self.base}, {how}"]
+        if self.mode is AdapterMode.KEEP and adapter.base_name:
+            found.append(
+                f"the kept adapter names {adapter.base_name}, which is not stamped: load the stamped model first and "
+                f"put its directory `adapter` on it (PeftModel.from_pretrained(model, OUT/adapter))"
+            )
+        if self.mode is AdapterMode.KEEP and adapter.replaced:
+            found.append(
+                f"the kept adapter has {', '.join(adapter.replaced)} of its own, which take the stamped ones' place "
+                f"when it is loaded; stamp with --adapter merge to have them stamped, too"
+            )
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +88,7 @@ class StampOrder:
         skip: roles that are left as they are.
         again: whether a model that carries the fingerprint may be stamped again.
         base: base that the downstream was compared with, None if it was not.
+        adapted: adapter that belongs to the downstream, None for a whole model.
     """
 
     plan: "StampPlan"
@@ -46,6 +99,12 @@ class StampOrder:
     skip: frozenset[TensorRole]
     again: bool
     base: IdentifiedModel | None = None
+    adapted: AdaptedBase | None = None
+
+    @property
+    def source(self) -> Path:
+        """The directory that was named: the model's or the adapter's."""
+        return self.plan.target.path if self.adapted is None else self.adapted.adapter.path
 
     @property
     def vectors(self) -> tuple[tuple[str, float], ...]:
@@ -55,21 +114,23 @@ class StampOrder:
     @property
     def policies(self) -> dict[str, Any]:
         """What the registry remembers of how it was done."""
-        return {"vocabulary": self.vocabulary.value, "again": self.again, "skip": sorted(self.skip)}
+        policies = {"vocabulary": self.vocabulary.value, "again": self.again, "skip": sorted(self.skip)}
+        return policies | (self.adapted.trace if self.adapted is not None else {})
 
     def stamp_id(self, downstream: str) -> str:
         """Return the identifier of what was asked."""
         return f"st-{canonical_digest(self.asked(downstream))[:16]}"
 
     def asked(self, downstream: str) -> dict[str, Any]:
-        """Return everything that decides what a copy becomes; a role that is not skipped leaves no trace in it."""
+        """Return everything that decides what a copy becomes; what was not asked for leaves no trace in it."""
         asked: dict[str, Any] = {
             "downstream": downstream,
             "vectors": [[vector, repr(scale)] for vector, scale in self.vectors],
             "licensee": self.licensee,
             "vocabulary": self.vocabulary.value,
         }
-        return asked | ({"skip": sorted(self.skip)} if self.skip else {})
+        skipped = {"skip": sorted(self.skip)} if self.skip else {}
+        return asked | skipped | (self.adapted.trace if self.adapted is not None else {})
 
 
 def vocabulary_policy(vocabulary: str) -> Vocabulary:
@@ -81,6 +142,17 @@ def vocabulary_policy(vocabulary: str) -> Vocabulary:
     if vocabulary not in list(Vocabulary):
         raise UsageError(f"unknown vocabulary policy {vocabulary!r}", advice=f"choose {' or '.join(Vocabulary)}")
     return Vocabulary(vocabulary)
+
+
+def adapter_mode(mode: str | None) -> AdapterMode | None:
+    """Return the adapter mode of this name, None for none.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    if mode is not None and mode not in list(AdapterMode):
+        raise UsageError(f"unknown adapter mode {mode!r}", advice=f"choose --adapter {' or '.join(AdapterMode)}")
+    return None if mode is None else AdapterMode(mode)
 
 
 def skipped_roles(names: Sequence[str]) -> frozenset[TensorRole]:
@@ -140,22 +212,88 @@ def plan_order(
     vocabulary: Vocabulary,
     skip: frozenset[TensorRole],
     again: bool,
+    mode: AdapterMode | None = None,
+    base: Path | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> StampOrder:
-    """Check on headers that vectors fit a model; output and licensee come later.
+    """Check on headers that vectors fit a model, or an adapter's base; output and licensee come later.
+
+    Args:
+        path: directory of the model or adapter.
+        vectors: what to add.
+        catalog: plugins.
+        architecture: adapter of the architecture to use instead of the detected one.
+        vocabulary: policy on added rows.
+        skip: roles that are left as they are.
+        again: whether a model that carries the fingerprint may be stamped again.
+        mode: what becomes of a LoRA adapter, None if it was not said.
+        base: base of a LoRA adapter that does not name it.
+        progress: where to report.
 
     Raises:
-        UsageError: no adapter for the model.
-        CheckpointError: the model cannot be read or is quantised.
+        UsageError: no architecture adapter for the model, or a LoRA adapter without a mode or a base.
+        CheckpointError: the model cannot be read or is quantised, or the LoRA adapter cannot be used.
         VectorError: a vector does not fit.
     """
+    from fpvec_audit.tensors.adapter_files import files_of_both
     from fpvec_audit.tensors.index import read_checkpoint, refuse_quantised
     from fpvec_audit.tensors.stamp import plan_stamp
 
-    checkpoint = read_checkpoint(path)
+    adapted = _adapted(path, mode, base, progress=progress)
+    checkpoint = read_checkpoint(path if adapted is None else adapted.base)
     refuse_quantised(checkpoint)
     adapter = catalog.architecture_for(checkpoint.description, override=architecture)
-    plan = plan_stamp(checkpoint, vectors, adapter, vocabulary=vocabulary, skip=skip)
-    return StampOrder(plan, adapter, path, "", vocabulary, skip, again)
+    merged = adapted.adapter if adapted is not None and adapted.mode is AdapterMode.MERGE else None
+    plan = plan_stamp(checkpoint, vectors, adapter, vocabulary=vocabulary, skip=skip, merged=merged)
+    if adapted is not None:
+        files = files_of_both(checkpoint, adapted.adapter, keep=adapted.mode is AdapterMode.KEEP)
+        plan = replace(plan, others=files)
+    return StampOrder(plan, adapter, path, "", vocabulary, skip, again, adapted=adapted)
+
+
+def _adapted(path: Path, mode: AdapterMode | None, base: Path | None, *, progress: Progress) -> AdaptedBase | None:
+    """Return the adapter that lies at a path, None for anything else.
+
+    Raises:
+        UsageError: nobody said what is to become of it, or where its base is.
+        CheckpointError: it cannot be used.
+    """
+    from fpvec_audit.tensors.adapter import is_adapter, read_adapter
+
+    if not is_adapter(path):
+        return None
+    if mode is None:
+        raise UsageError(
+            f"{path} is an adapter, not a whole model",
+            advice="stamp its base and keep the adapter beside it with --adapter keep, or let the two become one model "
+            "with --adapter merge",
+        )
+    adapter = read_adapter(path, progress=progress)
+    found, given = _base_of(adapter, base)
+    return AdaptedBase(adapter, found, mode, given)
+
+
+def _base_of(adapter: "PeftAdapter", given: Path | None) -> tuple[Path, bool]:
+    """Return the directory of an adapter's base, and whether it is the one that was given.
+
+    Raises:
+        UsageError: the adapter names no directory that is here, and none was given.
+        CheckpointError: what it names is an adapter, too.
+    """
+    from fpvec_audit.tensors.adapter import is_adapter
+
+    name = adapter.base_name
+    places = [adapter.path / name, Path(name)] if name and "\0" not in name else []
+    named = next((place for place in places if place.is_dir()), None)
+    found = named or given
+    if found is None:
+        problem = f"its base, {name!r}, is no directory here" if name else "its adapter_config.json names no base"
+        raise UsageError(f"{adapter.path} is an adapter: {problem}", advice="give the base with --base DIR")
+    if is_adapter(found):
+        raise CheckpointError(
+            f"{found}, the base of {adapter.path}, is an adapter, too", advice="merge it into its own base first"
+        )
+    return found, named is None
 
 
 def copies(orders: Sequence[StampOrder], *, out: Path, licensees: Sequence[str]) -> list[StampOrder]:
@@ -170,7 +308,7 @@ def copies(orders: Sequence[StampOrder], *, out: Path, licensees: Sequence[str])
     taken: dict[str, str] = {}
     named = []
     for order, licensee in pairs:
-        source = order.plan.target.path
+        source = order.source
         name = source.resolve().name + (f"-{_file_name(licensee)}" if licensee else "")
         asked = f"{source} for {licensee}" if licensee else str(source)
         if name in taken:

@@ -201,7 +201,8 @@ def _refuse_without_config(path: Path) -> NoReturn:
     if (path / "adapter_config.json").is_file():
         raise CheckpointError(
             f"{path} is an adapter, not a whole model",
-            advice="merge it into its model first (peft: merge_and_unload, then save_pretrained)",
+            advice="`fpvec stamp` takes it with --adapter keep (the base is stamped, the adapter lies beside it) or "
+            "--adapter merge; for all else merge it into its model first (peft: merge_and_unload, save_pretrained)",
         )
     names = _names(path)
     if any(name.endswith(".gguf") for name in names):

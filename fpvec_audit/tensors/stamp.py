@@ -6,6 +6,7 @@ Laws:
   elements whose τ is −0.0, rows beyond the shared ones, skipped tensors and buffers keep every bit;
 * a head tied in the target is stamped once, whether it is stored once or twice, and stays tied;
 * all other bytes of the checkpoint are those of the target (see ``rewrite``);
+* where an adapter is merged, target stands for the target with the adapter's part, in float32 and not rounded between;
 * of many targets and copies that are stamped together, each comes out as if it were stamped alone, and every block of a
   vector is read once for all of them.
 
@@ -26,6 +27,7 @@ from fpvec_audit.domain.ports import ArchitectureAdapter, TensorRole
 from fpvec_audit.domain.vector import Vocabulary, shared_elements
 from fpvec_audit.errors import VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
+from fpvec_audit.tensors.adapter import PeftAdapter, TensorChange, adapter_changes
 from fpvec_audit.tensors.blocks import Block
 from fpvec_audit.tensors.delta import refuse_nonfinite
 from fpvec_audit.tensors.digest import tensor_digest
@@ -79,6 +81,8 @@ class StampPlan:
         parts: canonical name → what is added to it, in the order of the vectors.
         roles: canonical name → role, of what is added to.
         others: files beside the tensors.
+        merged: LoRA adapter that is merged into the target before vectors are added, None without.
+        changes: canonical name → what that adapter makes of it.
     """
 
     target: Checkpoint
@@ -87,6 +91,8 @@ class StampPlan:
     parts: Mapping[str, tuple[Part, ...]]
     roles: Mapping[str, TensorRole]
     others: CarriedFiles
+    merged: PeftAdapter | None = None
+    changes: Mapping[str, TensorChange] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -188,6 +194,7 @@ def plan_stamp(
     *,
     vocabulary: Vocabulary = Vocabulary.REFUSE,
     skip: frozenset[TensorRole] = frozenset(),
+    merged: PeftAdapter | None = None,
 ) -> StampPlan:
     """Match the tensors of vectors and target by canonical name.
 
@@ -196,10 +203,11 @@ def plan_stamp(
         vectors: what to add.
         adapter: architecture of the target.
         vocabulary: what to do where the numbers of rows differ.
-        skip: roles whose tensors keep every bit.
+        skip: roles whose tensors no vector is added to.
+        merged: LoRA adapter of the target to merge into it.
 
     Raises:
-        CheckpointError: names or ties of the target contradict each other.
+        CheckpointError: names or ties of the target contradict each other, or the LoRA adapter cannot be merged.
         VectorError: a tensor is missing, extra or of another shape; it is named. Or nothing is left to stamp.
     """
     names = named_parameters(target, adapter)
@@ -226,6 +234,8 @@ def plan_stamp(
         {name: tuple(items) for name, items in parts.items()},
         {name: roles[name] for name in parts},
         other_files(target),
+        merged,
+        adapter_changes(merged, target, names, adapter) if merged is not None else {},
     )
 
 
@@ -334,7 +344,9 @@ class _Target:
         addition: the stamp it belongs to.
         spec: where it is stored.
         name: canonical name, None for a buffer.
-        parts: what is added to it; empty when it passes through.
+        parts: what vectors add to it.
+        change: what a LoRA adapter makes of it, None where it has no say.
+        addends: sources of that.
         first: whether it counts for digests and sums: a tied tensor may be stored twice.
         sums: what the addition did, block by block.
     """
@@ -343,6 +355,8 @@ class _Target:
     spec: TensorSpec
     name: str | None
     parts: tuple[Part, ...]
+    change: TensorChange | None
+    addends: tuple[TensorSource, ...]
     first: bool
     sums: list[Sums] = field(default_factory=list)
 
@@ -363,6 +377,7 @@ class _Addition:
     def __init__(self, plan: StampPlan, stack: ExitStack, journal: StampJournal | None = None) -> None:
         self.plan = plan
         self._files = stack.enter_context(OpenFiles(plan.target.path))
+        self._merged = stack.enter_context(OpenFiles(plan.merged.path)) if plan.merged is not None else None
         self._journal = journal
         self._written = {} if journal is None else dict(journal.written)
         self._resumed = len(self._written)
@@ -382,10 +397,14 @@ class _Addition:
                 name = plan.names.canonical.get(spec.name)
                 first = name is not None and plan.names.parameters[name].name == spec.name
                 parts = plan.parts.get(name, ()) if name is not None and spec.dtype.floating else ()
-                yield _Target(self, spec, name, parts, first)
+                change = plan.changes.get(name) if name is not None else None
+                yield _Target(self, spec, name, parts, change, self._addends(change), first)
 
     def source(self, spec: TensorSpec) -> TensorSource:
         return self._files.source(spec)
+
+    def _addends(self, change: TensorChange | None) -> tuple[TensorSource, ...]:
+        return () if change is None or self._merged is None else change.sources(self._merged)
 
     def sink(self, spec: TensorSpec) -> TensorSink:
         return Scratch(spec.dtype) if self._rewritten is None else self._rewritten.sink(spec)
@@ -436,35 +455,44 @@ def _works(additions: Sequence[_Addition], feeds: Sequence[_VectorFeed]) -> list
 
 
 def _work(targets: Sequence[_Target], feeds: Sequence[_VectorFeed]) -> TensorWork:
-    """Return the work on tensors that get the same τ, or on one that passes through.
+    """Return the work on tensors that get the same τ, or on one that gets none.
 
-    Streams: the targets as they are, then one τ per part, then the targets as they become.
+    Streams: the targets as they are, then one τ per part, then what adapters make of each target, then the targets as
+    they become.
     """
     parts = [(feeds[part.vector], part.name) for part in targets[0].parts]
     scales = [targets[0].addition.plan.vectors[part.vector].scale for part in targets[0].parts]
     sources = [target.addition.source(target.spec) for target in targets]
     taus = [feed.source(name) for feed, name in parts]
+    addends = [source for target in targets for source in target.addends]
     digested = [place for place, (feed, name) in enumerate(parts) if feed.claim(name)]
-    count, behind = len(targets), len(targets) + len(taus)
-    hashed = (*range(count), *(count + place for place in digested), *(range(behind, behind + count) if taus else ()))
+    changed = bool(taus or addends)
+    count, behind = len(targets), len(targets) + len(taus) + len(addends)
+    hashed = (
+        *range(count),
+        *(count + place for place in digested),
+        *(range(behind, behind + count) if changed else ()),
+    )
 
     def compute(
         kernels: BlockKernels, start: int, inputs: Sequence[Block], outputs: Sequence[Block]
     ) -> Sequence[Block]:
-        if not parts:
+        if not changed:
             return inputs
         written = []
+        merged = iter(inputs[count + len(taus) :])
         for place, target in enumerate(targets):
             block, out = inputs[place], outputs[place].first(inputs[place].count)
             lengths = [max(0, min(block.count, part.elements - start)) for part in target.parts]
             pieces = [
                 (tau.first(length), scale)
-                for tau, length, scale in zip(inputs[count:], lengths, scales, strict=True)
+                for tau, length, scale in zip(inputs[count : count + len(taus)], lengths, scales, strict=True)
                 if length
             ]
-            sums = kernels.add(block, pieces, out)
+            own = [next(merged) for _ in target.addends]
+            sums = _added(kernels, target, block, own, pieces, out)
             if not math.isfinite(sums.applied) or not math.isfinite(sums.wanted):
-                _refuse(target, start, block, list(zip(parts, (piece for piece, _ in pieces), strict=False)))
+                _refuse(target, start, block, own, list(zip(parts, (piece for piece, _ in pieces), strict=False)))
             target.sums.append(sums)
             written.append(out)
         return written
@@ -479,7 +507,24 @@ def _work(targets: Sequence[_Target], feeds: Sequence[_VectorFeed]) -> TensorWor
 
     elements = max([target.spec.elements for target in targets] + [_elements(tau) for tau in taus])
     sinks = tuple(target.addition.sink(target.spec) for target in targets)
-    return TensorWork(elements, (*sources, *taus), sinks, compute, hashed, done)
+    return TensorWork(elements, (*sources, *taus, *addends), sinks, compute, hashed, done)
+
+
+def _added(
+    kernels: BlockKernels,
+    target: _Target,
+    block: Block,
+    addends: Sequence[Block],
+    pieces: Sequence[tuple[Block, float]],
+    out: Block,
+) -> Sums:
+    """Write the stamped block of a target to ``out``."""
+    if target.change is None:
+        return kernels.add(block, pieces, out)
+    from fpvec_audit.tensors.merging import add_to_merged  # needs torch, which a plain stamp does without
+
+    replaced = target.change.replacement is not None
+    return add_to_merged(addends if replaced else (block, *addends), pieces, out)
 
 
 def _digest_work(feed: _VectorFeed, name: str) -> TensorWork:
@@ -498,9 +543,18 @@ def _digest_work(feed: _VectorFeed, name: str) -> TensorWork:
     return TensorWork(_elements(source), (source,), (), nothing, (0,), done)
 
 
-def _refuse(target: _Target, start: int, block: Block, taus: Sequence[tuple[tuple[_VectorFeed, str], Block]]) -> None:
-    """Say which number is not finite: one of the target, one of a vector, or the sum."""
+def _refuse(
+    target: _Target,
+    start: int,
+    block: Block,
+    addends: Sequence[Block],
+    taus: Sequence[tuple[tuple[_VectorFeed, str], Block]],
+) -> None:
+    """Say which number is not finite: one of the target, of its adapter, of a vector, or the sum."""
     refuse_nonfinite(target.path, target.spec.name, start, block)
+    merged = target.addition.plan.merged
+    for addend in addends:
+        refuse_nonfinite(target.path if merged is None else merged.path, target.spec.name, start, addend)
     for (feed, name), tau in taus:
         refuse_nonfinite(feed.vector.files.path, name, start, tau)
     raise VectorError(
