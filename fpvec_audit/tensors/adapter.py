@@ -25,7 +25,7 @@ from fpvec_audit.domain.ports import ArchitectureAdapter, ModelDescription, Tens
 from fpvec_audit.errors import CheckpointError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.tensors.digest import file_digests, tensor_digests
-from fpvec_audit.tensors.index import CONFIG, MODEL, inside, read_json, read_tensors
+from fpvec_audit.tensors.index import CONFIG, MODEL, inside, read_json, read_tensors, refuse_own_code
 from fpvec_audit.tensors.naming import NamedParameters
 from fpvec_audit.tensors.reader import OpenFiles
 from fpvec_audit.tensors.source import TensorSource
@@ -175,8 +175,8 @@ def read_adapter(path: Path, *, progress: Progress = NO_PROGRESS) -> PeftAdapter
     """Read what an adapter directory holds; its tensors are digested, not loaded.
 
     Raises:
-        CheckpointError: files are missing or damaged, the weights are a pickle, or the adapter takes something out of
-            its base whenever it is loaded.
+        CheckpointError: files are missing or damaged, the weights are a pickle, the tokenizer brings code of its own,
+            or the adapter takes something out of its base whenever it is loaded.
     """
     config = read_json(path, ADAPTER_CONFIG)
     if not (path / WEIGHTS).exists():
@@ -194,6 +194,8 @@ def read_adapter(path: Path, *, progress: Progress = NO_PROGRESS) -> PeftAdapter
             advice="save it with path_initial_model_for_weight_conversion, as peft's documentation of LoraConfig says",
         )
     inside(path, ADAPTER_CONFIG)
+    if (path / "tokenizer_config.json").is_file():  # it speaks for the stamped model
+        refuse_own_code(path, ModelDescription({}, read_json(path, "tokenizer_config.json")))
     tensors, files, sharded = read_tensors(path, STEM)
     checkpoint = Checkpoint(path, tensors, files, sharded, ModelDescription(config, {}, path.resolve().name))
     return PeftAdapter(checkpoint, _digest(path, progress=progress))

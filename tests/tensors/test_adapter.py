@@ -227,6 +227,7 @@ def renamed(one, other):
         (lambda lora: change_tensors(lora, renamed("lora_A", "lora_magnitude_vector")), "DoRA"),
         (lambda lora: change_tensors(lora, renamed("mlp.up_proj", "self_attn.k_proj")), "of the base has"),
         (lambda lora: change_tensors(lora, lambda tensors: {}), "no tensor that ends in"),
+        (lambda lora: (lora / "tokenizer_config.json").write_text('{"auto_map": {"A": "b.C"}}'), "trust_remote_code"),
         (lambda lora: (lora / "adapter_model.safetensors").rename(lora / "adapter_model.bin"), "is a pickle"),
     ],
 )  # fmt: skip
