@@ -144,24 +144,32 @@ def _locked(target: Path, resumed: Path | None) -> tuple[Path, int]:
         staging = resumed or target.parent / f".{target.name}{STAGING_MARK}{secrets.token_hex(4)}"
         if resumed is None:
             staging.mkdir()
+        lock = -1
         try:
             lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            if resumed is not None:
-                raise
-            continue  # another run took it for a leftover before it was locked
-        try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if staging.exists() and os.path.samestat(staging.stat(), os.fstat(lock)):
                 return staging, lock
         except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.ENOTSUP, errno.ENOLCK):
-                raise
-            if error.errno != errno.EWOULDBLOCK:
+            if lock >= 0 and error.errno in (errno.ENOTSUP, errno.ENOLCK):
                 return staging, lock  # a file system without locks: leftovers cannot be told from work under way
-        os.close(lock)
+            _let_go(lock, staging if resumed is None else None)
+            taken = error.errno == errno.EWOULDBLOCK or (resumed is None and error.errno == errno.ENOENT)
+            if not taken:
+                raise
+        else:
+            _let_go(lock, None)
         if resumed is not None:
             raise OutputError(f"another process works in {staging}", advice="wait until it ends")
+
+
+def _let_go(lock: int, made: Path | None) -> None:
+    """Close a lock, and remove a new directory that is not ours to work in."""
+    if lock >= 0:
+        os.close(lock)
+    if made is not None:
+        with suppress(OSError):
+            made.rmdir()
 
 
 def _is_free(staging: Path) -> bool:
