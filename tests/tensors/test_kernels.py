@@ -11,8 +11,29 @@ from fpvec_audit.tensors.blocks import BlockMemory, torch_dtype
 from fpvec_audit.tensors.kernels import BlockKernels
 
 FLOATS = (Dtype.F32, Dtype.BF16, Dtype.F16)
-KERNELS = [BlockKernels(compiled=True), BlockKernels(compiled=False)]
-IDS = ["compiled", "torch"]
+
+
+class Variant:
+    """The compiled loops of one instruction set, whichever this processor would choose."""
+
+    def __init__(self, loaded, suffix):
+        for name in ("fpvec_add", "fpvec_subtract"):
+            function = loaded[f"{name}_{suffix}"]
+            function.argtypes, function.restype = getattr(loaded, name).argtypes, None
+            setattr(self, name, function)
+
+
+def variant(suffix):
+    made = BlockKernels()
+    made._compiled = Variant(native.library(), suffix)
+    return made
+
+
+LEVEL = 0 if native.library() is None else native.library().fpvec_level()
+KERNELS = [BlockKernels(compiled=False)] + [
+    variant(suffix) for level, suffix in ((2, "avx2"), (3, "avx512")) if LEVEL >= level
+]
+IDS = ["torch", "avx2", "avx512"][: len(KERNELS)]
 
 
 def block_of(tensor):
