@@ -6,11 +6,14 @@ answers with its exit code, negative for a signal. The process is a real one wit
 own, so that ``kill -9`` means what it says.
 """
 
+import contextlib
 import ctypes
+import io
 import json
 import os
 import resource
 import sys
+import tempfile
 from typing import Any
 
 from fpvec_audit import catalog
@@ -31,6 +34,9 @@ _DAC_OVERRIDE = 1 << 1
 def serve() -> None:
     """Answer requests until stdin ends."""
     catalog.load_catalog()
+    with tempfile.TemporaryDirectory() as home, contextlib.redirect_stdout(io.StringIO()):
+        for command in ("vector", "job"):  # what is prepared when it is first used, such as the tables' mapping
+            main.run([command, "list", "--home", home, "--json"])
     for line in sys.stdin:
         request = json.loads(line)
         if "run" in request:
