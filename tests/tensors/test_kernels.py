@@ -31,7 +31,7 @@ def variant(suffix):
 
 LEVEL = 0 if native.library() is None else native.library().fpvec_level()
 KERNELS = [BlockKernels(compiled=False)] + [
-    variant(suffix) for level, suffix in ((2, "avx2"), (3, "avx512")) if LEVEL >= level
+    variant(suffix) for level, suffix in ((2, "avx2"), (3, "avx512")) if level <= LEVEL
 ]
 IDS = ["torch", "avx2", "avx512"][: len(KERNELS)]
 
