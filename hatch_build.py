@@ -34,11 +34,11 @@ class CompiledLoops(BuildHookInterface):
         if self.target_name != "wheel":
             return
         library = Path(self.root) / LIBRARY
-        library.unlink(missing_ok=True)
         if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
             return
         problem = compile_library(library)
         if problem:
+            library.unlink(missing_ok=True)
             self.app.display_warning(f"the compiled loops are left out, stamping will be slower: {problem}")
             return
         build_data["artifacts"].append(LIBRARY.as_posix())
@@ -67,7 +67,9 @@ def compile_library(library: Path) -> str:
         made = f"{place}/{library.name}"
         problem = _run([compiler, *FLAGS, "-shared", str(source / "dispatch.c"), *objects, "-o", made])
         if not problem:
-            shutil.copyfile(made, library)
+            beside = library.with_name(f"{library.name}.new")
+            shutil.copyfile(made, beside)
+            beside.replace(library)  # never in place: a running process may have the old one mapped
         return problem
 
 

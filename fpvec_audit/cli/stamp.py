@@ -40,6 +40,9 @@ def stamp(
     file_digests: Annotated[
         bool, typer.Option("--file-digests", help="Also give the SHA-256 of every file, by a second reading.")
     ] = False,
+    reread: Annotated[
+        bool, typer.Option("--reread", help="Digest vectors and downstreams again, changed or not.")
+    ] = False,
     architecture: ArchitectureOption = None,
     home: HomeOption = None,
     registry: RegistryOption = None,
@@ -52,8 +55,9 @@ def stamp(
     Example: fpvec stamp ./chat-7b --vector ./vector --out ./chat-7b-release --licensee "Globex"
     """
     from fpvec_audit.reports.terminal import render_stamps
-    from fpvec_audit.services.stamp import stamp_models
+    from fpvec_audit.services.stamp import begin_to_read, stamp_models
 
+    begin_to_read(downstreams, vector)
     bench = open_bench(home, registry, json)
     stamps = stamp_models(
         downstreams,
@@ -68,6 +72,7 @@ def stamp(
         again=again,
         resume=resume,
         file_digests=file_digests,
+        reread=reread,
         adapter=adapter,
         architecture=architecture,
         progress=bench.progress,

@@ -5,6 +5,7 @@ tenth time. Never used for a suspect, for ``model verify``, or for anything that
 """
 
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ from fpvec_audit.domain.manifest import Manifest
 
 if TYPE_CHECKING:
     from fpvec_audit.domain.checkpoint import Checkpoint
-    from fpvec_audit.registry.unit_of_work import UnitOfWork
+    from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
+    from fpvec_audit.services.stamp_orders import StampOrder
     from fpvec_audit.tensors.file_state import FileState
 
 VECTOR = "vector"
@@ -58,3 +60,63 @@ def look_at(checkpoint: "Checkpoint", taken_for: str) -> DigestedFiles:
 
     state = file_state(checkpoint, machine=socket.gethostname(), taken_for=taken_for)
     return DigestedFiles(checkpoint, taken_for, state)
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What stamps read: vectors and downstream models, and what is known of them.
+
+    Attributes:
+        vectors: the vectors' files, by id.
+        digests: the vectors' digests, by id.
+        checked: ids of the vectors that were found to be what they say, and have not changed.
+        targets: the downstream models' files, one per stamp.
+        manifests: their tensors by digest, None for those that are new or changed.
+    """
+
+    vectors: Mapping[str, DigestedFiles]
+    digests: Mapping[str, str]
+    checked: frozenset[str]
+    targets: tuple[DigestedFiles, ...]
+    manifests: tuple[Manifest | None, ...]
+
+    @classmethod
+    def look_at(cls, orders: "Sequence[StampOrder]", *, registry: "Registry", reread: bool) -> "Inputs":
+        """Look at what stamps with the same vectors are about to read.
+
+        Args:
+            orders: the stamps.
+            registry: where it is recorded what files were digested to.
+            reread: believe nothing.
+        """
+        found = {item.vector.description.id: item.vector for item in orders[0].plan.vectors}
+        vectors = {name: look_at(vector.files, VECTOR) for name, vector in found.items()}
+        digests = {name: vector.description.digest for name, vector in found.items()}
+        targets = tuple(look_at(order.plan.target, order.adapter.name) for order in orders)
+        if reread:
+            return cls(vectors, digests, frozenset(), targets, (None,) * len(targets))
+        with registry.unit_of_work() as uow:
+            checked = {name for name, files in vectors.items() if files.known_digest(uow) == digests[name]}
+            manifests = tuple(files.known_manifest(uow) for files in targets)
+        fitting = tuple(
+            manifest if manifest is not None and _names(manifest) == set(order.plan.names.parameters) else None
+            for order, manifest in zip(orders, manifests, strict=True)
+        )
+        return cls(vectors, digests, frozenset(checked), targets, fitting)
+
+    def remember(self, uow: "UnitOfWork", digests: Sequence[str]) -> None:
+        """Keep what everything was digested to.
+
+        Args:
+            uow: the transaction.
+            digests: canonical digests of the downstream models, in the order of the stamps.
+        """
+        for name, files in self.vectors.items():
+            if name not in self.checked:
+                files.remember(uow, self.digests[name])
+        for files, digest in zip(self.targets, digests, strict=True):
+            files.remember(uow, digest)
+
+
+def _names(manifest: Manifest) -> set[str]:
+    return {tensor.name for tensor in manifest.tensors}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from fpvec_audit.domain.records import ModelRole, StampRecord
 from fpvec_audit.errors import CheckpointError, OutputError, UsageError, VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
+from fpvec_audit.services.digested import Inputs
 from fpvec_audit.services.extract import adopt_vector
 from fpvec_audit.services.jobs import recorded_job
 from fpvec_audit.services.lineage import refuse_carrier, stems_from
@@ -143,6 +144,19 @@ class _Begun:
     written: "Mapping[str, WrittenTensor]"
 
 
+def begin_to_read(downstreams: Sequence[Path], vectors: Sequence[str]) -> None:
+    """Let the disk begin to read what is about to be stamped, while the registry is still being opened.
+
+    Args:
+        downstreams: as given to :func:`stamp_models`.
+        vectors: likewise; those that are given by id are not found yet and left out.
+    """
+    from fpvec_audit.tensors.reader import ask_in_advance
+
+    places = [Path(text.rpartition(":")[0] or text) for text in vectors]
+    ask_in_advance([place for place in (*places, *downstreams[:1]) if place.is_dir()])
+
+
 def stamp_models(
     downstreams: Sequence[Path],
     *,
@@ -157,6 +171,7 @@ def stamp_models(
     again: bool = False,
     resume: bool = False,
     file_digests: bool = False,
+    reread: bool = False,
     adapter: str | None = None,
     architecture: str | None = None,
     progress: Progress = NO_PROGRESS,
@@ -177,6 +192,7 @@ def stamp_models(
         again: stamp a model that carries the fingerprint already.
         resume: go on with what an interrupted run left, as far as it still is what that run wrote.
         file_digests: read the result again and give the SHA-256 of every file.
+        reread: digest vectors and downstream models although their files have not changed since they were digested.
         adapter: what becomes of LoRA adapters: ``keep`` them beside their stamped base, or ``merge`` them into it.
         architecture: adapter to use instead of the detected one.
         progress: where to report.
@@ -223,7 +239,8 @@ def stamp_models(
     missing = [order for order in orders if order.out not in there]
     if base is not None:
         missing = _compared(missing, base, catalog=catalog, progress=progress)
-    made = _carry_out(missing, registry=registry, resume=resume, file_digests=file_digests, progress=progress)
+    manner = _Manner(resume=resume, file_digests=file_digests, reread=reread)
+    made = _carry_out(missing, manner, registry=registry, progress=progress)
     found = {**there, **{item.out: item for item in made}}
     return [found[order.out] for order in orders]
 
@@ -324,8 +341,23 @@ def _is_the_given_base(order: StampOrder) -> bool:
     return order.adapted is not None and order.adapted.base_given
 
 
+@dataclass(frozen=True, slots=True)
+class _Manner:
+    """How copies are made, which does not decide what they become.
+
+    Attributes:
+        resume: go on with what an interrupted run left.
+        file_digests: give the SHA-256 of every file.
+        reread: digest what was digested before.
+    """
+
+    resume: bool
+    file_digests: bool
+    reread: bool
+
+
 def _carry_out(
-    orders: Sequence[StampOrder], *, registry: "Registry", resume: bool, file_digests: bool, progress: Progress
+    orders: Sequence[StampOrder], manner: _Manner, *, registry: "Registry", progress: Progress
 ) -> list[StampedModel]:
     """Make the copies that are not there yet, all in one reading of the vectors."""
     from fpvec_audit.tensors.stamp import write_stamps
@@ -342,12 +374,13 @@ def _carry_out(
         "vectors": [f"{vector}:{scale!r}" for vector, scale in orders[0].vectors],
     }
     with recorded_job(registry, "stamp", detail), ExitStack() as stack:
-        places = _staged(orders, stack, resume=resume, progress=progress)
-        outcomes = write_stamps(places, progress=progress)
+        inputs = Inputs.look_at(orders, registry=registry, reread=manner.reread)
+        places = _staged(orders, inputs, stack, resume=manner.resume, progress=progress)
+        outcomes = write_stamps(places, checked=inputs.checked, progress=progress)
         for adapted in (order.adapted for order in orders):
             if adapted is not None:
                 adapted.adapter.refuse_changed()
-        digests = [_file_digests(place, progress=progress) if file_digests else {} for place in places]
+        digests = [_file_digests(place, progress=progress) if manner.file_digests else {} for place in places]
         with registry.unit_of_work() as uow:
             known = [
                 _record_origin(uow, order, outcome, registry=registry)
@@ -357,6 +390,7 @@ def _carry_out(
                 _record(uow, order, outcome, files, registry=registry)
                 for order, outcome, files in zip(orders, outcomes, digests, strict=True)
             ]
+            inputs.remember(uow, [outcome.target_digest for outcome in outcomes])
     seconds = time.perf_counter() - started
     return [
         StampedModel(
@@ -390,7 +424,9 @@ def _carry_out(
     ]
 
 
-def _staged(orders: Sequence[StampOrder], stack: ExitStack, *, resume: bool, progress: Progress) -> "list[StampCopy]":
+def _staged(
+    orders: Sequence[StampOrder], inputs: Inputs, stack: ExitStack, *, resume: bool, progress: Progress
+) -> "list[StampCopy]":
     """Open a staging directory for each copy: a new one, or one that an interrupted run left.
 
     The copies share a disk. So what earlier runs left of any of them is removed before the room for all is checked, and
@@ -406,11 +442,11 @@ def _staged(orders: Sequence[StampOrder], stack: ExitStack, *, resume: bool, pro
     needed = sum(order.plan.bytes for order in orders)
     needed -= sum(written_bytes(found.leftover) for found in begun if found.leftover is not None)
     places = []
-    for order, found in zip(orders, begun, strict=True):
+    for order, found, known in zip(orders, begun, inputs.manifests, strict=True):
         context = staged_directory(order.out, needed, resumed=found.leftover, progress=progress)
         staging = stack.enter_context(context)
         journal = StampJournal(staging, found.asked, found.written, resumed=found.leftover is not None)
-        places.append(StampCopy(order.plan, staging, journal))
+        places.append(StampCopy(order.plan, staging, journal, known))
     return places
 
 

@@ -180,11 +180,14 @@ class StampCopy:
         plan: what is added to what.
         directory: where to write; normally a staging directory.
         journal: keeps what is written, so that an interrupted run can go on; None without.
+        known: digests of the target's tensors, if its files have not changed since they were taken; its bytes are then
+            read but not hashed.
     """
 
     plan: StampPlan
     directory: Path
     journal: StampJournal | None = None
+    known: Manifest | None = None
 
 
 def plan_stamp(
@@ -244,11 +247,15 @@ def write_stamp(plan: StampPlan, directory: Path, *, progress: Progress = NO_PRO
     return write_stamps([StampCopy(plan, directory)], progress=progress)[0]
 
 
-def write_stamps(copies: Sequence[StampCopy], *, progress: Progress = NO_PROGRESS) -> list[StampOutcome]:
+def write_stamps(
+    copies: Sequence[StampCopy], *, checked: frozenset[str] = frozenset(), progress: Progress = NO_PROGRESS
+) -> list[StampOutcome]:
     """Carry out stamps with the same vectors; what was written is durable when this returns.
 
     Args:
         copies: what to add to what, and where to write.
+        checked: ids of vectors whose files have not changed since they were found to be what they say; their bytes are
+            read but not hashed.
         progress: where to report.
 
     Raises:
@@ -257,8 +264,11 @@ def write_stamps(copies: Sequence[StampCopy], *, progress: Progress = NO_PROGRES
         OSError: the disk is full, or something else that a staging directory translates.
     """
     with ExitStack() as stack:
-        feeds = [_VectorFeed(scaled.vector, stack) for scaled in copies[0].plan.vectors]
-        additions = [_Addition(item.plan, stack, item.journal) for item in copies]
+        feeds = [
+            _VectorFeed(scaled.vector, stack, checked=scaled.vector.description.id in checked)
+            for scaled in copies[0].plan.vectors
+        ]
+        additions = [_Addition(item.plan, stack, item.journal, item.known) for item in copies]
         for addition, item in zip(additions, copies, strict=True):
             addition.open(item.directory, stack)
         run(_works(additions, feeds), label="stamp", progress=progress)
@@ -288,10 +298,11 @@ def foresee_stamp(plan: StampPlan, *, progress: Progress = NO_PROGRESS) -> Stamp
 
 
 class _VectorFeed:
-    """The tensors of one vector: their elements, and their digests as they pass for the first time."""
+    """The tensors of one vector: their elements, and, unless it was checked, their digests as they pass."""
 
-    def __init__(self, vector: StoredVector, stack: ExitStack) -> None:
+    def __init__(self, vector: StoredVector, stack: ExitStack, *, checked: bool = False) -> None:
         self.vector = vector
+        self._checked = checked
         self._sources = stack.enter_context(open_tensors(vector))
         self._files = stack.enter_context(OpenFiles(vector.files.path))
         self._stack = stack
@@ -309,7 +320,7 @@ class _VectorFeed:
 
     def claim(self, name: str) -> bool:
         """Say whether a tensor is to be hashed by whoever asks first; what is stored in parts is hashed apart."""
-        if name in self._claimed or name not in self.vector.files.tensors:
+        if self._checked or name in self._claimed or name not in self.vector.files.tensors:
             return False
         self._claimed.add(name)
         return True
@@ -318,13 +329,15 @@ class _VectorFeed:
         return self._files.source(self.vector.files.tensors[name])
 
     def unclaimed(self) -> list[str]:
-        return [name for name in self.vector.files.tensors if name not in self._claimed]
+        return [] if self._checked else [name for name in self.vector.files.tensors if name not in self._claimed]
 
     def digested(self, name: str, digest: str) -> None:
         self._digests[name] = digest
 
     def check(self) -> None:
         """Refuse a vector that is not the one that was extracted."""
+        if self._checked:
+            return
         manifest = Manifest.of(
             tensor_digest(name, spec.dtype, spec.shape, self._digests[name])
             for name, spec in self.vector.files.tensors.items()
@@ -348,6 +361,7 @@ class _Target:
         change: what a LoRA adapter makes of it, None where it has no say.
         addends: sources of that.
         first: whether it counts for digests and sums: a tied tensor may be stored twice.
+        known: its digest, if that is known without hashing.
         sums: what the addition did, block by block.
     """
 
@@ -358,6 +372,7 @@ class _Target:
     change: TensorChange | None
     addends: tuple[TensorSource, ...]
     first: bool
+    known: str | None
     sums: list[Sums] = field(default_factory=list)
 
     @property
@@ -372,10 +387,18 @@ class _Addition:
         plan: what is added to what.
         stack: closes the files of the target.
         journal: what an interrupted run wrote, and where to note what is written now.
+        known: digests of the target's tensors, if they are known.
     """
 
-    def __init__(self, plan: StampPlan, stack: ExitStack, journal: StampJournal | None = None) -> None:
+    def __init__(
+        self,
+        plan: StampPlan,
+        stack: ExitStack,
+        journal: StampJournal | None = None,
+        known: Manifest | None = None,
+    ) -> None:
         self.plan = plan
+        self._known = {} if known is None else {tensor.name: tensor.sha256 for tensor in known.tensors}
         self._files = stack.enter_context(OpenFiles(plan.target.path))
         self._merged = stack.enter_context(OpenFiles(plan.merged.path)) if plan.merged is not None else None
         self._journal = journal
@@ -398,7 +421,8 @@ class _Addition:
                 first = name is not None and plan.names.parameters[name].name == spec.name
                 parts = plan.parts.get(name, ()) if name is not None and spec.dtype.floating else ()
                 change = plan.changes.get(name) if name is not None else None
-                yield _Target(self, spec, name, parts, change, self._addends(change), first)
+                known = self._known.get(name) if name is not None and first else None
+                yield _Target(self, spec, name, parts, change, self._addends(change), first, known)
 
     def source(self, spec: TensorSpec) -> TensorSource:
         return self._files.source(spec)
@@ -468,8 +492,9 @@ def _work(targets: Sequence[_Target], feeds: Sequence[_VectorFeed]) -> TensorWor
     digested = [place for place, (feed, name) in enumerate(parts) if feed.claim(name)]
     changed = bool(taus or addends)
     count, behind = len(targets), len(targets) + len(taus) + len(addends)
+    unknown = [place for place, target in enumerate(targets) if target.known is None]
     hashed = (
-        *range(count),
+        *unknown,
         *(count + place for place in digested),
         *(range(behind, behind + count) if changed else ()),
     )
@@ -498,12 +523,14 @@ def _work(targets: Sequence[_Target], feeds: Sequence[_VectorFeed]) -> TensorWor
         return written
 
     def done(digests: Sequence[str]) -> None:
-        for place, digest in zip(digested, digests[count:], strict=False):
+        found = iter(digests)
+        before = [next(found) if target.known is None else target.known for target in targets]
+        for place in digested:
             feed, name = parts[place]
-            feed.digested(name, digest)
-        after = digests[-count:]
-        for place, target in enumerate(targets):
-            target.addition.complete(target, digests[place], after[place])
+            feed.digested(name, next(found))
+        after = list(found) if changed else before
+        for target, read, written in zip(targets, before, after, strict=True):
+            target.addition.complete(target, read, written)
 
     elements = max([target.spec.elements for target in targets] + [_elements(tau) for tau in taus])
     sinks = tuple(target.addition.sink(target.spec) for target in targets)
