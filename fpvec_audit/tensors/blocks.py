@@ -15,8 +15,8 @@ from fpvec_audit.domain.checkpoint import Dtype
 if TYPE_CHECKING:
     import torch
 
-BLOCK_ELEMENTS = 1 << 18
-"""Elements per block: 512 KiB of bfloat16, long enough for the disk and short enough for the processor's cache."""
+BLOCK_ELEMENTS = 1 << 19
+"""Elements per block: 1 MiB of bfloat16, long enough for the disk and short enough for many at once."""
 
 
 _TORCH_NAMES = {

@@ -13,7 +13,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +29,8 @@ MOST_THREADS = 8
 _LANES = 16
 _MOST_STREAMS = 64
 _MOST_WASTE = 1.15
+_MOST_ROOM = 176 << 20
+"""Bytes of all blocks of all threads."""
 _POLL_SECONDS = 0.1
 
 Compute = Callable[[BlockKernels, int, Sequence[Block], Sequence[Block]], Sequence[Block]]
@@ -119,10 +121,10 @@ def run(
     threads: int | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> None:
-    """Carry out works, started in the order given.
+    """Carry out works, started in the order given but for those that would take longest.
 
     Args:
-        works: what to do.
+        works: what to do, in the order of the bytes on the disk.
         label: what to call it in progress.
         threads: how many at once; as many as there are processors, at most ``MOST_THREADS``, when None.
         progress: where to report.
@@ -132,11 +134,12 @@ def run(
         OSError: an output could not be written.
     """
     wanted = threads or available_threads()
-    passage = _Passage(works)
+    passage = _Passage(works, wanted)
+    count = max(1, min(wanted, len(works)))
     total = sum(_bytes(work) for work in works)
-    with progress.step(label, total, "bytes") as step, ThreadPoolExecutor(max(1, min(wanted, len(works)))) as pool:
+    with progress.step(label, total, "bytes") as step, ThreadPoolExecutor(count) as pool:
         reported = 0
-        workers = [pool.submit(passage.work) for _ in range(max(1, min(wanted, len(works))))]
+        workers = [pool.submit(passage.work) for _ in range(count)]
         try:
             waiting = True
             while waiting:
@@ -160,29 +163,34 @@ def available_threads() -> int:
 class _Passage:
     """Works under way, shared by the threads."""
 
-    def __init__(self, works: Sequence[TensorWork]) -> None:
-        self._waiting = deque(works)
+    def __init__(self, works: Sequence[TensorWork], threads: int) -> None:
+        self._streams = max((len(work.hashed) for work in works), default=0)
+        self._slots = _slots(self._streams, max((_room(work) for work in works), default=0) * threads)
+        self._waiting = deque(_longest_first(works, self._slots * threads))
         self._lock = threading.Lock()
         self._stopped = False
         self.passed = 0
-        self._streams = max((len(work.hashed) for work in works), default=0)
 
     def work(self) -> None:
-        """Carry out works until none is left; the body of a thread."""
-        try:
-            self._work()
-        except BaseException:
-            self.stop()
-            raise
+        """Carry out works until none is left; the body of a thread.
+
+        What is written goes through a thread beside it, so that this one computes while the disk is at work.
+        """
+        with ThreadPoolExecutor(1) as writer:
+            try:
+                self._work(writer)
+            except BaseException:
+                self.stop()
+                raise
 
     def stop(self) -> None:
         """Let all threads end after their present block."""
         self._stopped = True
 
-    def _work(self) -> None:
+    def _work(self, writer: ThreadPoolExecutor) -> None:
         kernels = BlockKernels()
-        lanes = digest_lanes(max(1, self._streams) * _slots(self._streams))
-        slots = [_Slot(number * self._streams) for number in range(_slots(self._streams))]
+        lanes = digest_lanes(max(1, self._streams) * self._slots)
+        slots = [_Slot(number * self._streams) for number in range(self._slots)]
         while not self._stopped:
             for slot in slots:
                 while slot.work is None and (work := self._next()) is not None:
@@ -196,7 +204,7 @@ class _Passage:
                 return
             pieces: list[tuple[int, Block]] = []
             for slot in busy:
-                pieces.extend(slot.step(kernels))
+                pieces.extend(slot.step(kernels, writer))
             lanes.update(pieces)
             with self._lock:
                 self.passed += sum(slot.passed for slot in busy)
@@ -211,6 +219,7 @@ class _Passage:
     def _finish(self, slot: "_Slot", digests: Sequence[str]) -> None:
         work = slot.work
         assert work is not None
+        slot.wait_for_writes()
         for output in work.outputs:
             output.close()
         with self._lock:
@@ -219,7 +228,7 @@ class _Passage:
 
 
 class _Slot:
-    """One work under way in a thread, and the memory of its blocks."""
+    """One work under way in a thread, and the memory of its blocks: two sets, one of which may still be written."""
 
     def __init__(self, first_lane: int) -> None:
         self.work: TensorWork | None = None
@@ -227,8 +236,7 @@ class _Slot:
         self.passed = 0
         self._first_lane = first_lane
         self._place = 0
-        self._inputs: list[BlockMemory] = []
-        self._outputs: list[BlockMemory] = []
+        self._sets = (_BlockSet(), _BlockSet())
         self._lengths: list[int] = []
 
     @property
@@ -240,35 +248,81 @@ class _Slot:
         self.work, self._place = work, 0
         self.lanes = [self._first_lane + number for number in range(len(work.hashed))]
         self._lengths = [_elements(source.shape) for source in work.inputs]
-        _extend(self._inputs, len(work.inputs))
-        _extend(self._outputs, len(work.outputs))
+        for memory in self._sets:
+            memory.extend(len(work.inputs), len(work.outputs))
 
-    def step(self, kernels: BlockKernels) -> list[tuple[int, Block]]:
-        """Read, compute and write the next block; return what is to be hashed, by lane."""
+    def step(self, kernels: BlockKernels, writer: ThreadPoolExecutor) -> list[tuple[int, Block]]:
+        """Read and compute the next block and have it written; return what is to be hashed, by lane."""
         work, start = self.work, self._place
         assert work is not None
+        memory, other = self._sets
+        self._sets = (other, memory)
+        memory.wait()
         count = min(blocks.BLOCK_ELEMENTS, work.elements - start)
         read = []
-        for memory, source, length in zip(self._inputs, work.inputs, self._lengths, strict=False):
-            block = memory.block(source.dtype, max(0, min(count, length - start)))
+        for room, source, length in zip(memory.inputs, work.inputs, self._lengths, strict=False):
+            block = room.block(source.dtype, max(0, min(count, length - start)))
             if block.count:
                 source.read_into(start, block.count, block.memory)
             read.append(block)
-        room = [
-            memory.block(sink.dtype, count, sink.lead(start))
-            for memory, sink in zip(self._outputs, work.outputs, strict=False)
+        made = [
+            room.block(sink.dtype, count, sink.lead(start))
+            for room, sink in zip(memory.outputs, work.outputs, strict=False)
         ]
-        written = work.compute(kernels, start, read, room)
-        for sink, block in zip(work.outputs, written, strict=True):
-            sink.write(start, block)
+        written = work.compute(kernels, start, read, made)
+        if written:
+            memory.writing = writer.submit(_write, work.outputs, start, written)
         self._place += count
         streams = (*read, *written)
         self.passed = sum(len(block.memory) for block in read)
         return [(lane, streams[number]) for lane, number in zip(self.lanes, work.hashed, strict=True)]
 
+    def wait_for_writes(self) -> None:
+        for memory in self._sets:
+            memory.wait()
 
-def _slots(streams: int) -> int:
-    """Return how many tensors a thread has under way, so that the lanes of the hash are filled best."""
+
+class _BlockSet:
+    """Memory for the blocks of one step."""
+
+    def __init__(self) -> None:
+        self.inputs: list[BlockMemory] = []
+        self.outputs: list[BlockMemory] = []
+        self.writing: Future[None] | None = None
+
+    def extend(self, inputs: int, outputs: int) -> None:
+        for memories, count in ((self.inputs, inputs), (self.outputs, outputs)):
+            memories.extend(BlockMemory() for _ in range(count - len(memories)))
+
+    def wait(self) -> None:
+        """Wait until the blocks are written; raises what writing them raised."""
+        if self.writing is not None:
+            self.writing.result()
+            self.writing = None
+
+
+def _write(sinks: Sequence[TensorSink], start: int, written: Sequence[Block]) -> None:
+    for sink, block in zip(sinks, written, strict=True):
+        sink.write(start, block)
+
+
+def _longest_first(works: Sequence[TensorWork], at_once: int) -> list[TensorWork]:
+    """Put the works ahead that would still be under way when all others are done; the others stay in order.
+
+    The bytes of one tensor are hashed one after the other, however many processors there are.
+    """
+    share = sum(work.elements for work in works) / (2 * at_once)
+    long = sorted((work for work in works if work.elements > share), key=lambda work: -work.elements)
+    return long + [work for work in works if work.elements <= share]
+
+
+def _slots(streams: int, room: int) -> int:
+    """Return how many tensors a thread has under way, so that the lanes of the hash are filled best.
+
+    Args:
+        streams: hashed streams of a tensor.
+        room: bytes that the blocks of one tensor in every thread take.
+    """
     if not streams:
         return 1
 
@@ -276,8 +330,16 @@ def _slots(streams: int) -> int:
         used = slots * streams
         return -(-used // _LANES) * _LANES / used
 
-    choices = range(1, max(1, _MOST_STREAMS // streams) + 1)
+    most = max(1, min(_MOST_STREAMS // streams, _MOST_ROOM // max(1, room)))
+    choices = range(1, most + 1)
     return next((slots for slots in choices if waste(slots) <= _MOST_WASTE), min(choices, key=waste))
+
+
+def _room(work: TensorWork) -> int:
+    """Return the bytes of both sets of blocks."""
+    count = min(blocks.BLOCK_ELEMENTS, work.elements)
+    width = sum(source.dtype.size for source in work.inputs) + sum(sink.dtype.size for sink in work.outputs)
+    return 2 * count * width
 
 
 def _bytes(work: TensorWork) -> int:
@@ -289,7 +351,3 @@ def _elements(shape: tuple[int, ...]) -> int:
     for size in shape:
         count *= size
     return count
-
-
-def _extend(memories: list[BlockMemory], count: int) -> None:
-    memories.extend(BlockMemory() for _ in range(count - len(memories)))

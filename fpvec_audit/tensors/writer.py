@@ -111,7 +111,7 @@ class FileSink:
 
     def __init__(self, file: OutputFile, *, start: int, end: int, dtype: Dtype) -> None:
         self._file, self._start, self._end, self._dtype = file, start, end, dtype
-        self._carried = memoryview(b"")
+        self._carried = b""
 
     @property
     def dtype(self) -> Dtype:
@@ -125,16 +125,17 @@ class FileSink:
     def write(self, start: int, block: Block) -> None:
         """Write a block at a flat position of the tensor.
 
-        What ends within a page is carried to the beginning of the memory, before the place of the next block, and
-        written together with that.
+        What ends within a page is carried to the page in which the next block begins, and written together with that.
         """
         place = self._place(start)
         lead = len(block.span) - len(block.memory)
         if not self._file.direct or lead != place % PAGE or (block.address - lead) % PAGE:
-            self._file.write(self._carried, place - len(self._carried))
-            self._carried = memoryview(b"")
+            self._file.write(memoryview(self._carried), place - len(self._carried))
+            self._carried = b""
             self._file.write(block.memory, place)
             return
+        if self._carried:
+            block.span[:lead] = self._carried
         begin, end = 0, len(block.span) // PAGE * PAGE
         if lead and not self._carried:  # the page begins with another tensor
             begin = min(PAGE, len(block.span))
@@ -144,10 +145,8 @@ class FileSink:
         rest = block.span[max(begin, end) :]
         if place + len(block.memory) == self._end:
             self._file.write(rest, self._end - len(rest))
-            self._carried = memoryview(b"")
-        elif rest:
-            self._carried = block.span[: len(rest)]
-            self._carried[:] = rest
+        else:
+            self._carried = bytes(rest)
 
     def close(self) -> None:
         """Take note that the tensor is complete."""
