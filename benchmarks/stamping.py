@@ -213,6 +213,8 @@ def main() -> None:
         clean_environment(os.environ),
     )
     document = describe(bench, options)
+    if options.add:
+        document = joined(json.loads(options.out.read_text(encoding="utf-8")), document, options)
     for name in options.size:
         models = Models(directory / name, name, SIZES[name])
         for contest in CONTESTS:
@@ -223,6 +225,22 @@ def main() -> None:
             shutil.rmtree(models.directory)
     print_report(document)
     say(f"written to {options.out}; to publish: python benchmarks/stamping.py --write-docs")
+
+
+def joined(earlier: dict[str, Any], document: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Return the document with the contests of an earlier one on the same machine that are not held again.
+
+    Raises:
+        SystemExit: the earlier one is of another machine, or of other versions.
+    """
+    for name in ("schema_version", "page_cache", "versions"):
+        if earlier[name] != document[name]:
+            raise SystemExit(f"--add: {options.out} was measured with another {name}; measure everything again")
+    if earlier["machine"]["cpu"] != document["machine"]["cpu"]:
+        raise SystemExit(f"--add: {options.out} was measured on another machine; measure everything again")
+    again = {(size, contest) for size in options.size for contest in options.only}
+    kept = [item for item in earlier["contests"] if (item["size"], item["contest"]) not in again]
+    return {**document, "command": f"{earlier['command']}; {document['command']} --add", "contests": kept}
 
 
 def parse_options() -> argparse.Namespace:
@@ -244,6 +262,9 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--discard", action="store_true", help="remove the models of a size when it is done")
     parser.add_argument("--mergekit-env", type=Path, help="environment of mergekit, made if need be (DIR/mergekit-env)")
+    parser.add_argument(
+        "--add", action="store_true", help="keep the contests in OUT that are not held again, of this machine"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file of the results")
     parser.add_argument(
         "--write-docs", action="store_true", help="measure nothing: write the results into docs/benchmarks.md"

@@ -50,15 +50,20 @@ class DigestedFiles:
             uow.models.remember_files(self.state.digest, digest)
 
 
-def look_at(checkpoint: "Checkpoint", taken_for: str) -> DigestedFiles:
+def look_at(checkpoint: "Checkpoint", taken_for: str, *, own: bool = False) -> DigestedFiles:
     """Return files as they are now.
+
+    Args:
+        checkpoint: the files.
+        taken_for: name of the adapter, or ``VECTOR``.
+        own: whether this process wrote them just now.
 
     Raises:
         CheckpointError: one is gone.
     """
     from fpvec_audit.tensors.file_state import file_state
 
-    state = file_state(checkpoint, machine=socket.gethostname(), taken_for=taken_for)
+    state = file_state(checkpoint, machine=socket.gethostname(), taken_for=taken_for, own=own)
     return DigestedFiles(checkpoint, taken_for, state)
 
 

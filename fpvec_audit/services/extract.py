@@ -15,6 +15,7 @@ from fpvec_audit.domain.records import ModelRecord, ModelRole, VectorRecord
 from fpvec_audit.domain.vector import StoredDtype, VectorDescription
 from fpvec_audit.errors import KeySetError, UnknownNameError, UsageError, VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
+from fpvec_audit.services.digested import VECTOR, look_at
 from fpvec_audit.services.jobs import recorded_job
 from fpvec_audit.services.models import IdentifiedModel, add_model
 
@@ -159,8 +160,18 @@ def extract_vector(
         with registry.unit_of_work() as uow:
             carried = _key_set_of(uow, vector, key_set)
             _record(uow, extraction, written_vector, catalog=catalog, key_set=carried, out=out, registry=registry)
+    _remember(out, vector, registry=registry)
     warnings = () if carried else ("no key set is recorded for this model: name it with --key",)
     return ExtractedVector(out, vector, carried, written, warnings, time.perf_counter() - started)
+
+
+def _remember(out: Path, vector: VectorDescription, *, registry: "Registry") -> None:
+    """Keep that the files of a vector that was just written give its digest."""
+    from fpvec_audit.tensors.vector_files import read_vector
+
+    written = look_at(read_vector(out).files, VECTOR, own=True)
+    with registry.unit_of_work() as uow:
+        written.remember(uow, vector.digest)
 
 
 def list_vectors(*, registry: "Registry") -> Sequence[VectorSummary]:

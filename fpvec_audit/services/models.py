@@ -9,6 +9,7 @@ from fpvec_audit.domain.manifest import Manifest
 from fpvec_audit.domain.records import ModelRecord, ModelRole, StampRecord
 from fpvec_audit.errors import ArchitectureError, UnknownNameError
 from fpvec_audit.progress import NO_PROGRESS, Progress
+from fpvec_audit.services.digested import DigestedFiles, look_at
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
@@ -55,11 +56,13 @@ class IdentifiedModel:
         checkpoint: what lies there.
         adapter: its architecture, None when unknown.
         manifest: its parameters, by digest.
+        files: its files as they were before they were read; None where nobody looked.
     """
 
     checkpoint: "Checkpoint"
     adapter: "ArchitectureAdapter | None"
     manifest: Manifest
+    files: DigestedFiles | None = None
 
     @property
     def digest(self) -> str:
@@ -100,6 +103,8 @@ def register_model(
         ancestor = _parent_digest(parent, registry=registry, catalog=catalog, progress=progress)
     with registry.unit_of_work() as uow:
         record = add_model(uow, model, name=name, role=role, parent=ancestor, registry=registry)
+        if model.files is not None:
+            model.files.remember(uow, model.digest)
         return _summary(uow, record)
 
 
@@ -216,7 +221,8 @@ def identify_model(
         adapter = catalog.architecture_for(checkpoint.description, override=architecture)
     except ArchitectureError:
         adapter = None  # digested under stored names, as the definition of the digest has it
-    return IdentifiedModel(checkpoint, adapter, read_manifest(checkpoint, adapter, progress=progress))
+    files = None if adapter is None else look_at(checkpoint, adapter.name)
+    return IdentifiedModel(checkpoint, adapter, read_manifest(checkpoint, adapter, progress=progress), files)
 
 
 def add_model(

@@ -6,17 +6,15 @@ renamed into place. All copies of one command are made in one reading of the vec
 none. The stamped directory says nowhere that it is stamped: the registry alone remembers.
 """
 
-import filecmp
-import resource
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fpvec_audit.domain.records import ModelRole, StampRecord
-from fpvec_audit.errors import CheckpointError, OutputError, UsageError, VectorError
+from fpvec_audit.errors import UsageError, VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.digested import Inputs
 from fpvec_audit.services.extract import adopt_vector
@@ -32,101 +30,15 @@ from fpvec_audit.services.stamp_orders import (
     skipped_roles,
     vocabulary_policy,
 )
+from fpvec_audit.services.stamp_recognition import recognised
+from fpvec_audit.services.stamped_model import StampedModel, adapter_fields, peak_memory, stamp_warnings
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
-    from fpvec_audit.domain.ports import ArchitectureAdapter
     from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
-    from fpvec_audit.tensors.stamp import StampCopy, StampOutcome, StampPlan
+    from fpvec_audit.tensors.stamp import StampCopy
     from fpvec_audit.tensors.stamp_journal import WrittenTensor
-
-LEAST_APPLIED = 0.5
-LEAST_COSINE = 0.9
-UNKNOWN_ORIGIN = (
-    "nothing says that {name} was made from the vector's base: give it with --base, or register the model with "
-    "`fpvec model register {path} --parent BASE`"
-)
-UNKNOWN_ORIGIN_OF_BASE = (
-    "nothing says that {name} was made from the vector's base: register the model with "
-    "`fpvec model register {path} --parent BASE`"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class StampedModel:
-    """One stamped copy.
-
-    Attributes:
-        out: its directory.
-        vectors: (vector id, scale) in the order given.
-        licensee: for whom, None when for nobody in particular.
-        tensors: number of tensors that were added to.
-        bytes_written: bytes of all files; 0 when it was there already.
-        applied_ratio: share of the vectors that survived rounding.
-        cosine: between what was applied and what was wanted.
-        roles: tensor role → ``applied_ratio``, ``cosine`` and ``tensors`` of its tensors; empty when it was there.
-        file_digests: file → SHA-256, where they were asked for.
-        resumed: tensors that an interrupted run had written already.
-        digest: canonical digest of the stamped model.
-        downstream_digest: canonical digest of the model that was stamped, the base's where there is an adapter.
-        stamp_id: identifier in the registry.
-        already: whether the very same stamp was there before.
-        warnings: what the owner should know, in sentences.
-        seconds: wall time.
-        peak_memory_bytes: largest resident memory of this process so far.
-        adapter: what became of the adapter of the downstream, ``keep`` or ``merge``; None for a whole model.
-        adapter_digest: digest of that adapter's configuration and weights; None for a whole model.
-        adapter_base: directory of that adapter's base; None for a whole model.
-    """
-
-    out: Path
-    vectors: tuple[tuple[str, float], ...]
-    licensee: str | None
-    tensors: int
-    bytes_written: int
-    applied_ratio: float
-    cosine: float
-    roles: Mapping[str, Mapping[str, float]]
-    file_digests: Mapping[str, str]
-    resumed: int
-    digest: str
-    downstream_digest: str
-    stamp_id: str
-    already: bool
-    warnings: tuple[str, ...]
-    seconds: float
-    peak_memory_bytes: int
-    adapter: str | None = None
-    adapter_digest: str | None = None
-    adapter_base: Path | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON object that scripts read."""
-        single = self.vectors[0] if len(self.vectors) == 1 else (None, None)
-        return {
-            "out": str(self.out),
-            "vectors": [{"vector": vector, "scale": scale} for vector, scale in self.vectors],
-            "vector": single[0],
-            "scale": single[1],
-            "licensee": self.licensee,
-            "tensors": self.tensors,
-            "bytes_written": self.bytes_written,
-            "applied_ratio": self.applied_ratio,
-            "cosine": self.cosine,
-            "roles": {role: dict(rounding) for role, rounding in self.roles.items()},
-            "file_digests": dict(self.file_digests),
-            "resumed": self.resumed,
-            "adapter": self.adapter,
-            "adapter_digest": self.adapter_digest,
-            "adapter_base": None if self.adapter_base is None else str(self.adapter_base),
-            "digest": self.digest,
-            "downstream_digest": self.downstream_digest,
-            "stamp_id": self.stamp_id,
-            "already": self.already,
-            "warnings": list(self.warnings),
-            "seconds": self.seconds,
-            "peak_memory_bytes": self.peak_memory_bytes,
-        }
+    from fpvec_audit.tensors.stamp_outcome import StampOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +144,7 @@ def stamp_models(
         )
     orders = copies(planned, out=out, licensees=licensees)
     there = {
-        order.out: _recognised(order, registry=registry, progress=progress)
+        order.out: recognised(order, registry=registry, progress=progress)
         for order in orders
         if order.out.exists() or order.out.is_symlink()
     }
@@ -245,69 +157,6 @@ def stamp_models(
     return [found[order.out] for order in orders]
 
 
-def _recognised(order: StampOrder, *, registry: "Registry", progress: Progress) -> StampedModel:
-    """Return the stamp that lies at the output already, whole and unchanged.
-
-    Raises:
-        OutputError: it is anything else.
-    """
-    from fpvec_audit.tensors.digest import canonical_digest
-
-    started = time.perf_counter()
-    downstream = canonical_digest(order.plan.target, order.adapter, progress=progress)
-    with registry.unit_of_work() as uow:
-        record = uow.stamps.find(order.stamp_id(downstream))
-    there = _digest_there(order.out, order.adapter, progress=progress) if record is not None else ""
-    if record is None or record.stamped != there or not _same_other_files(order.plan, order.out):
-        raise OutputError(
-            f"{order.out} exists already, and is not this stamp of {order.source}",
-            advice="choose another --out, or remove it",
-        )
-    return StampedModel(
-        out=order.out,
-        vectors=order.vectors,
-        licensee=order.licensee or None,
-        tensors=len(order.plan.parts),
-        bytes_written=0,
-        applied_ratio=record.applied_ratio,
-        cosine=record.cosine,
-        roles={},
-        file_digests=dict(record.policies.get("file_digests", {})),
-        resumed=0,
-        digest=record.stamped,
-        downstream_digest=downstream,
-        stamp_id=record.id,
-        already=True,
-        warnings=(),
-        seconds=time.perf_counter() - started,
-        peak_memory_bytes=_peak_memory(),
-        **_adapter_fields(order),
-    )
-
-
-def _adapter_fields(order: StampOrder) -> dict[str, Any]:
-    return {} if order.adapted is None else {**order.adapted.trace, "adapter_base": order.adapted.base}
-
-
-def _same_other_files(plan: "StampPlan", copy: Path) -> bool:
-    """Say whether a directory holds the files beside the tensors that the stamp would have, byte for byte."""
-    there = {file.relative_to(copy).as_posix() for file in copy.rglob("*") if not file.is_dir()}
-    if there != {*plan.others.carried, *plan.target.files}:
-        return False
-    return all(filecmp.cmp(source, copy / name, shallow=False) for name, source in plan.others.carried.items())
-
-
-def _digest_there(path: Path, adapter: "ArchitectureAdapter", *, progress: Progress) -> str:
-    """Return the digest of what lies at an output, or nothing if it is no whole model."""
-    from fpvec_audit.tensors.digest import canonical_digest
-    from fpvec_audit.tensors.index import read_checkpoint
-
-    try:
-        return canonical_digest(read_checkpoint(path), adapter, progress=progress)
-    except CheckpointError:
-        return ""
-
-
 def _compared(orders: Sequence[StampOrder], base: Path, *, catalog: "Catalog", progress: Progress) -> list[StampOrder]:
     """Check that a base is the vectors' own and that every downstream model is close to it.
 
@@ -315,7 +164,7 @@ def _compared(orders: Sequence[StampOrder], base: Path, *, catalog: "Catalog", p
     """
     from fpvec_audit.tensors.distance import CLOSE, relative_distance
 
-    if all(_is_the_given_base(order) for order in orders):
+    if all(order.stamps_given_base for order in orders):
         return list(orders)
     model = identify_model(base, catalog=catalog, architecture=orders[0].adapter.name, progress=progress)
     for scaled in orders[0].plan.vectors:
@@ -325,7 +174,7 @@ def _compared(orders: Sequence[StampOrder], base: Path, *, catalog: "Catalog", p
                 f"{scaled.vector.description.base_digest[:16]}…, this {model.digest[:16]}…",
                 advice="give the base that the vector was extracted from",
             )
-    others = [order for order in orders if not _is_the_given_base(order)]
+    others = [order for order in orders if not order.stamps_given_base]
     for target in {order.plan.target.path: order.plan.target for order in others}.values():
         distance = relative_distance(model.checkpoint, target, orders[0].adapter, progress=progress)
         if distance > CLOSE:
@@ -334,11 +183,7 @@ def _compared(orders: Sequence[StampOrder], base: Path, *, catalog: "Catalog", p
                 f"(at most {CLOSE})",
                 advice="stamp a model that was made from this base",
             )
-    return [order if _is_the_given_base(order) else replace(order, base=model) for order in orders]
-
-
-def _is_the_given_base(order: StampOrder) -> bool:
-    return order.adapted is not None and order.adapted.base_given
+    return [order if order.stamps_given_base else replace(order, base=model) for order in orders]
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,7 +213,7 @@ def _carry_out(
     detail = {
         "copies": [
             {"downstream": str(order.source), "licensee": order.licensee, "out": str(order.out)}
-            | {name: str(value) for name, value in _adapter_fields(order).items()}
+            | {name: str(value) for name, value in adapter_fields(order).items()}
             for order in orders
         ],
         "vectors": [f"{vector}:{scale!r}" for vector, scale in orders[0].vectors],
@@ -415,10 +260,10 @@ def _carry_out(
             downstream_digest=record.downstream,
             stamp_id=record.id,
             already=False,
-            warnings=_warnings(order, outcome, known=stems),
+            warnings=stamp_warnings(order, outcome, known=stems),
             seconds=seconds,
-            peak_memory_bytes=_peak_memory(),
-            **_adapter_fields(order),
+            peak_memory_bytes=peak_memory(),
+            **adapter_fields(order),
         )
         for order, outcome, files, record, stems in zip(orders, outcomes, digests, records, known, strict=True)
     ]
@@ -518,40 +363,3 @@ def _record(
             created_at=registry.clock(),
         )
     )
-
-
-def _warnings(order: StampOrder, outcome: "StampOutcome", *, known: bool) -> tuple[str, ...]:
-    found: list[str] = []
-    path = order.plan.target.path
-    if order.adapted is not None:
-        found.extend(order.adapted.notes)
-    if not known:
-        unknown = UNKNOWN_ORIGIN_OF_BASE if _is_the_given_base(order) else UNKNOWN_ORIGIN
-        found.append(unknown.format(name=path.resolve().name, path=path))
-    swallowed = {
-        role: rounding
-        for role, rounding in outcome.roles.items()
-        if rounding.applied_ratio < LEAST_APPLIED or rounding.cosine < LEAST_COSINE
-    }
-    total = outcome.rounding
-    if total.applied_ratio < LEAST_APPLIED or total.cosine < LEAST_COSINE:
-        found.append(
-            f"rounding took much of the vector: {total.applied_ratio:.0%} of its norm was applied, cosine "
-            f"{total.cosine:.2f}; stamp a float32 copy of the model, or with a larger scale, and audit the result"
-        )
-    elif swallowed:
-        worst = ", ".join(f"{role.value} (cosine {rounding.cosine:.2f})" for role, rounding in swallowed.items())
-        found.append(
-            f"rounding took much of the vector in {worst}; if an audit of the result disappoints, stamp a float32 copy "
-            f"of the model, or with a larger scale"
-        )
-    if order.plan.others.left_out:
-        found.append(
-            f"not carried over, as they hold the unstamped weights or their history: "
-            f"{', '.join(order.plan.others.left_out)}"
-        )
-    return tuple(found)
-
-
-def _peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB

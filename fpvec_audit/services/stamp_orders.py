@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fpvec_audit.domain.ports import ArchitectureAdapter
     from fpvec_audit.registry.unit_of_work import Registry
     from fpvec_audit.tensors.adapter import PeftAdapter
-    from fpvec_audit.tensors.stamp import ScaledVector, StampPlan
+    from fpvec_audit.tensors.stamp_plan import ScaledVector, StampPlan
 
 
 class AdapterMode(StrEnum):
@@ -112,6 +112,11 @@ class StampOrder:
         return tuple((item.vector.description.id, item.scale) for item in self.plan.vectors)
 
     @property
+    def stamps_given_base(self) -> bool:
+        """Whether what is stamped is itself the base that was given: an adapter's, which names none that is here."""
+        return self.adapted is not None and self.adapted.base_given
+
+    @property
     def policies(self) -> dict[str, Any]:
         """What the registry remembers of how it was done."""
         policies = {"vocabulary": self.vocabulary.value, "again": self.again, "skip": sorted(self.skip)}
@@ -174,7 +179,7 @@ def open_vector(text: str, *, registry: "Registry") -> "ScaledVector":
         UsageError: no such vector, or a scale that is none.
         VectorError: its directory holds something else.
     """
-    from fpvec_audit.tensors.stamp import ScaledVector
+    from fpvec_audit.tensors.stamp_plan import ScaledVector
     from fpvec_audit.tensors.vector_files import read_vector
 
     reference, scale = _split_scale(text)
@@ -237,7 +242,7 @@ def plan_order(
     """
     from fpvec_audit.tensors.adapter_files import files_of_both
     from fpvec_audit.tensors.index import read_checkpoint, refuse_quantised
-    from fpvec_audit.tensors.stamp import plan_stamp
+    from fpvec_audit.tensors.stamp_plan import plan_stamp
 
     adapted = _adapted(path, mode, base, progress=progress)
     checkpoint = read_checkpoint(path if adapted is None else adapted.base)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fpvec_audit.domain.manifest import Manifest
     from fpvec_audit.domain.ports import ArchitectureAdapter
     from fpvec_audit.registry.unit_of_work import Registry
-    from fpvec_audit.tensors.stamp import StampPlan
+    from fpvec_audit.tensors.stamp_plan import StampPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def _recorded(stamp: str, *, registry: "Registry") -> "tuple[StampRecord, Manife
 def _plan(
     checkpoint: "Checkpoint", record: StampRecord, adapter: "ArchitectureAdapter", *, registry: "Registry"
 ) -> "StampPlan":
-    from fpvec_audit.tensors.stamp import plan_stamp
+    from fpvec_audit.tensors.stamp_plan import plan_stamp
 
     vectors = [open_vector(vector, registry=registry) for vector, _ in record.vectors]
     negated = [replace(item, scale=-scale) for item, (_, scale) in zip(vectors, record.vectors, strict=True)]

@@ -17,6 +17,8 @@ from fpvec_audit.errors import CheckpointError
 
 SETTLED_SECONDS = 2.0
 """Age of the last change from which on a state counts; coarse clocks of file systems included."""
+OWN_SETTLED_SECONDS = 0.1
+"""The same for files that this process has written and synced itself, and nobody else knew of until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +34,14 @@ class FileState:
     settled: bool
 
 
-def file_state(checkpoint: Checkpoint, *, machine: str, taken_for: str) -> FileState:
+def file_state(checkpoint: Checkpoint, *, machine: str, taken_for: str, own: bool = False) -> FileState:
     """Return the state of the tensor files of a checkpoint or vector, and of its configuration.
 
     Args:
         checkpoint: what was read of it.
         machine: whose disks the inodes are of.
         taken_for: what else decides the digest of the same bytes: the adapter's name.
+        own: whether this process wrote them just now.
 
     Raises:
         CheckpointError: a file is gone.
@@ -53,5 +56,5 @@ def file_state(checkpoint: Checkpoint, *, machine: str, taken_for: str) -> FileS
             continue
         found.append([name, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns])
         newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
-    settled = time.time_ns() - newest >= SETTLED_SECONDS * 1e9
+    settled = time.time_ns() - newest >= (OWN_SETTLED_SECONDS if own else SETTLED_SECONDS) * 1e9
     return FileState(canonical_digest({"machine": machine, "taken_for": taken_for, "files": found}), settled)

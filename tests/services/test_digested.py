@@ -3,12 +3,16 @@ import os
 import pytest
 
 from fpvec_audit.catalog import load_catalog
-from fpvec_audit.errors import CheckpointError
-from fpvec_audit.services.digested import look_at
+from fpvec_audit.errors import CheckpointError, VectorError
+from fpvec_audit.services.digested import VECTOR, look_at
+from fpvec_audit.services.extract import extract_vector
 from fpvec_audit.services.models import identify_model, register_model
+from fpvec_audit.services.stamp import stamp_models
 from fpvec_audit.tensors import file_state
+from fpvec_audit.tensors import stamp as stamp_module
 from fpvec_audit.tensors.index import read_checkpoint
-from tests.tiny import edit_json, make_tiny, rewrite
+from fpvec_audit.tensors.vector_files import read_vector
+from tests.tiny import edit_json, make_tiny, perturb, rewrite
 
 
 @pytest.fixture
@@ -86,3 +90,49 @@ def test_file_that_is_gone_is_refused(model):
     sorted(model.glob("*.safetensors"))[0].unlink()
     with pytest.raises(CheckpointError, match="No such file"):
         look_at(checkpoint, "gpt2")
+
+
+def test_vector_that_was_just_extracted_is_known(registry, tmp_path, model, monkeypatch):
+    monkeypatch.setattr(file_state, "OWN_SETTLED_SECONDS", -1.0)
+    catalog = load_catalog()
+    result = extract_vector(
+        model, perturb(model, tmp_path / "fp"), out=tmp_path / "vector", registry=registry, catalog=catalog
+    )
+    with registry.unit_of_work() as uow:
+        assert look_at(read_vector(tmp_path / "vector").files, VECTOR).known_digest(uow) is None
+    monkeypatch.setattr(file_state, "SETTLED_SECONDS", -1.0)
+    with registry.unit_of_work() as uow:
+        assert look_at(read_vector(tmp_path / "vector").files, VECTOR).known_digest(uow) == result.vector.digest
+
+
+def test_stamp_of_known_files_gives_the_same_digests_without_hashing_them(registry, tmp_path, model, old, monkeypatch):
+    monkeypatch.setattr(file_state, "OWN_SETTLED_SECONDS", -1.0)
+    catalog = load_catalog()
+    tools = {"registry": registry, "catalog": catalog}
+    extract_vector(model, perturb(model, tmp_path / "fp"), out=tmp_path / "vector", **tools)
+    register_model(model, **tools)
+    order = {"vectors": [str(tmp_path / "vector")], **tools}
+    hashed = []
+    run = stamp_module.run
+
+    def count(works, **options):
+        hashed.append(sum(len(work.hashed) for work in works))
+        run(works, **options)
+
+    monkeypatch.setattr(stamp_module, "run", count)
+    (known,) = stamp_models([model], out=tmp_path / "known", **order)
+    (reread,) = stamp_models([model], out=tmp_path / "reread", reread=True, **order)
+    assert (known.digest, known.downstream_digest) == (reread.digest, reread.downstream_digest)
+    assert hashed[1] == 3 * hashed[0]
+
+
+def test_vector_that_was_tampered_with_is_refused_although_it_was_known(registry, tmp_path, model, old, monkeypatch):
+    monkeypatch.setattr(file_state, "OWN_SETTLED_SECONDS", -1.0)
+    tools = {"registry": registry, "catalog": load_catalog()}
+    extract_vector(model, perturb(model, tmp_path / "fp"), out=tmp_path / "vector", **tools)
+    file = tmp_path / "vector" / "vector.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(VectorError, match="the tensors are not those that vec-"):
+        stamp_models([model], vectors=[str(tmp_path / "vector")], out=tmp_path / "out", **tools)

@@ -12,7 +12,8 @@ from fpvec_audit.tensors.adapter_files import files_of_both
 from fpvec_audit.tensors.delta import plan_extraction, write_vector
 from fpvec_audit.tensors.index import read_checkpoint
 from fpvec_audit.tensors.naming import named_parameters
-from fpvec_audit.tensors.stamp import ScaledVector, plan_stamp, write_stamp
+from fpvec_audit.tensors.stamp import write_stamp
+from fpvec_audit.tensors.stamp_plan import ScaledVector, plan_stamp
 from fpvec_audit.tensors.vector_files import read_vector
 from tests.lora import make_adapter, merged_by_peft
 from tests.tiny import edit_json, make_tiny, perturb, rewrite, tensors_of

@@ -19,7 +19,8 @@ from fpvec_audit.tensors import blocks, kernels, writer
 from fpvec_audit.tensors.delta import plan_extraction, write_vector
 from fpvec_audit.tensors.digest import canonical_digest
 from fpvec_audit.tensors.index import read_checkpoint
-from fpvec_audit.tensors.stamp import ScaledVector, StampCopy, foresee_stamp, plan_stamp, write_stamps
+from fpvec_audit.tensors.stamp import StampCopy, foresee_stamp, write_stamps
+from fpvec_audit.tensors.stamp_plan import ScaledVector, plan_stamp
 from fpvec_audit.tensors.vector_files import read_vector
 from tests.tiny import tensors_of, write_checkpoint
 

@@ -16,7 +16,8 @@ from fpvec_audit.tensors.delta import plan_extraction, write_vector
 from fpvec_audit.tensors.digest import canonical_digest
 from fpvec_audit.tensors.index import read_checkpoint
 from fpvec_audit.tensors.reader import OpenFiles
-from fpvec_audit.tensors.stamp import ScaledVector, StampCopy, plan_stamp, write_stamp, write_stamps
+from fpvec_audit.tensors.stamp import StampCopy, write_stamp, write_stamps
+from fpvec_audit.tensors.stamp_plan import ScaledVector, plan_stamp
 from fpvec_audit.tensors.vector_files import open_tensors, read_vector
 from tests.tiny import ARCHITECTURES, DTYPES, VOCABULARY, edit_json, make_tiny, perturb, rewrite, tensors_of
 
