@@ -233,14 +233,22 @@ def joined(earlier: dict[str, Any], document: dict[str, Any], options: argparse.
     Raises:
         SystemExit: the earlier one is of another machine, or of other versions.
     """
-    for name in ("schema_version", "page_cache", "versions"):
-        if earlier[name] != document[name]:
-            raise SystemExit(f"--add: {options.out} was measured with another {name}; measure everything again")
+    versions = {name: value for name, value in document["versions"].items() if value}
+    same = all(earlier["versions"].get(name) == value for name, value in versions.items() if name != "commit")
+    if not same or any(earlier[name] != document[name] for name in ("schema_version", "page_cache")):
+        raise SystemExit(f"--add: {options.out} was measured in another way; measure everything again")
+    if versions["commit"] != earlier["versions"]["commit"]:
+        versions["commit"] = f"{earlier['versions']['commit']}, {versions['commit']}"
     if earlier["machine"]["cpu"] != document["machine"]["cpu"]:
         raise SystemExit(f"--add: {options.out} was measured on another machine; measure everything again")
     again = {(size, contest) for size in options.size for contest in options.only}
     kept = [item for item in earlier["contests"] if (item["size"], item["contest"]) not in again]
-    return {**document, "command": f"{earlier['command']}; {document['command']} --add", "contests": kept}
+    return {
+        **document,
+        "command": f"{earlier['command']}; {document['command']} --add",
+        "versions": {**earlier["versions"], **versions},
+        "contests": kept,
+    }
 
 
 def parse_options() -> argparse.Namespace:
