@@ -165,11 +165,23 @@ def conditions(document: Mapping[str, Any]) -> str:
     else:
         cache = f"sources read into the page cache before each run (share that was there: {share})"
     return (
-        f"Measured on {document['date'][:10]} with `{document['command']}`: median of {document['runs']} alternating "
-        f"run{'s' * (document['runs'] != 1)}, {cache}. {machine['cpu']}, {machine['cores']} cores, "
+        f"Measured on {document['date'][:10]} with `{document['command']}`: median of "
+        f"{_runs(document)}, {cache}. {machine['cpu']}, {machine['cores']} cores, "
         f"{machine['memory_bytes'] / 1e9:.0f} GB of memory, {machine['filesystem']}, {machine['kernel']}, load "
         f"{machine['load_average']:.2f} at the start. Versions: {used}."
     )
+
+
+def _runs(document: Mapping[str, Any]) -> str:
+    """Return how often each size was measured: "5 alternating runs (0.3B: 3)"."""
+    counts = {
+        entry["size"]: len(contestant["seconds"])
+        for entry in document["contests"]
+        for contestant in entry["contestants"]
+    }
+    most = max(counts.values(), default=document["runs"])
+    fewer = ", ".join(f"{size}: {count}" for size, count in counts.items() if count != most)
+    return f"{most} alternating run{'s' * (most != 1)}{f' ({fewer})' if fewer else ''}"
 
 
 def write_docs(path: Path, document: Mapping[str, Any]) -> None:
