@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
@@ -43,7 +44,7 @@ class BarProgress:
             )
             self._bars.start()
         bars = self._bars
-        task = bars.add_task(label, total=total, unit=unit, note="")
+        task = bars.add_task(escape(label), total=total, unit=unit, note="")
         self._open += 1
         started = time.monotonic()
         bar = _Bar(bars, task)
@@ -51,7 +52,7 @@ class BarProgress:
             yield bar
             ending = _ending(time.monotonic() - started, bar.remark)
             if ending:
-                self._console.print(f"[green]✓[/] {label} [dim]{ending}[/]")
+                self._console.print(f"[green]✓[/] {escape(label)} [dim]{escape(ending)}[/]", soft_wrap=True)
         finally:
             bars.remove_task(task)
             self._open -= 1
@@ -71,7 +72,7 @@ class _Bar:
     def note(self, text: str) -> None:
         """Show a remark behind the bar."""
         self.remark = text
-        self._bars.update(self._task, note=text)
+        self._bars.update(self._task, note=escape(text))
 
 
 class LineProgress:
@@ -91,7 +92,7 @@ class LineProgress:
         yield line
         ending = _ending(time.monotonic() - started, line.remark)
         if ending:
-            self._console.print(f"{label} {ending}", highlight=False)
+            self._console.print(f"{label} {ending}", highlight=False, markup=False, soft_wrap=True)
 
 
 class _Line:

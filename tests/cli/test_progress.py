@@ -45,3 +45,13 @@ def test_a_step_that_took_no_time_and_had_nothing_to_say_leaves_no_line():
     with LineProgress(console).step("blink"):
         pass
     assert console.file.getvalue() == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_path_with_brackets_is_shown_as_it_is_and_in_one_line(terminal):
+    out = io.StringIO()
+    progress = terminal_progress(Console(file=out, force_terminal=terminal, width=40, color_system=None))
+    label = f"remove /models/[red]chat[/]/{'x' * 60}"
+    with progress.step(label) as step:
+        step.note("left by an interrupted run")
+    assert label in out.getvalue()
