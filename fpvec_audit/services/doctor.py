@@ -66,6 +66,7 @@ def examine(*, home: Path, catalog: "Catalog", open_registry: Callable[[], "Regi
     return (
         Finding("python", GOOD, f"{platform.python_version()} on {platform.platform(terse=True)}"),
         _torch(),
+        _loops(),
         *_libraries(),
         _vllm(),
         _home(home),
@@ -90,6 +91,15 @@ def _torch() -> Finding:
     if torch.cuda.is_available():
         return Finding("torch", GOOD, f"{torch.__version__}, {torch.cuda.get_device_name()}")
     return Finding("torch", GOOD, f"{torch.__version__}, CPU with {torch.get_num_threads()} threads")
+
+
+def _loops() -> Finding:
+    from fpvec_audit.tensors import native
+
+    if native.library() is not None:
+        return Finding("stamping", GOOD, native.description())
+    mend = "install a C compiler and install the package again; on processors without AVX2 there is nothing to compile"
+    return Finding("stamping", LIMITED, f"{native.description()}: slower, same bits", mend)
 
 
 def _libraries() -> Iterator[Finding]:
