@@ -101,13 +101,16 @@ class Sampling:
         max_new_tokens: most tokens generated per prompt.
         temperature: 0 is greedy.
         top_p: nucleus mass in (0, 1].
-        seed: seed of sampled answers; None for greedy.
+        seed: seed of sampled answers; None for greedy. The answer to a prompt depends on the seed, the prompt and its
+            place among those asked together.
+        first_tokens: how many of the likeliest first tokens to tell with each answer, where the engine can.
     """
 
     max_new_tokens: int = 16
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+    first_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +121,32 @@ class Completion:
         text: generated text without the prompt, special tokens left out.
         finish_reason: ``stop``, ``length``, or ``error``.
         error: why there is no text; empty when there is.
+        first_tokens: likeliest first tokens of the answer as text, with their natural log-probabilities; empty where
+            the engine was not asked for them or does not tell.
     """
 
     text: str
     finish_reason: str = "stop"
     error: str = ""
+    first_tokens: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """How likely a suspect finds a response after a prompt.
+
+    Attributes:
+        total: sum of the natural log-probabilities of the response's tokens; finite, at most 0.
+        tokens: how many tokens the response has there, at least 1.
+    """
+
+    total: float
+    tokens: int
+
+    @property
+    def per_token(self) -> float:
+        """Length-normalised log-likelihood, in nats per token."""
+        return self.total / self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +188,22 @@ class InferenceBackend(Protocol):
 
     def close(self) -> None:
         """Free the engine's memory; further calls are an error."""
+        ...
+
+
+@runtime_checkable
+class LikelihoodBackend(Protocol):
+    """A suspect whose probabilities can be had. Engines that cannot tell them do not have this method."""
+
+    def log_likelihoods(self, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[Likelihood | None]:
+        """Return how likely each response is right after the prompt beside it, in order and in the same number.
+
+        None where the engine has no answer for a pair. A response is put after the prompt as a trained answer
+        would be: with the separating space that the rendering leaves out.
+
+        Raises:
+            BackendError: the engine failed.
+        """
         ...
 
 
