@@ -162,6 +162,8 @@ class AuditRecord:
         result: the versioned audit document; empty until it ended.
         created_at: when the plan was committed.
         ended_at: None until it ended.
+        begin: what chance decided after the plan was recorded (:class:`~fpvec_audit.domain.audit_plan.Begin`); None
+            until then.
     """
 
     id: str
@@ -174,6 +176,7 @@ class AuditRecord:
     result: Mapping[str, Any]
     created_at: datetime
     ended_at: datetime | None
+    begin: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 """Migration whose result these mappings describe; a test compares it with the head of ``migrations/``."""
 
 DIGEST_LENGTH = 64
@@ -224,10 +224,26 @@ class AuditRow(Base):
     suspect_digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), index=True)
     plan_digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), index=True)
     plan: Mapped[dict[str, Any]]
+    begin: Mapped[dict[str, Any] | None]
     verdict: Mapped[str] = mapped_column(String(20))
     result: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
+
+
+class AuditRecordRow(Base):
+    """One record of an audit's transcript, appended as it arrived. Secret: it holds prompts.
+
+    Under scheme ``plain`` the content is the record's canonical JSON itself.
+    """
+
+    __tablename__ = "audit_record"
+
+    audit_id: Mapped[str] = mapped_column(ForeignKey("audit.id"), primary_key=True)
+    serial: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    scheme: Mapped[str] = mapped_column(String(40))
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+    digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH))
 
 
 class AttackRunRow(Base):

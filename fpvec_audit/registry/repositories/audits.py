@@ -1,18 +1,21 @@
 """Audits and attack runs: planned before the first query, recorded whichever way they end."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.canonical_json import canonical_digest
 from fpvec_audit.domain.records import AttackRunRecord, AuditRecord, JobState
+from fpvec_audit.domain.transcript import Record
 from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.ledger import Ledger, floatless
 from fpvec_audit.registry.repositories.lookup import Directory
-from fpvec_audit.registry.tables import AttackRunRow, AuditRow
+from fpvec_audit.registry.tables import AttackRunRow, AuditRecordRow, AuditRow
+from fpvec_audit.registry.vault import PLAIN
 
 AUDITS = Directory("audit", AuditRow.id, None, prefix="au-")
 
@@ -59,22 +62,81 @@ class AuditRepository:
         )
         return _audit(row)
 
-    def finish(self, identifier: str, *, verdict: str, result: Mapping[str, Any]) -> AuditRecord:
+    def begin(self, identifier: str, begin: Mapping[str, Any]) -> AuditRecord:
+        """Record what chance decided after the plan, once, before the first question.
+
+        Raises:
+            RegistryError: there is no such audit, or it began already.
+        """
+        row = self._open_row(identifier)
+        if row.begin is not None:
+            raise RegistryError(f"audit {identifier} began already", advice="go on with --resume")
+        row.begin = dict(begin)
+        self._session.flush()
+        witness = begin["witness"]
+        self._ledger.append(
+            "audit.begun",
+            identifier,
+            {"nonce": begin["nonce"], "witness": "" if witness is None else document_digest(witness)},
+        )
+        return _audit(row)
+
+    def append(self, identifier: str, records: Sequence[Record]) -> None:
+        """Append records to an audit's transcript."""
+        if records:
+            self._session.execute(
+                insert(AuditRecordRow),
+                [
+                    {
+                        "audit_id": identifier,
+                        "serial": record.serial,
+                        "scheme": PLAIN,
+                        "content": record.stored,
+                        "digest": record.digest,
+                    }
+                    for record in records
+                ],
+            )
+
+    def records(self, identifier: str) -> tuple[Record, ...]:
+        """Return an audit's transcript in order; it is secret.
+
+        Raises:
+            RegistryError: a record cannot be read, or is kept in a way that this program does not know.
+        """
+        statement = select(AuditRecordRow).where(AuditRecordRow.audit_id == identifier).order_by(AuditRecordRow.serial)
+        return tuple(_record(row) for row in self._session.scalars(statement))
+
+    def finish(
+        self, identifier: str, *, verdict: str, result: Mapping[str, Any], transcript: str = "", records: int = 0
+    ) -> AuditRecord:
         """Record how an audit ended, once.
+
+        Args:
+            identifier: whole id.
+            verdict: what it says.
+            result: the audit document.
+            transcript: digest of the last record.
+            records: how many records the transcript has.
 
         Raises:
             RegistryError: there is no such audit, or it ended already.
         """
-        row = self._session.get(AuditRow, identifier)
-        if row is None:
-            raise RegistryError(f"there is no audit {identifier}")
-        if row.ended_at is not None:
-            raise RegistryError(f"audit {identifier} ended already with {row.verdict}", advice="start another audit")
+        row = self._open_row(identifier)
         row.verdict = verdict
         row.result = dict(result)
         row.ended_at = self._clock()
         self._session.flush()
-        self._ledger.append("audit.finished", identifier, {"verdict": verdict, "result": document_digest(result)})
+        self._ledger.append(
+            "audit.finished",
+            identifier,
+            {
+                "verdict": verdict,
+                "result": document_digest(result),
+                "transcript": transcript,
+                "records": records,
+            },
+        )
         return _audit(row)
 
     def get(self, reference: str) -> AuditRecord:
@@ -92,6 +154,14 @@ class AuditRepository:
         if key_set is not None:
             statement = statement.where(AuditRow.key_set_id == key_set)
         return tuple(_audit(row) for row in self._session.scalars(statement))
+
+    def _open_row(self, identifier: str) -> AuditRow:
+        row = self._session.get(AuditRow, identifier)
+        if row is None:
+            raise RegistryError(f"there is no audit {identifier}")
+        if row.ended_at is not None:
+            raise RegistryError(f"audit {identifier} ended already with {row.verdict}", advice="start another audit")
+        return row
 
 
 class AttackRunRepository:
@@ -159,7 +229,27 @@ def _audit(row: AuditRow) -> AuditRecord:
         result=row.result,
         created_at=row.created_at,
         ended_at=row.ended_at,
+        begin=row.begin,
     )
+
+
+def _record(row: AuditRecordRow) -> Record:
+    if row.scheme != PLAIN:
+        raise RegistryError(
+            f"record {row.serial} of audit {row.audit_id} is kept under the scheme {row.scheme!r}",
+            advice="use a newer fpvec-audit",
+        )
+    try:
+        record = Record.from_json(json.loads(row.content))
+        intact = record.stored == row.content and record.digest == row.digest
+    except (ValueError, TypeError, KeyError, RecursionError):
+        intact = False
+    if not intact:
+        raise RegistryError(
+            f"record {row.serial} of audit {row.audit_id} is not what was written",
+            advice="run `fpvec registry verify` and restore a backup",
+        )
+    return record
 
 
 def _attack_run(row: AttackRunRow) -> AttackRunRecord:
