@@ -3,7 +3,7 @@
 These are protocols; implementations need not inherit anything. Everything here is light: no torch, no files.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -188,6 +188,21 @@ class InferenceBackend(Protocol):
 
     def close(self) -> None:
         """Free the engine's memory; further calls are an error."""
+        ...
+
+
+@runtime_checkable
+class StreamingBackend(Protocol):
+    """A suspect whose answers come one by one, so that each can be kept before the next is there."""
+
+    def complete_as_they_come(
+        self, prompts: Sequence[str], sampling: Sampling
+    ) -> Generator[tuple[int, Completion], None, None]:
+        """Yield the place of a prompt and its answer, in the order in which they arrive.
+
+        Raises:
+            BackendError: the engine failed.
+        """
         ...
 
 
