@@ -17,6 +17,7 @@
         ├── BackendError           an inference engine failed or answered nonsense
         ├── RegistryError          the registry is outdated, locked, inconsistent or away
         ├── EvaluationError        a harmlessness task could not be evaluated
+        ├── EvidenceError          a key, signature, witness statement or bundle that does not verify
         └── PluginError            a plugin failed while it was used
 
 The message says what failed and with which value; ``advice`` says what to do next.
@@ -122,6 +123,10 @@ class RegistryError(OperationError):
 
 class EvaluationError(OperationError):
     """A harmlessness task could not be evaluated."""
+
+
+class EvidenceError(OperationError):
+    """A key, signature, witness statement or evidence bundle that cannot be read or does not verify."""
 
 
 class PluginError(OperationError):

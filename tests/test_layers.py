@@ -9,9 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fpvec_audit"
-LAYER = {"tensors", "training", "backends", "registry", "catalog"}
+LAYER = {"tensors", "training", "backends", "registry", "catalog", "evidence"}
 ALLOWED_AMONG = {("training", "tensors")}
-HEAVY = {"torch", "transformers", "vllm", "numpy", "scipy", "sqlalchemy"}
+HEAVY = {"torch", "transformers", "vllm", "numpy", "scipy", "sqlalchemy", "cryptography", "httpx"}
 
 
 def imports(path):
@@ -66,6 +66,13 @@ def test_middle_layer_imports_neither_its_neighbours_nor_anything_above(part):
             assert other not in {"services", "cli", "reports", "demo"}, f"{path} imports {other}"
             if other in LAYER - {part}:
                 assert (part, other) in ALLOWED_AMONG, f"{path} imports {other}"
+
+
+def test_evidence_needs_the_standard_library_the_domain_and_cryptography_only():
+    for path in modules("evidence"):
+        assert set(own(path)) <= {"domain", "errors", "evidence"}, path
+        others = {name.split(".")[0] for name, _ in imports(path)} - {"fpvec_audit"}
+        assert others <= sys.stdlib_module_names | {"cryptography"}, path
 
 
 def test_services_import_neither_cli_nor_reports():
