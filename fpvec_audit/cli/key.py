@@ -1,11 +1,16 @@
 """``fpvec key``: issue, list and show key sets."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fpvec_audit.cli.wiring import HomeOption, JsonOption, RegistryOption, open_bench
+from fpvec_audit.errors import UsageError
+
+if TYPE_CHECKING:
+    from fpvec_audit.registry.unit_of_work import Registry
+    from fpvec_audit.services.keys import IssuedKeySet
 
 app = typer.Typer(
     help="Issue and look at fingerprint keys.\n\nExample: fpvec key issue acme-2026", no_args_is_help=True
@@ -23,20 +28,41 @@ def issue(
     base: Annotated[
         Path | None, typer.Option(help="Keep only candidates that this model's tokenizer encodes reversibly.")
     ] = None,
+    witness: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A witness's public key: commit, and write a request. Its signed statement: issue what was committed.",
+        ),
+    ] = None,
+    beacon: Annotated[
+        int | None,
+        typer.Option(metavar="ROUND", help="Commit to a later round of the drand beacon; again after it: issue."),
+    ] = None,
+    beacon_chain: Annotated[
+        str, typer.Option(metavar="quicknet|default", help="Network of the beacon, by name or hash.")
+    ] = "quicknet",
+    beacon_url: Annotated[str | None, typer.Option(metavar="URL", help="Relay to fetch the round from.")] = None,
+    beacon_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A relay's answer, where there is no network.")
+    ] = None,
+    request: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the request goes.  [default: NAME.request.json]")
+    ] = None,
     home: HomeOption = None,
     registry: RegistryOption = None,
     json: JsonOption = False,
 ) -> None:
     """Draw, commit and record a key set: secret prompts with secret responses, and decoys that are never trained.
 
-    Which candidates are issued follows from the commitment, so it cannot be chosen afterwards. Prompts and responses
+    Which candidates are issued follows from the commitment, so it cannot be chosen afterwards. With --witness or
+    --beacon it follows from chance that comes later, so it could not be chosen before either. Prompts and responses
     stay in the vault.
 
     Example: fpvec key issue acme-2026 --owner "Acme Models"
     """
     from fpvec_audit.domain.keys import SCHEME_DEFAULTS, KeySetSpecification
     from fpvec_audit.reports.terminal import render_key_set
-    from fpvec_audit.services.keys import issue_key_set
 
     bench = open_bench(home, registry, json)
     default_count, default_decoys = SCHEME_DEFAULTS.get(scheme, (32, 224))
@@ -45,10 +71,45 @@ def issue(
         issued=default_count if count is None else count,
         decoys=default_decoys if decoys is None else decoys,
     )
-    issued = issue_key_set(
-        name, registry=bench.registry, specification=specification, owner=owner, licensee=licensee, base=base
+    common: dict[str, Any] = {"specification": specification, "owner": owner, "licensee": licensee, "base": base}
+    _refuse_lone_options(
+        witness is not None, beacon is not None, request=request, beacon_url=beacon_url, beacon_file=beacon_file
     )
+    if beacon is not None:
+        common |= {"statement_file": witness, "request_file": request}
+        issued = _issue_with_beacon(name, beacon, bench.registry, beacon_chain, beacon_url, beacon_file, common)
+    elif witness is not None:
+        from fpvec_audit.services.witness import issue_with_witness
+
+        issued = issue_with_witness(name, witness, registry=bench.registry, request_file=request, **common)
+    else:
+        from fpvec_audit.services.keys import issue_key_set
+
+        issued = issue_key_set(name, registry=bench.registry, **common)
     bench.emit(issued.to_json(), render_key_set)
+
+
+def _issue_with_beacon(
+    name: str,
+    number: int,
+    registry: "Registry",
+    chain: str,
+    url: str | None,
+    file: Path | None,
+    options: dict[str, Any],
+) -> "IssuedKeySet":
+    from fpvec_audit.domain.beacon import PUBLIC_BEACON, chain_named
+    from fpvec_audit.services.beacon import from_file, from_relay, issue_with_beacon
+
+    fetch = from_relay(url or PUBLIC_BEACON) if file is None else from_file(file)
+    return issue_with_beacon(name, number, registry=registry, chain=chain_named(chain), fetch=fetch, **options)
+
+
+def _refuse_lone_options(witness: bool, beacon: bool, **given: Any) -> None:
+    for option, value in given.items():
+        if value is not None and not (beacon or (witness and option == "request")):
+            needed = "--witness or --beacon" if option == "request" else "--beacon"
+            raise UsageError(f"--{option.replace('_', '-')} is of no use without {needed}")
 
 
 @app.command("list")

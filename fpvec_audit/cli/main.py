@@ -24,6 +24,7 @@ from fpvec_audit.cli import (
     stamp,
     unstamp,
     vector,
+    witness,
 )
 from fpvec_audit.errors import FpvecError
 
@@ -44,6 +45,7 @@ for module in (demo, doctor, fingerprint, stamp, unstamp, audit):
     module.register(app)
 for name, group in (
     ("key", key.app),
+    ("witness", witness.app),
     ("model", model.app),
     ("vector", vector.app),
     ("attack", attack.app),

@@ -26,6 +26,10 @@ from fpvec_audit.errors import KeySetError, UsageError
 
 SALT_BYTES = 32
 SELF_ATTESTED = "self-attested"
+ANCHORED = "anchored"
+PENDING = "pending"
+"""Grades of a key set: its owner alone vouches for it; a third party's signature says that the commitment came before
+the chance; committed, but the chance that assigns it has not come yet."""
 GRINDING_ALLOWANCE = 2**40
 """Factor on every p-value of a self-attested set: how many secrets its owner might have tried before committing."""
 

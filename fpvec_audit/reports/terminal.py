@@ -174,7 +174,7 @@ def render_key_sets(document: Sequence[Mapping[str, Any]], console: Console) -> 
             keys["scheme"],
             keys["issued"],
             keys["decoys"],
-            keys["grade"],
+            f"waits for {keys['waits_for']}" if keys.get("waits_for") else keys["grade"],
             _short(keys["base"]) if keys["base"] else "not yet",
         ]
         for keys in document

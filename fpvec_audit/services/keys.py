@@ -1,11 +1,15 @@
 """Issue, list and open key sets.
 
+A key set is issued at once, or committed first and issued when the chance that assigns it has come
+(``services/witness.py``, ``services/beacon.py``); until then nobody, its owner included, knows which candidates will be
+trained, and every use is refused.
+
 The secret is drawn here and goes straight to the vault; what is returned shows it only where a reveal was asked for,
 and a reveal is a ledger entry. No text of a key is ever part of an error, a log or a representation.
 """
 
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.audit import DEFAULT_ALPHA, NO_MATCH_CEILING
 from fpvec_audit.domain.keys import (
+    ANCHORED,
     GRINDING_ALLOWANCE,
+    PENDING,
     SECRET_BYTES,
     SELF_ATTESTED,
     KeySet,
@@ -24,6 +30,8 @@ from fpvec_audit.domain.keys import (
 )
 from fpvec_audit.domain.records import KeySetRecord
 from fpvec_audit.domain.statistics import hypergeometric_p_value, upper_bound
+from fpvec_audit.domain.witness import COMMITMENT, NO_CHANCE, WitnessRequest, printable
+from fpvec_audit.errors import KeySetError, UsageError
 from fpvec_audit.services.encoding import REVERSIBLE_ENCODING, EncodingFilter, reversible_encoding
 
 if TYPE_CHECKING:
@@ -87,19 +95,28 @@ class KeySetSummary:
 
 @dataclass(frozen=True, slots=True)
 class IssuedKeySet:
-    """A key set that was just issued.
+    """A key set that was just issued, or committed and waits for chance.
 
     Attributes:
         record: what the registry knows.
         warnings: what this size of set can never show, in sentences.
+        already: whether it was so before.
+        request: file to be handed to a witness, empty where there is none.
+        next: what to do next, empty where nothing is left to do.
     """
 
     record: KeySetRecord
     warnings: tuple[str, ...] = field(default=())
+    already: bool = False
+    request: str = ""
+    next: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that scripts read."""
-        return _record_json(self.record) | {"warnings": list(self.warnings)}
+        shown = _record_json(self.record) | {"already": self.already}
+        if self.record.grade == PENDING:
+            shown |= {"request": self.request, "next": self.next}
+        return shown | {"warnings": list(self.warnings)}
 
 
 def issue_key_set(
@@ -110,10 +127,14 @@ def issue_key_set(
     owner: str = "",
     licensee: str = "",
     base: Path | None = None,
+    chance_source: str = NO_CHANCE,
     entropy: Callable[[int], bytes] = secrets.token_bytes,
     encoding: Callable[[Path], EncodingFilter] = reversible_encoding,
 ) -> IssuedKeySet:
-    """Draw, commit, assign and record a key set, graded self-attested.
+    """Draw, commit and record a key set.
+
+    Without a source of chance it is assigned at once and graded self-attested. With one it is ``pending`` until
+    :func:`complete_key_set`.
 
     Args:
         name: unique name.
@@ -122,6 +143,7 @@ def issue_key_set(
         owner: whose it is.
         licensee: whom it is issued for.
         base: model directory whose tokenizer every candidate must survive; None for no such filter.
+        chance_source: where the chance will come from that assigns it; part of the commitment.
         entropy: gives the random bytes of the secret.
         encoding: makes the filter from ``base``.
 
@@ -141,6 +163,7 @@ def issue_key_set(
         accepts=None if rule is None else rule.accepts,
         filter_rule="" if rule is None else REVERSIBLE_ENCODING,
         filter_reference="" if rule is None else rule.reference,
+        chance_source=chance_source,
     )
     record = KeySetRecord(
         id=f"ks-{key_set.commitment.digest[:16]}",
@@ -148,7 +171,7 @@ def issue_key_set(
         owner=owner,
         licensee=licensee,
         commitment=key_set.commitment,
-        grade=SELF_ATTESTED,
+        grade=SELF_ATTESTED if chance_source == NO_CHANCE else PENDING,
         chance="",
         base=None,
         created_at=registry.clock(),
@@ -156,6 +179,66 @@ def issue_key_set(
     with registry.unit_of_work() as uow:
         record = uow.key_sets.add(record, secret)
     return IssuedKeySet(record, size_warnings(specification.issued, specification.decoys, grade=record.grade))
+
+
+def waiting_key_set(name: str, *, registry: "Registry", chance_source: str) -> KeySetRecord | None:
+    """Return the key set of this name if it waits for chance from this source, None if the name is free.
+
+    Raises:
+        UsageError: the name belongs to a key set that is issued, or waits for another source.
+    """
+    with registry.unit_of_work() as uow:
+        record = uow.key_sets.named(name)
+    if record is None:
+        return None
+    if record.grade != PENDING:
+        raise UsageError(f"a key set named {record.name!r} exists already ({record.id})", advice="choose another NAME")
+    if record.commitment.chance_source != chance_source:
+        raise UsageError(
+            f"key set {record.name!r} was committed to {record.commitment.chance_source}, not to {chance_source}",
+            advice="that cannot be changed; choose another NAME",
+        )
+    return record
+
+
+def complete_key_set(reference: str, *, registry: "Registry", proof: Mapping[str, Any]) -> IssuedKeySet:
+    """Issue a key set that waits for chance, now that it has come. Doing so again changes nothing.
+
+    Args:
+        reference: name, id or the beginning of an id.
+        registry: where it is recorded.
+        proof: shows that the chance is from the committed source (``evidence.witness.prove_chance``).
+
+    Raises:
+        UnknownNameError: there is no such key set.
+        EvidenceError: the proof does not fit the commitment, or does not verify.
+        KeySetError: it was issued by another chance, or the secret does not belong to the commitment.
+    """
+    from fpvec_audit.evidence.witness import prove_chance
+
+    with registry.unit_of_work() as uow:
+        record = uow.key_sets.find(reference)
+        proven = prove_chance(record.commitment, proof)
+        if proven is None:
+            raise KeySetError(f"key set {record.name!r} waits for no chance: it was issued when it was committed")
+        if record.grade != PENDING:
+            if uow.key_sets.chance_proof(record.id) == proof:
+                return IssuedKeySet(record, already=True)
+            raise KeySetError(
+                f"key set {record.name!r} is issued already, by another proof of chance",
+                advice="its assignment stays as it is; a new set needs a new name",
+            )
+        secret = uow.vault.reveal(record.id, purpose="assignment by chance")
+        key_set = restore_key_set(secret, record.commitment, chance=proven.value)
+        grade = ANCHORED if proven.anchored else SELF_ATTESTED
+        record = uow.key_sets.complete(record.id, key_set, chance=proven.value, grade=grade, proof=proof)
+    decoys = record.commitment.candidates - record.commitment.issued
+    return IssuedKeySet(record, size_warnings(record.commitment.issued, decoys, grade=grade))
+
+
+def witness_request(record: KeySetRecord) -> WitnessRequest:
+    """Return what a witness is asked to sign about a key set: its commitment, and nothing that is secret."""
+    return WitnessRequest(COMMITMENT, record.commitment.digest, printable(record.name))
 
 
 def list_key_sets(*, registry: "Registry") -> tuple[KeySetSummary, ...]:
@@ -171,10 +254,10 @@ def show_key_set(reference: str, *, registry: "Registry", reveal: bool = False) 
         UnknownNameError: there is no such key set.
         AmbiguousNameError: the beginning of several ids.
         RegistryError: the vault does not have the secret.
-        KeySetError: the secret does not belong to the commitment.
+        KeySetError: the secret does not belong to the commitment, or the set waits for chance.
     """
     with registry.unit_of_work() as uow:
-        record = uow.key_sets.get(reference)
+        record = uow.key_sets.get(reference) if reveal else uow.key_sets.find(reference)
         burnt = uow.key_sets.burnt(record.id)
         keys = _revealed(_restored(uow, record, purpose="shown to its owner"), burnt) if reveal else None
     return KeySetSummary(record, len(burnt), keys)
@@ -192,7 +275,7 @@ def open_key_set(reference: str, *, registry: "Registry", purpose: str = "use") 
         UnknownNameError: there is no such key set.
         AmbiguousNameError: the beginning of several ids.
         RegistryError: the vault does not have the secret.
-        KeySetError: the secret does not belong to the commitment.
+        KeySetError: the secret does not belong to the commitment, or the set waits for chance.
     """
     with registry.unit_of_work() as uow:
         return _restored(uow, uow.key_sets.get(reference), purpose=purpose)
@@ -283,4 +366,12 @@ def _record_json(record: KeySetRecord) -> dict[str, Any]:
         "decoys": commitment.candidates - commitment.issued,
         "base": record.base,
         "created_at": record.created_at.isoformat(),
+        "chance_source": commitment.chance_source,
+        "waits_for": _waits_for(record),
     }
+
+
+def _waits_for(record: KeySetRecord) -> str:
+    if record.grade != PENDING:
+        return ""
+    return "its witness" if record.commitment.chance_source.startswith("witness:") else "its beacon"

@@ -1,22 +1,27 @@
 """Key sets without their secrets, their marks and their candidates."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from shlex import quote
 from typing import Any
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from fpvec_audit.domain.keys import Commitment, KeySet, KeySetSecret, leaf_digest, restore_key_set
+from fpvec_audit.domain.canonical_json import canonical_digest
+from fpvec_audit.domain.keys import PENDING, Commitment, KeySet, KeySetSecret, leaf_digest, restore_key_set
 from fpvec_audit.domain.records import KeySetRecord
+from fpvec_audit.domain.witness import BeaconSource, chance_source
 from fpvec_audit.errors import KeySetError, RegistryError
 from fpvec_audit.registry.ledger import Ledger
 from fpvec_audit.registry.repositories.licensees import LicenseeRepository
-from fpvec_audit.registry.repositories.lookup import Directory, checked_name, checked_text, refuse_taken
-from fpvec_audit.registry.tables import CandidateRow, KeySetRow, MarkRow
+from fpvec_audit.registry.repositories.lookup import Directory, checked_name, checked_text, normalised, refuse_taken
+from fpvec_audit.registry.tables import CandidateRow, KeySetRow, LedgerRow, MarkRow
 from fpvec_audit.registry.vault import Vault
 
+ISSUED, COMMITTED = "key_set.issued", "key_set.committed"
 KEY_SETS = Directory("key set", KeySetRow.id, KeySetRow.name, prefix="ks-", listing="fpvec key list")
 
 
@@ -55,7 +60,10 @@ class KeySetRepository:
         refuse_taken(self._session, KEY_SETS, checked_name("key set", name))
 
     def add(self, record: KeySetRecord, secret: KeySetSecret) -> KeySetRecord:
-        """Record an issued key set; its secret goes to the vault, its leaves to the candidates.
+        """Record a key set; its secret goes to the vault, its leaves to the candidates.
+
+        One that waits for chance (grade ``pending``) is recorded as committed; its candidates follow with
+        :meth:`complete`, when it is known which of them are issued.
 
         Raises:
             UsageError: the name cannot be stored, or exists already.
@@ -85,13 +93,70 @@ class KeySetRepository:
             )
         )
         self._session.flush()
-        self._add_candidates(record.id, key_set)
+        if record.grade != PENDING:
+            self._add_candidates(record.id, key_set)
         self._vault.keep(record.id, secret)
-        self._ledger.append("key_set.issued", record.id, _issue_content(record))
+        self._ledger.append(COMMITTED if record.grade == PENDING else ISSUED, record.id, _issue_content(record))
         return record
 
+    def complete(
+        self, identifier: str, key_set: KeySet, *, chance: bytes, grade: str, proof: Mapping[str, Any]
+    ) -> KeySetRecord:
+        """Issue a key set that waited for chance.
+
+        Args:
+            identifier: whole id of the key set.
+            key_set: the set as the chance assigns it.
+            chance: R.
+            grade: what the proof makes of it.
+            proof: what shows where R came from, kept in the ledger (:meth:`chance_proof`).
+
+        Raises:
+            KeySetError: it is issued already, or the set is another one.
+        """
+        row = self._row(identifier)
+        if row.grade != PENDING:
+            raise KeySetError(f"key set {row.name!r} is issued already", advice="its assignment stays as it is")
+        if key_set.commitment.digest != row.commitment_digest:
+            raise KeySetError(f"this is not the key set that was committed as {row.name!r}")
+        row.grade, row.chance = grade, chance.hex()
+        self._session.flush()
+        self._add_candidates(identifier, key_set)
+        record = self._record(row)
+        content = _issue_content(record) | {"proof": dict(proof), "statement": ""}
+        if "envelope" in proof:
+            content["statement"] = canonical_digest(proof["envelope"])
+        self._ledger.append(ISSUED, identifier, content)
+        return record
+
+    def chance_proof(self, identifier: str) -> dict[str, Any] | None:
+        """Return what shows where a key set's chance came from, as it stands in the ledger; None if it has none.
+
+        Args:
+            identifier: whole id of the key set.
+        """
+        statement = select(LedgerRow.content).where(LedgerRow.subject == identifier, LedgerRow.event == ISSUED)
+        for content in self._session.scalars(statement.order_by(LedgerRow.serial)):
+            proof = json.loads(content).get("proof")
+            return dict(proof) if proof is not None else None
+        return None
+
     def get(self, reference: str) -> KeySetRecord:
-        """Return a key set by name, id or the beginning of an id.
+        """Return an issued key set by name, id or the beginning of an id.
+
+        Raises:
+            UnknownNameError: there is none.
+            AmbiguousNameError: there are several.
+            KeySetError: it waits for the chance that assigns it.
+            RegistryError: the recorded commitment was altered.
+        """
+        record = self.find(reference)
+        if record.grade == PENDING:
+            raise _waiting(record)
+        return record
+
+    def find(self, reference: str) -> KeySetRecord:
+        """Return a key set by name, id or the beginning of an id, whether it is issued or waits for chance.
 
         Raises:
             UnknownNameError: there is none.
@@ -99,6 +164,11 @@ class KeySetRepository:
             RegistryError: the recorded commitment was altered.
         """
         return self._record(self._row(KEY_SETS.resolve(self._session, reference)))
+
+    def named(self, name: str) -> KeySetRecord | None:
+        """Return the key set of exactly this name, None if there is none."""
+        row = self._session.scalars(select(KeySetRow).where(KeySetRow.name == normalised(name))).one_or_none()
+        return None if row is None else self._record(row)
 
     def list(self) -> tuple[KeySetRecord, ...]:
         """Return all key sets, oldest first."""
@@ -152,6 +222,13 @@ class KeySetRepository:
         )
         return frozenset(self._session.scalars(statement))
 
+    def burns(self, identifier: str) -> dict[int, tuple[datetime, str]]:
+        """Return when and where each burnt candidate was first shown, by index."""
+        statement = select(CandidateRow.position, CandidateRow.burnt_at, CandidateRow.burnt_in).where(
+            CandidateRow.key_set_id == identifier, CandidateRow.burnt_at.is_not(None)
+        )
+        return {place: (at, where or "") for place, at, where in self._session.execute(statement) if at is not None}
+
     def _add_candidates(self, identifier: str, key_set: KeySet) -> None:
         numbers = range(len(key_set.marks))
         mark_of = {index: number for number, indices in enumerate(key_set.marks) for index in indices}
@@ -187,6 +264,20 @@ class KeySetRepository:
             base=row.base_id,
             created_at=row.created_at,
         )
+
+
+def _waiting(record: KeySetRecord) -> KeySetError:
+    source = chance_source(record.commitment.chance_source)
+    again = f"fpvec key issue {quote(record.name)}"
+    if isinstance(source, BeaconSource):
+        what = f"round {source.round} of the beacon, due at {source.chain.time_of(source.round).isoformat()}"
+        advice = f"run `{again} --beacon {source.round}` after that"
+    else:
+        what = "its witness"
+        advice = f"let the witness sign its request (`fpvec witness sign`), then run `{again} --witness SIGNED`"
+    return KeySetError(
+        f"key set {record.name!r} waits for {what}: nobody knows yet which candidates are issued", advice=advice
+    )
 
 
 def _commitment(row: KeySetRow) -> Commitment:
