@@ -38,6 +38,11 @@ def merkle_path(leaves: Sequence[bytes], index: int) -> Iterator[bytes]:
         yield merkle_root(leaves[:split])
 
 
+def merkle_paths(leaves: Sequence[bytes]) -> tuple[tuple[bytes, ...], ...]:
+    """Return the sibling digests of every leaf, hashing each node once: ``merkle_path`` for all leaves."""
+    return tuple(map(tuple, _root_and_paths(leaves)[1]))
+
+
 def root_from_path(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:
     """Return the root that a leaf and its siblings lead to, None where they cannot belong to such a tree.
 
@@ -61,6 +66,18 @@ def root_from_path(leaf: bytes, index: int, size: int, path: Sequence[bytes]) ->
     for sibling, right in zip(path, reversed(sides), strict=True):
         digest = _node(sibling, digest) if right else _node(digest, sibling)
     return digest
+
+
+def _root_and_paths(leaves: Sequence[bytes]) -> tuple[bytes, list[list[bytes]]]:
+    if len(leaves) == 1:
+        return leaves[0], [[]]
+    split = _split(len(leaves))
+    left, left_paths = _root_and_paths(leaves[:split])
+    right, right_paths = _root_and_paths(leaves[split:])
+    for paths, sibling in ((left_paths, right), (right_paths, left)):
+        for path in paths:
+            path.append(sibling)
+    return _node(left, right), left_paths + right_paths
 
 
 def _split(size: int) -> int:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fpvec_audit.domain.merkle import leaf_hash, merkle_path, merkle_root, root_from_path
+from fpvec_audit.domain.merkle import leaf_hash, merkle_path, merkle_paths, merkle_root, root_from_path
 
 
 def sha(*parts):
@@ -56,3 +56,9 @@ def test_another_place_or_size_or_path_does_not_lead_there(size, data):
 @pytest.mark.parametrize(("index", "size"), [(-1, 3), (3, 3), (0, 0)])
 def test_place_outside_the_tree_leads_nowhere(index, size):
     assert root_from_path(leaf_hash(b""), index, size, []) is None
+
+
+@given(st.integers(1, 70))
+def test_paths_of_all_leaves_are_those_of_each(size):
+    leaves = leaves_of(size)
+    assert merkle_paths(leaves) == tuple(tuple(merkle_path(leaves, index)) for index in range(size))
