@@ -56,7 +56,8 @@ class AuditPlan:
         suspect: kind, location, digest, and the model's name of an endpoint.
         profile: ``raw-greedy``, ``chat-greedy`` or ``exploratory``.
         match: match rule.
-        system_prompt_digest: SHA-256 of the system prompt, empty for none.
+        system_prompt: text put before every question, empty for none.
+        system_prompt_digest: its SHA-256, empty for none.
         template: where the chat template comes from ("suspect", "adapter gpt2", "endpoint", "raw").
         max_new_tokens: tokens generated per prompt.
         temperature: as decimal text; "0" is greedy.
@@ -97,6 +98,7 @@ class AuditPlan:
     plugins: Mapping[str, str]
     tool_version: str
     top_p: str = "1"
+    system_prompt: str = ""
     likelihood: Mapping[str, str] | None = None
     gradient: Mapping[str, str] | None = None
     comparisons: int = 1

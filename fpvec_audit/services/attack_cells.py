@@ -32,10 +32,11 @@ from fpvec_audit.domain.robustness import AttackOutcome, grouped, triggers
 from fpvec_audit.domain.statistics import clopper_pearson, hypergeometric_p_value
 from fpvec_audit.errors import BackendError, EvaluationError, PluginError
 from fpvec_audit.progress import Progress
-from fpvec_audit.services.audit import LEAST_NEW_TOKENS, PROMPTS_AT_ONCE, SPARE_TOKENS
 from fpvec_audit.services.audit_result import as_float
+from fpvec_audit.services.collecting import PROMPTS_AT_ONCE
 from fpvec_audit.services.keys import open_key_set
 from fpvec_audit.services.rendering import EXPLORATORY, choose_rendering
+from fpvec_audit.services.subjects import answer_length
 
 if TYPE_CHECKING:
     from fpvec_audit.backends import Engines
@@ -189,9 +190,7 @@ class _AttackedService:
         from fpvec_audit.backends.prompts import load_tokenizer
 
         tokenizer = load_tokenizer(model)
-        responses = [f" {candidate.response}" for candidate in keys.candidates]
-        longest = max(len(ids) for ids in tokenizer(responses, add_special_tokens=False)["input_ids"])
-        self._sampling = Sampling(max_new_tokens=max(LEAST_NEW_TOKENS, longest + SPARE_TOKENS))
+        self._sampling = Sampling(max_new_tokens=answer_length([keys], tokenizer))
         self._render = choose_rendering(tokenizer, adapter=bench.adapter).render
         self._bench, self._model, self._attacks, self._keys = bench, model, attacks, keys
 

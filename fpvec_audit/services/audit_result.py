@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from fpvec_audit.domain.audit import Answer, AuditPlan, Score, TestResult, Verdict
+from fpvec_audit.domain.audit import Score, TestResult, Verdict
+from fpvec_audit.domain.audit_plan import SEQUENTIAL, AuditPlan, Begin
+from fpvec_audit.domain.keys import SELF_ATTESTED
 from fpvec_audit.domain.ports import BackendDescription
+from fpvec_audit.domain.transcript import Answer, Record, answers
 
 SCHEMA = "fpvec-audit/audit/1"
 
@@ -32,8 +35,9 @@ class AuditResult:
         audit_id: ``au-`` and 16 characters.
         verdict: what it says.
         plan: what was fixed before the first question.
+        begin: what chance decided afterwards.
         score: what the answers say.
-        answers: the transcript; secret, as it holds prompts.
+        records: the transcript; secret, as it holds prompts.
         backend: which engine answered.
         key_set_name: name of the key set.
         campaign_suspects: how many different suspects the ledger has seen so far, this one included.
@@ -47,8 +51,9 @@ class AuditResult:
     audit_id: str
     verdict: Verdict
     plan: AuditPlan
+    begin: Begin
     score: Score
-    answers: tuple[Answer, ...]
+    records: tuple[Record, ...]
     backend: BackendDescription
     key_set_name: str
     campaign_suspects: int
@@ -60,6 +65,16 @@ class AuditResult:
 
     def __repr__(self) -> str:
         return f"AuditResult({self.audit_id}, {self.verdict.value}, matched={self.score.matched}/{self.score.issued})"
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """What was asked and answered; secret."""
+        return answers(self.records)
+
+    @property
+    def grade(self) -> str:
+        """How far a stranger can rely on the order of things."""
+        return audit_grade(self.plan, self.begin)
 
     @property
     def p_value_campaign(self) -> Fraction:
@@ -77,7 +92,8 @@ class AuditResult:
         return {
             "schema": SCHEMA,
             "verdict": self.verdict.value,
-            "grade": plan.grade,
+            "grade": self.grade,
+            "key_set_grade": plan.set_grade,
             "fsr": score.fsr,
             "issued": score.issued,
             "matched": score.matched,
@@ -103,6 +119,14 @@ class AuditResult:
             "template": plan.template,
             "max_new_tokens": plan.max_new_tokens,
             "repeats": plan.repeats,
+            "temperature": plan.temperature,
+            "top_p": plan.top_p,
+            "agreement": score.agreement,
+            "stopped_early": SEQUENTIAL in plan.tests and score.issued + score.decoys < len(plan.population),
+            "population": len(plan.population),
+            "nonce": self.begin.nonce,
+            "trace": plan.trace,
+            "comparisons": plan.comparisons,
             "suspect": dict(plan.suspect),
             "backend": {
                 "kind": self.backend.kind,
@@ -120,16 +144,10 @@ class AuditResult:
             "tool_version": plan.tool_version,
         }
 
-    def transcript(self) -> dict[str, Any]:
-        """Return everything that was asked and answered, for the vault alone."""
-        return {
-            "audit": self.audit_id,
-            "plan_digest": self.plan.digest,
-            "answers": [
-                {"index": answer.index, "prompt": answer.prompt, "text": answer.text, "error": answer.error}
-                for answer in self.answers
-            ],
-        }
+
+def audit_grade(plan: AuditPlan, begin: Begin) -> str:
+    """Return ``anchored`` where third parties vouch for commitment, chance and plan, else ``self-attested``."""
+    return "anchored" if plan.set_grade != SELF_ATTESTED and begin.witness is not None else SELF_ATTESTED
 
 
 def as_float(value: Fraction) -> float:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MOST_TRIED = 3
 OWN_ROLES = (ModelRole.STAMPED, ModelRole.FINGERPRINTED)
-SAME = ("profile", "match", "system_prompt_digest", "repeats", "temperature")
+SAME = ("profile", "match", "system_prompt_digest", "repeats", "temperature", "top_p")
 """Fields of a plan in which a control must agree with the audit that it stands for."""
 SAME_ENGINE = ("kind", "engine", "version")
 
@@ -43,7 +43,6 @@ def find_positive_control(
     key_set: KeySetRecord,
     registry: "Registry",
     run: Callable[[Path], "AuditResult"],
-    given: Sequence[Path] = (),
 ) -> ControlSearch:
     """Find a control in the registry, or run own models until one works.
 
@@ -52,15 +51,14 @@ def find_positive_control(
         key_set: its key set.
         registry: where audits and own models are recorded.
         run: audits a checkpoint under the same settings and engine.
-        given: own models to run, instead of those in the registry.
     """
     suspect = plan.suspect["digest"]
     with registry.unit_of_work() as uow:
         own = _own_models(uow, key_set)
-        recorded = None if given else _recorded(uow.audits.list(key_set.id), plan, {model.id for model in own})
+        recorded = _recorded(uow.audits.list(key_set.id), plan, {model.id for model in own})
     if recorded is not None:
         return ControlSearch(({**recorded.result, "recorded": True},))
-    paths = list(given) or [Path(model.location) for model in own if model.id != suspect]
+    paths = [Path(model.location) for model in own if model.id != suspect]
     present = [path for path in dict.fromkeys(paths) if path.is_dir()]
     if not present:
         return ControlSearch((), (_absence(paths),))

@@ -50,7 +50,7 @@ def choose_rendering(
         tokenizer: the suspect's.
         adapter: its architecture, None when unknown.
         profile: what was asked for; None for ``chat-greedy`` where a template exists, else ``raw-greedy``.
-        system_prompt: text put first; one that is not published makes the audit exploratory.
+        system_prompt: text put first.
 
     Raises:
         UsageError: an unknown profile, ``chat-greedy`` without any template, or a system prompt without a place for it.
@@ -75,13 +75,64 @@ def choose_rendering(
         raise UsageError(
             "a system prompt has no place in a raw prompt", advice="use --profile chat-greedy, or leave it out"
         )
-    if system_prompt and profile != EXPLORATORY and system_prompt not in published_system_prompts():
-        profile = EXPLORATORY
-        warnings.append("the system prompt is none of the published ones: the audit is exploratory")
+    warnings += system_prompt_warnings(system_prompt)
     render = _renderer(template, tokenizer, adapter, system_prompt)
     render("probe")  # a template that cannot be rendered shows here, before anything is recorded
     digest = sha256(system_prompt.encode()).hexdigest() if system_prompt else ""
     return Rendering(profile, template, render, digest, tuple(warnings))
+
+
+def endpoint_rendering(
+    endpoint: str, *, adapter: ArchitectureAdapter | None, profile: str | None = None, system_prompt: str = ""
+) -> Rendering:
+    """Settle how a suspect behind an endpoint is asked.
+
+    A chat endpoint puts questions into its own template; a completions endpoint takes text as it is, so that the
+    template of an architecture can be used where the user names one.
+
+    Args:
+        endpoint: ``completions`` or ``chat``.
+        adapter: architecture that the user named, None for none.
+        profile: what was asked for; None for ``chat-greedy`` where a template is used, else ``raw-greedy``.
+        system_prompt: text put first.
+
+    Raises:
+        UsageError: an unknown profile, or one that this endpoint cannot give.
+    """
+    if profile is not None and profile not in PROFILE_NAMES:
+        raise UsageError(f"unknown profile {profile!r}", advice=f"choose {', '.join(PROFILE_NAMES)}")
+    if endpoint == "chat":
+        if profile == RAW:
+            raise UsageError(
+                "profile raw-greedy: a chat endpoint puts every question into its own template",
+                advice="use --endpoint completions, or --profile chat-greedy",
+            )
+        template = "endpoint"
+    elif adapter is not None and profile != RAW:
+        template = f"adapter {adapter.name}"
+    elif profile == CHAT:
+        raise UsageError(
+            "profile chat-greedy: a completions endpoint takes text as it is",
+            advice="use --endpoint chat, or --architecture to say which template to use",
+        )
+    else:
+        template = "raw"
+    if system_prompt and template == "raw":
+        raise UsageError("a system prompt has no place in a raw prompt", advice="use --endpoint chat, or leave it out")
+    render = _renderer("raw" if template == "endpoint" else template, None, adapter, system_prompt)
+    digest = sha256(system_prompt.encode()).hexdigest() if system_prompt else ""
+    settled = profile or (RAW if template == "raw" else CHAT)
+    return Rendering(settled, template, render, digest, tuple(system_prompt_warnings(system_prompt)))
+
+
+def system_prompt_warnings(system_prompt: str) -> list[str]:
+    """Say what a system prompt of the auditor's choice means."""
+    if not system_prompt or system_prompt in published_system_prompts():
+        return []
+    return [
+        "the system prompt is none of the published ones and counts as the suspect's own: its text is part of the "
+        "plan, so that anyone can see that it tells no keys"
+    ]
 
 
 def published_system_prompts() -> tuple[str, ...]:

@@ -1,10 +1,15 @@
-"""What stands before an audit: a suspect that is found, described and digested, whatever its architecture."""
+"""What stands before an audit: a suspect that is found, described and digested, whatever its architecture.
+
+An endpoint has no weights to digest: what identifies it is its address and the name of the model that it serves, and
+an audit of it burns the candidates that it shows.
+"""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fpvec_audit.domain.canonical_json import canonical_digest as canonical_json_digest
 from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.errors import ArchitectureError, CheckpointError, UsageError
 from fpvec_audit.progress import NO_PROGRESS, Progress
@@ -18,24 +23,33 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A checkpoint that is suspected.
+    """A checkpoint or an endpoint that is suspected.
 
     Attributes:
-        location: as the user gave it.
-        directory: where it lies.
-        digest: canonical digest of its weights, hex.
+        location: as the user gave it; of a URL, without a password.
+        directory: where it lies; None for an endpoint.
+        digest: canonical digest of its weights, hex; of address and model name for an endpoint.
         adapter: its architecture, None when unknown.
         warnings: what the user should know, in sentences.
+        model: name of the model that an endpoint serves.
     """
 
     location: str
-    directory: Path
+    directory: Path | None
     digest: str
     adapter: ArchitectureAdapter | None
     warnings: tuple[str, ...] = ()
+    model: str = ""
+
+    @property
+    def shown(self) -> str:
+        """A short name for progress."""
+        return self.location if self.directory is None else short_path(self.directory)
 
     def to_json(self) -> dict[str, str]:
         """Return the JSON object that goes into plans and reports."""
+        if self.directory is None:
+            return {"kind": "endpoint", "location": self.location, "model": self.model, "digest": self.digest}
         return {"kind": "directory", "location": self.location, "digest": self.digest}
 
 
@@ -70,14 +84,31 @@ def describe_suspect(
     return Suspect(str(suspect), directory, digest, adapter, warnings)
 
 
+def describe_endpoint(url: str, model: str, *, adapter: ArchitectureAdapter | None = None) -> Suspect:
+    """Describe a model behind an endpoint.
+
+    Args:
+        url: base URL, without a password.
+        model: name of the model there.
+        adapter: architecture, where the user says what it is.
+    """
+    digest = canonical_json_digest({"url": url, "model": model})
+    return Suspect(url, None, digest, adapter, model=model)
+
+
+def is_endpoint(suspect: str | Path) -> bool:
+    """Return whether a suspect is given by URL."""
+    return re.match(r"https?://", str(suspect)) is not None
+
+
 def short_path(path: Path) -> str:
     """Return the last two parts of a path, which tell models of one name apart."""
     return "/".join(path.parts[-2:])
 
 
 def _locate(suspect: str) -> Path:
-    if re.match(r"https?://", suspect):
-        raise UsageError(f"{suspect} is an endpoint", advice="this version audits checkpoints: give a directory")
+    if is_endpoint(suspect):
+        raise UsageError(f"{suspect} is an endpoint", advice="this needs weights: give a directory")
     try:
         suspect.encode()
     except UnicodeEncodeError as error:
