@@ -18,7 +18,8 @@ from typing import Any
 
 from fpvec_audit.errors import EvidenceError, UsageError
 
-MOST_ROUND = 2**53 - 1
+MOST_ROUND = 2**32
+"""Rounds beyond are millennia away, and their times would not fit a calendar."""
 PUBLIC_BEACON = "https://api.drand.sh"
 
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from fpvec_audit.domain.beacon import BeaconChain, chain_named
+from fpvec_audit.domain.beacon import MOST_ROUND, BeaconChain, chain_named
 from fpvec_audit.domain.canonical_json import canonical_digest
 from fpvec_audit.errors import EvidenceError, UsageError
 
@@ -37,7 +37,7 @@ NO_CHANCE = "none"
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _WITNESS_SOURCE = re.compile(r"witness:([0-9a-f]{64})")
-_BEACON_SOURCE = re.compile(r"drand:([0-9a-f]{64}):([1-9][0-9]{0,15})")
+_BEACON_SOURCE = re.compile(r"drand:([0-9a-f]{64}):([1-9][0-9]{0,9})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ def chance_source(text: str) -> WitnessSource | BeaconSource | None:
         return None
     if witness := _WITNESS_SOURCE.fullmatch(text):
         return WitnessSource(witness[1])
-    if (beacon := _BEACON_SOURCE.fullmatch(text)) is not None:
+    if (beacon := _BEACON_SOURCE.fullmatch(text)) and int(beacon[2]) <= MOST_ROUND:
         try:
             return BeaconSource(chain_named(beacon[1]), int(beacon[2]))
         except UsageError as error:

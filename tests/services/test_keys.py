@@ -70,6 +70,12 @@ def test_commitment_is_in_the_history_before_anything_else(registry):
     assert content["root"] == issued.record.commitment.root
 
 
+def test_set_without_chance_is_issued_at_once_and_waits_for_nothing(registry):
+    shown = issue(registry).to_json()
+    assert (shown["chance_source"], shown["waits_for"], shown["already"]) == ("none", "", False)
+    assert "next" not in shown
+
+
 def test_every_issue_draws_another_secret(registry):
     one, two = (issue_key_set(name, registry=registry, specification=KeySetSpecification()) for name in "ab")
     assert one.record.commitment.root != two.record.commitment.root
