@@ -64,7 +64,7 @@ def read_commitment(value: Value) -> Commitment:
     drawn = issued.integer(1, count - 1)
     groups = marks.integer(1, drawn)
     if drawn % groups:
-        raise issued.refusal(f"is {drawn}, which does not divide into {groups} marks")
+        raise marks.refusal(f"is {groups}, into which {drawn} issued keys do not divide")
     return Commitment(
         scheme=scheme.choice(*SCHEMES),
         issued=drawn,

@@ -7,8 +7,6 @@ value is taken out through an accessor that names its path when it is of another
 Round-trip law: ``canonical_bytes(parse_canonical(content)) == content`` for every content that is accepted.
 """
 
-import base64
-import binascii
 import json
 import re
 from collections.abc import Iterator
@@ -152,17 +150,6 @@ class Value:
             wanted = "" if size is None else f" of {2 * size} digits"
             raise self.refusal(f"is {_shown(found)}, not lower-case hexadecimal{wanted}")
         return found
-
-    def base64(self, *, most: int = MOST_BYTES) -> bytes:
-        """Return the bytes of strict base64: the standard alphabet, padded, nothing else, spare bits zero."""
-        found = self.text(most=4 * ((most + 2) // 3))
-        try:
-            content = base64.b64decode(found.encode("ascii"), validate=True)
-        except (binascii.Error, ValueError):
-            raise self.refusal("is not strict base64") from None
-        if base64.b64encode(content).decode() != found:
-            raise self.refusal("is not the canonical base64 of its bytes")
-        return content
 
     def optional(self) -> "Value | None":
         """Return None for null, else this value."""

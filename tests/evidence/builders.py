@@ -142,11 +142,11 @@ def entries(*events):
 
 
 @cache
-def key_set(*, source="none", scheme="independent"):
+def key_set(*, source="none", size=(ISSUED, DECOYS)):
     """Return (key set, secret, chance proof): self-attested, or with chance from the witness."""
     secret = KeySetSecret(MATERIAL)
     chance_source = "none" if source == "none" else f"witness:{WITNESS.public_key.hex}"
-    drawn = draw_key_set(secret, KeySetSpecification(scheme, ISSUED, DECOYS), chance_source=chance_source)
+    drawn = draw_key_set(secret, KeySetSpecification("independent", *size), chance_source=chance_source)
     if source == "none":
         return drawn, secret, None
     statement = witnessed(COMMITMENT, drawn.commitment.digest)
@@ -212,10 +212,10 @@ def conversation(drawn, plan, begin, *, knows, asked=None):
     return tuple(contents)
 
 
-def story(*, source="none", witness=False, knows=None, asked=None, **changes):
+def story(*, source="none", witness=False, knows=None, asked=None, size=(ISSUED, DECOYS), **changes):
     """Return the story of an audit; the suspect knows the issued keys, or those given."""
     own = {name: changes.pop(name) for name in ("burns", "examined", "anchored", "positive_control") if name in changes}
-    drawn, secret, chance = key_set(source=source)
+    drawn, secret, chance = key_set(source=source, size=size)
     plan = plan_for(drawn, **changes)
     begin = beginning(plan, witness=witness)
     known = set(drawn.issued_indices) if knows is None else set(knows)
