@@ -8,8 +8,9 @@ or is interrupted, so that a resumed audit asks nothing twice.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from random import SystemRandom
 
@@ -91,7 +92,8 @@ class ApiBackend:
         self._endpoint, self._system_prompt = endpoint, system_prompt
         self._concurrency, self._retries = concurrency, retries
         self._on_question, self._on_answer = on_question, on_answer
-        self._dialects: dict[int, Dialect] = {}
+        self._dialect: Dialect | None = None
+        self._probed_for = 0
         self._prompt_tokens = self._completion_tokens = 0
         self._closed = False
         self._transport = Transport(
@@ -128,9 +130,8 @@ class ApiBackend:
         headers = self.headers_seen
         settings = {"url": self._transport.url, "model": self._model, "endpoint": self._endpoint}
         settings |= self._transport.tls
-        if any(self._dialects):
-            told = max(dialect.first_tokens for dialect in self._dialects.values())
-            settings["first_tokens"] = str(told) if told else "no"
+        if self._dialect is not None and self._probed_for:
+            settings["first_tokens"] = str(self._dialect.first_tokens or "no")
         return BackendDescription(
             kind="api",
             model=self._transport.url,
@@ -177,12 +178,14 @@ class ApiBackend:
         answers = dict(self.complete_as_they_come(prompts, sampling))
         return [answers[place] for place in range(len(prompts))]
 
-    def complete_as_they_come(self, prompts: Sequence[str], sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def complete_as_they_come(
+        self, prompts: Sequence[str], sampling: Sampling
+    ) -> Generator[tuple[int, Completion], None, None]:
         """Yield (place of the prompt, answer) as each arrives.
 
-        Prompts leave in their order, each once. When one cannot be answered no further ones leave, those under way are
-        still awaited and yielded, and then the error is raised. When the iterator is closed or interrupted, those under
-        way are awaited too and go to ``on_answer``.
+        Prompts leave in their order, each once. When one cannot be answered, or Ctrl-C is pressed while answers are
+        awaited, no further ones leave; those under way are still awaited and yielded, and then the error is raised.
+        When the generator is closed, those under way are awaited too and go to ``on_answer``.
 
         Raises:
             BackendError: the backend is closed, or the endpoint cannot be asked or answers nonsense.
@@ -195,7 +198,7 @@ class ApiBackend:
         called_off = threading.Event()
         running: dict[Future[_Answer], int] = {}
         waiting = iter(range(len(prompts)))
-        failure: BackendError | None = None
+        failure: BackendError | KeyboardInterrupt | None = None
         pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="endpoint")
         try:
             while True:
@@ -208,7 +211,15 @@ class ApiBackend:
                     running[pool.submit(self._ask, prompts[place], sampling, place, dialect, called_off)] = place
                 if not running:
                     break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                try:
+                    done = wait(running, return_when=FIRST_COMPLETED).done
+                except KeyboardInterrupt as interruption:
+                    if isinstance(failure, KeyboardInterrupt):
+                        raise  # twice is meant
+                    failure = interruption
+                    called_off.set()
+                    continue
+                for future in done:
                     place = running.pop(future)
                     try:
                         completion = self._received(place, future.result())
@@ -216,7 +227,7 @@ class ApiBackend:
                         failure = failure or error
                         continue
                     yield place, completion
-        except (GeneratorExit, KeyboardInterrupt):
+        except GeneratorExit:
             called_off.set()
             self._hand_over(running)
             raise
@@ -310,9 +321,9 @@ class ApiBackend:
     def _settle_dialect(self, sampling: Sampling) -> Dialect:
         """Find out, with a question that holds no key, what the endpoint understands; once for all prompts."""
         wanted = sampling.first_tokens
-        if wanted not in self._dialects:
-            self._dialects[wanted] = self._probed(sampling)
-        return self._dialects[wanted]
+        if self._dialect is None or wanted > self._probed_for:
+            self._dialect, self._probed_for = self._probed(sampling), wanted
+        return replace(self._dialect, first_tokens=min(wanted, self._dialect.first_tokens))
 
     def _probed(self, sampling: Sampling) -> Dialect:
         length_field = OLD_LENGTH

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 
 MESSAGE_TOKENS = 16
 """Tokens that a chat template adds around one message, generously."""
-BEFORE = 1
-"""Requests besides the prompts: one that asks something harmless and shows what the endpoint understands."""
+HARMLESS_TOKENS = 2
+BEFORE = 2
+"""Requests besides the prompts: which models are served, and a harmless question that shows what is understood."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,13 @@ def estimate(
         system_prompt: sent with every prompt.
     """
     around = MESSAGE_TOKENS + (_tokens(system_prompt) + MESSAGE_TOKENS if system_prompt else 0)
-    requests = len(prompts) + BEFORE
-    sent = sum(map(_tokens, prompts)) + BEFORE * 2 + requests * around
-    generated = requests * max_new_tokens
+    questions = len(prompts) + 1
+    sent = sum(map(_tokens, prompts)) + HARMLESS_TOKENS + questions * around
+    generated = questions * max_new_tokens
     if price_in_per_million is None and price_out_per_million is None:
-        return Estimate(requests, sent, generated, None)
+        return Estimate(len(prompts) + BEFORE, sent, generated, None)
     total = sent * (price_in_per_million or Decimal(0)) + generated * (price_out_per_million or Decimal(0))
-    return Estimate(requests, sent, generated, (total / 1_000_000).quantize(Decimal("0.0001")))
+    return Estimate(len(prompts) + BEFORE, sent, generated, (total / 1_000_000).quantize(Decimal("0.0001"), ROUND_UP))
 
 
 def _tokens(text: str) -> int:

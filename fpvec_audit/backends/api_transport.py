@@ -27,7 +27,7 @@ MOST_BYTES = 8 << 20
 LONGEST_WAIT = 300.0
 """Seconds before the next attempt that are waited at most; an endpoint that asks for more is given up."""
 RETRIED = frozenset({429, 500, 502, 503, 504})
-KEPT_HEADERS = ("server", "via", "x-powered-by", "openai-version", "openai-organization")
+KEPT_HEADERS = ("server", "via", "x-powered-by", "openai-version")
 KEPT_PREFIX = "x-ratelimit-limit-"
 _LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy", "httpcore.socks")
 _CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)

@@ -8,9 +8,10 @@ from decimal import Decimal
 
 import pytest
 
+from fpvec_audit.backends import api
 from fpvec_audit.backends.api import PROBE, ApiBackend
 from fpvec_audit.backends.api_estimate import estimate
-from fpvec_audit.domain.ports import Completion, InferenceBackend, Sampling
+from fpvec_audit.domain.ports import Completion, Sampling, StreamingBackend
 from fpvec_audit.errors import BackendError, SettingsError, UsageError
 from tests.backends.fake_endpoint import (
     MODEL,
@@ -72,8 +73,8 @@ def failing(backend, prompts=("a prompt",), sampling=GREEDY):
 class TestAsking:
     def test_answers_come_in_the_order_of_the_prompts(self, endpoint, connect):
         backend, _ = connect(endpoint.url)
-        kept: InferenceBackend = backend
-        assert kept.complete(PROMPTS, GREEDY) == ANSWERS
+        assert isinstance(backend, StreamingBackend)
+        assert backend.complete(PROMPTS, GREEDY) == ANSWERS
         assert sorted(endpoint.asked) == sorted(PROMPTS)
 
     def test_every_prompt_gets_the_same_request_but_for_its_text(self, endpoint, connect):
@@ -195,23 +196,35 @@ class TestResume:
         assert [told[place] for place in range(3)] == ANSWERS[:3]
         assert sorted(endpoint.asked) == PROMPTS[:3]
 
-    def test_interrupted_run_hands_over_what_was_under_way(self, endpoint, connect, monkeypatch):
-        import fpvec_audit.backends.api as module
-
-        calls = iter([KeyboardInterrupt()])
-        real = module.wait
+    @pytest.fixture
+    def interrupt(self, monkeypatch):
+        """Interrupt the next waits for answers."""
+        real, errors = api.wait, []
 
         def interrupted(*arguments, **settings):
-            for error in calls:
-                raise error
+            if errors:
+                raise errors.pop()
             return real(*arguments, **settings)
 
-        monkeypatch.setattr(module, "wait", interrupted)
-        told = {}
-        backend, _ = connect(endpoint.url, concurrency=3, on_answer=told.__setitem__)
+        monkeypatch.setattr(api, "wait", interrupted)
+        return lambda times: errors.extend(KeyboardInterrupt() for _ in range(times))
+
+    def test_interrupted_run_yields_what_was_under_way(self, endpoint, connect, interrupt):
+        kept = {}
+        backend, _ = connect(endpoint.url, concurrency=3)
+        interrupt(1)
         with pytest.raises(KeyboardInterrupt):
-            backend.complete(PROMPTS, GREEDY)
-        assert told == dict(enumerate(ANSWERS[:3]))
+            kept.update(backend.complete_as_they_come(PROMPTS, GREEDY))
+        assert kept == dict(enumerate(ANSWERS[:3]))
+        assert sorted(endpoint.asked) == PROMPTS[:3]
+
+    def test_second_interruption_ends_at_once(self, endpoint, connect, interrupt):
+        kept = {}
+        backend, _ = connect(endpoint.url, concurrency=3)
+        interrupt(2)
+        with pytest.raises(KeyboardInterrupt):
+            kept.update(backend.complete_as_they_come(PROMPTS, GREEDY))
+        assert kept == {}
 
     def test_nothing_is_tried_again_once_called_off(self, endpoint, connect):
         endpoint.meet = threading.Barrier(2)
@@ -557,6 +570,19 @@ class TestFirstTokens:
         failing(backend, PROMPTS)
         assert endpoint.asked == []
 
+    def test_whoever_asked_what_is_told_needs_no_further_probe(self, endpoint, connect):
+        backend, _ = connect(endpoint.url)
+        assert backend.tells_first_tokens(5)
+        backend.complete(["a"], GREEDY)
+        backend.complete(["b"], self.SAMPLING)
+        assert [seen.prompt for seen in endpoint.seen if seen.body].count(PROBE) == 1
+        assert [seen.body.get("logprobs") for seen in endpoint.questions] == [None, 3]
+
+    def test_endpoint_that_tells_none_says_so(self, endpoint, connect):
+        endpoint.probe_faults.extend([status(400, {"message": "no logprobs here"})] * 2)
+        backend, _ = connect(endpoint.url)
+        assert not backend.tells_first_tokens(20)
+
     def test_new_name_of_the_length_is_learnt(self, endpoint, connect):
         endpoint.probe_faults.append(status(400, {"error": {"message": "use 'max_completion_tokens' instead"}}))
         backend, _ = connect(endpoint.url, endpoint="chat")
@@ -769,7 +795,7 @@ class TestTls:
 class TestEstimate:
     def test_counts_requests_tokens_and_cost(self):
         told = estimate(["abcdef"] * 99, 16, Decimal(3), Decimal(15))
-        assert (told.requests, told.completion_tokens) == (100, 1600)
+        assert (told.requests, told.completion_tokens) == (101, 1600)
         assert told.prompt_tokens == 99 * 2 + 2 + 100 * 16
         assert told.cost == Decimal("0.0294")
 
