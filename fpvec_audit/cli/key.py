@@ -47,7 +47,8 @@ def issue(
         Path | None, typer.Option(metavar="FILE", help="A relay's answer, where there is no network.")
     ] = None,
     request: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where the request goes.  [default: NAME.request.json]")
+        Path | None,
+        typer.Option(metavar="FILE", help="Where the request to a witness goes.  [default: NAME.request.json]"),
     ] = None,
     home: HomeOption = None,
     registry: RegistryOption = None,
@@ -72,11 +73,11 @@ def issue(
         decoys=default_decoys if decoys is None else decoys,
     )
     common: dict[str, Any] = {"specification": specification, "owner": owner, "licensee": licensee, "base": base}
-    _refuse_lone_options(
-        witness is not None, beacon is not None, request=request, beacon_url=beacon_url, beacon_file=beacon_file
-    )
+    if witness is not None and beacon is not None:
+        raise UsageError("--witness and --beacon are two sources of chance, and a key set has one")
+    _refuse_lone("--witness", witness, request=request)
+    _refuse_lone("--beacon", beacon, beacon_url=beacon_url, beacon_file=beacon_file)
     if beacon is not None:
-        common |= {"statement_file": witness, "request_file": request}
         issued = _issue_with_beacon(name, beacon, bench.registry, beacon_chain, beacon_url, beacon_file, common)
     elif witness is not None:
         from fpvec_audit.services.witness import issue_with_witness
@@ -105,10 +106,9 @@ def _issue_with_beacon(
     return issue_with_beacon(name, number, registry=registry, chain=chain_named(chain), fetch=fetch, **options)
 
 
-def _refuse_lone_options(witness: bool, beacon: bool, **given: Any) -> None:
-    for option, value in given.items():
-        if value is not None and not (beacon or (witness and option == "request")):
-            needed = "--witness or --beacon" if option == "request" else "--beacon"
+def _refuse_lone(needed: str, source: object, **options: object) -> None:
+    for option, value in options.items():
+        if value is not None and source is None:
             raise UsageError(f"--{option.replace('_', '-')} is of no use without {needed}")
 
 

@@ -111,7 +111,10 @@ class BeaconRound:
         fields = {"chain", "round", "randomness", "signature", "previous_signature"}
         if not isinstance(value, dict) or value.keys() != fields:
             raise EvidenceError(f"this is no round of a beacon: it needs exactly {', '.join(sorted(fields))}")
-        return cls.published(chain_named(value["chain"]), value)
+        for chain in CHAINS:
+            if chain.hash == value["chain"]:
+                return cls.published(chain, value)
+        raise EvidenceError(f"{str(value['chain'])[:80]!r} is no chain of the beacon that this program knows")
 
     @classmethod
     def published(cls, chain: BeaconChain, value: Mapping[str, Any]) -> "BeaconRound":

@@ -1,22 +1,20 @@
-"""Files with exactly one spelling: canonical JSON, read back byte by byte, written once.
+"""Files that hold one canonical JSON object, written once and read with bounds; files that only their owner reads.
 
-What is signed or digested must not be readable in two ways. So a document is accepted only if writing its value again
-gives the very same bytes: no white space, no duplicate keys, no floats, no other escapes, nothing before or after.
+How canonical JSON is parsed stands in ``strict_json``; here it meets the disk.
 
-Round-trip law: ``parse_document(canonical_bytes(value)) == value`` for every JSON object without floats, and
-``canonical_bytes(parse_document(content)) == content`` for everything that is accepted.
+Round-trip law: ``read_document(path)`` gives back what ``write_document(path, document)`` wrote.
 """
 
-import json
 import os
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from fpvec_audit.domain.canonical_json import canonical_bytes
 from fpvec_audit.errors import EvidenceError
+from fpvec_audit.evidence.strict_json import parse_canonical
 
 MOST_DOCUMENT_BYTES = 1 << 20
 """Largest document that is read unless its reader expects more (1 MiB)."""
@@ -34,18 +32,9 @@ def parse_document(content: bytes, what: str = "document") -> dict[str, Any]:
     Raises:
         EvidenceError: no JSON object, or one that would be written differently.
     """
-    try:
-        value = json.loads(content.decode("utf-8"), parse_float=_refuse_number, parse_constant=_refuse_number)
-        canonical = canonical_bytes(value)
-    except (ValueError, RecursionError) as error:  # bad UTF-8, JSON or surrogates, numbers with thousands of digits
-        raise EvidenceError(f"this {what} is not JSON that could have been signed: {_reason(error)}") from error
+    value = parse_canonical(content, name=f"this {what}")
     if not isinstance(value, dict):
         raise EvidenceError(f"this {what} is not a JSON object")
-    if canonical != content:
-        raise EvidenceError(
-            f"this {what} is not in canonical form: written again it has other bytes",
-            advice="hand the file over as it was made; an editor or a mailer may have changed it",
-        )
     return value
 
 
@@ -154,14 +143,6 @@ def _holds(path: Path, content: bytes) -> bool:
         return read_bytes(path, "document", most=len(content)) == content
     except EvidenceError:
         return False
-
-
-def _refuse_number(text: str) -> NoReturn:
-    raise ValueError(f"it holds the number {text[:40]}, and only integers have one spelling")
-
-
-def _reason(error: Exception) -> str:
-    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
 
 
 def _article(kind: type) -> str:

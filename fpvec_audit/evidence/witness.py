@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from fpvec_audit.domain.beacon import BeaconRound
@@ -10,13 +9,12 @@ from fpvec_audit.domain.keys import Commitment
 from fpvec_audit.domain.witness import (
     COMMITMENT,
     STATEMENT_TYPE,
-    BeaconSource,
     WitnessSource,
     WitnessStatement,
     chance_of,
     chance_source,
 )
-from fpvec_audit.errors import EvidenceError, UsageError
+from fpvec_audit.errors import EvidenceError
 from fpvec_audit.evidence.signing import Envelope, PublicKey, SigningKey, sign_document, verify_envelope
 
 
@@ -44,8 +42,8 @@ class ProvenChance:
 
     Attributes:
         value: R, 32 bytes.
-        statement: a witness's word that the commitment existed before R; None without.
-        beacon: the round that R is, None where it is a witness's signature. Its own signature is not verified.
+        statement: the witness's word whose signature gave R; None for a beacon.
+        beacon: the round that R is, None for a witness. Its own signature is not verified.
     """
 
     value: bytes
@@ -54,9 +52,10 @@ class ProvenChance:
 
     @property
     def anchored(self) -> bool:
-        """Whether somebody else's signature says that the commitment came before the chance.
+        """Whether somebody else's signature gave the chance after having been shown the commitment.
 
-        A beacon alone does not: who commits after the round, with a clock set back, could have tried many secrets.
+        A beacon does not anchor: nothing here shows that its round is genuine, nor that the commitment came before it.
+        Who forges a round, or commits after it with a clock set back, could have tried many assignments.
         """
         return self.statement is not None
 
@@ -100,8 +99,7 @@ def prove_chance(commitment: Commitment, proof: Mapping[str, Any] | None) -> Pro
 
     Args:
         commitment: says where its chance had to come from.
-        proof: ``{"source", "envelope"}`` for a witness, ``{"source", "beacon"}`` for a beacon, the latter with an
-            ``envelope`` where a witness saw the commitment before the round.
+        proof: ``{"source", "envelope"}`` for a witness, ``{"source", "beacon"}`` for a beacon.
 
     Raises:
         EvidenceError: the proof does not fit the commitment, or does not verify.
@@ -114,40 +112,19 @@ def prove_chance(commitment: Commitment, proof: Mapping[str, Any] | None) -> Pro
     if not isinstance(proof, dict) or proof.get("source") != commitment.chance_source:
         raise EvidenceError(f"the chance of this key set had to come from {commitment.chance_source}")
     if isinstance(source, WitnessSource):
-        _refuse_other_fields(proof, needed={"source", "envelope"})
+        _refuse_other_fields(proof, {"source", "envelope"})
         signer = PublicKey.from_hex(source.witness)
         signed = verify_statement(proof["envelope"], signer=signer, subject=COMMITMENT, digest=commitment.digest)
         return ProvenChance(signed.chance, signed, None)
-    return _beacon_chance(commitment, source, proof)
-
-
-def _beacon_chance(commitment: Commitment, source: BeaconSource, proof: Mapping[str, Any]) -> ProvenChance:
-    _refuse_other_fields(proof, needed={"source", "beacon"}, allowed={"envelope"})
-    try:
-        found = BeaconRound.from_json(proof["beacon"])
-    except UsageError as error:
-        raise EvidenceError(error.problem, advice=error.advice) from error
+    _refuse_other_fields(proof, {"source", "beacon"})
+    found = BeaconRound.from_json(proof["beacon"])
     if found.source != commitment.chance_source:
         raise EvidenceError(f"this is round {found.round} of {found.chain[:16]}…, not {commitment.chance_source}")
-    if "envelope" not in proof:
-        return ProvenChance(found.randomness, None, found)
-    signed = verify_statement(proof["envelope"], subject=COMMITMENT, digest=commitment.digest)
-    due = source.chain.time_of(source.round)
-    if signed.statement.moment >= due:
-        raise EvidenceError(_too_late(signed.statement, source, due))
-    return ProvenChance(found.randomness, signed, found)
+    return ProvenChance(found.randomness, None, found)
 
 
-def _too_late(statement: WitnessStatement, source: BeaconSource, due: datetime) -> str:
-    return (
-        f"the witness saw this commitment at {statement.time}, which is not before round {source.round} "
-        f"was published at {due.isoformat()}"
-    )
-
-
-def _refuse_other_fields(proof: Mapping[str, Any], *, needed: set[str], allowed: set[str] | None = None) -> None:
-    names = set(proof)
-    if not needed <= names or names - needed - (allowed or set()):
+def _refuse_other_fields(proof: Mapping[str, Any], needed: set[str]) -> None:
+    if proof.keys() != needed:
         raise EvidenceError(
-            f"a proof of chance from this source has {', '.join(sorted(needed))}, not {', '.join(sorted(names))}"
+            f"a proof of chance from this source has {', '.join(sorted(needed))}, not {', '.join(sorted(proof))}"
         )

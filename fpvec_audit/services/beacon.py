@@ -1,9 +1,9 @@
 """Let a later round of the public beacon drand decide which candidates of a key set are issued.
 
 The commitment names the round before it exists; when it is published its randomness is R. The round is fetched from a
-relay, or read from a file where there is no network. Two things a round does not show, and reports say so: that its
-signature is the network's (``domain/beacon.py``), and that the commitment was made before it. For the latter a witness
-may sign the commitment before the round is due; without one the set stays self-attested.
+relay, or read from a file where there is no network. Two things cannot be shown with it, and reports say so: that its
+signature is the network's (``domain/beacon.py``), and that the commitment was made before it. So the set stays
+self-attested; only a witness anchors one.
 """
 
 import json
@@ -23,13 +23,12 @@ from fpvec_audit.domain.beacon import (
     beacon_caveat,
     public_address,
 )
-from fpvec_audit.domain.keys import SELF_ATTESTED, KeySetSpecification
+from fpvec_audit.domain.keys import KeySetSpecification
 from fpvec_audit.domain.records import KeySetRecord
 from fpvec_audit.domain.witness import BeaconSource
 from fpvec_audit.errors import EvidenceError, KeySetError, UsageError
-from fpvec_audit.evidence.documents import read_bytes, read_document
+from fpvec_audit.evidence.documents import read_bytes
 from fpvec_audit.services.keys import IssuedKeySet, complete_key_set, issue_key_set, waiting_key_set
-from fpvec_audit.services.witness import write_request
 
 if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry
@@ -50,8 +49,6 @@ def issue_with_beacon(
     specification: KeySetSpecification,
     chain: BeaconChain = QUICKNET,
     fetch: Fetch | None = None,
-    statement_file: Path | None = None,
-    request_file: Path | None = None,
     **options: Any,
 ) -> IssuedKeySet:
     """Commit a key set to a round of the beacon, or issue it when the round has been published.
@@ -63,14 +60,12 @@ def issue_with_beacon(
         specification: what to draw; a set that is committed keeps what it was committed with.
         chain: network of the beacon.
         fetch: gives a published round; from a public relay by default.
-        statement_file: a witness's statement that it saw the commitment before the round was due; anchors the set.
-        request_file: where the request to such a witness goes, ``NAME.request.json`` by default.
         options: owner, licensee, base and so on, as for :func:`fpvec_audit.services.keys.issue_key_set`.
 
     Raises:
         UsageError: the name is taken, or there is no such round.
         KeySetError: the round is past when committing, or not due when completing.
-        EvidenceError: the round or the statement cannot be had or does not verify.
+        EvidenceError: the round cannot be had, or contradicts itself.
     """
     if not 1 <= number <= MOST_ROUND:
         raise UsageError(f"the beacon has no round {number}", advice="rounds count from 1")
@@ -78,14 +73,14 @@ def issue_with_beacon(
     with registry.unit_of_work() as uow:
         known = uow.key_sets.named(name)
     if known is not None and known.chance and known.commitment.chance_source == source.text:
-        return _repeated(known, statement_file, registry=registry)
+        return _repeated(known, registry=registry)
     record = waiting_key_set(name, registry=registry, chance_source=source.text)
     if record is not None:
-        return _completed(record, source, fetch or from_relay(), statement_file, registry=registry)
+        return _completed(record, source, fetch or from_relay(), registry=registry)
     _refuse_past(source, registry.clock())
     issued = issue_key_set(name, registry=registry, specification=specification, chance_source=source.text, **options)
-    file = write_request(issued.record, request_file)
-    return IssuedKeySet(issued.record, issued.warnings, request=str(file), next=_next_step(source, file))
+    step = f"run the same command again after {chain.time_of(number).isoformat()}"
+    return IssuedKeySet(issued.record, issued.warnings, next=step)
 
 
 def from_relay(url: str = PUBLIC_BEACON, *, timeout: float = TIMEOUT) -> Fetch:
@@ -155,9 +150,7 @@ def _round_in(content: bytes, chain: BeaconChain, number: int, where: str) -> Be
     return found
 
 
-def _completed(
-    record: KeySetRecord, source: BeaconSource, fetch: Fetch, statement_file: Path | None, *, registry: "Registry"
-) -> IssuedKeySet:
+def _completed(record: KeySetRecord, source: BeaconSource, fetch: Fetch, *, registry: "Registry") -> IssuedKeySet:
     due = source.chain.time_of(source.round)
     wait = due - registry.clock()
     if wait > timedelta(0):
@@ -166,37 +159,22 @@ def _completed(
             advice="run the same command again then",
         )
     found = fetch(source.chain, source.round)
-    proof: dict[str, Any] = {"source": source.text, "beacon": found.to_json()}
-    if statement_file is not None:
-        proof["envelope"] = read_document(statement_file, "witness statement")
+    proof = {"source": source.text, "beacon": found.to_json()}
     done = complete_key_set(record.id, registry=registry, proof=proof)
-    return IssuedKeySet(done.record, (*done.warnings, *_notes(found, done.record)))
+    return IssuedKeySet(done.record, (*done.warnings, *_notes(found)))
 
 
-def _repeated(record: KeySetRecord, statement_file: Path | None, *, registry: "Registry") -> IssuedKeySet:
+def _repeated(record: KeySetRecord, *, registry: "Registry") -> IssuedKeySet:
     with registry.unit_of_work() as uow:
         proof = uow.key_sets.chance_proof(record.id) or {}
-    if statement_file is not None and read_document(statement_file, "witness statement") != proof.get("envelope"):
-        raise KeySetError(
-            f"key set {record.name!r} was issued without this statement of a witness, as {record.grade}",
-            advice="a statement is given in the command that issues the set; a new set needs a new name",
-        )
-    return IssuedKeySet(record, _notes(BeaconRound.from_json(proof.get("beacon")), record), already=True)
+    return IssuedKeySet(record, _notes(BeaconRound.from_json(proof.get("beacon"))), already=True)
 
 
-def _next_step(source: BeaconSource, request: Path) -> str:
-    due = source.chain.time_of(source.round).isoformat()
+def _notes(found: BeaconRound) -> tuple[str, ...]:
     return (
-        f"run the same command again after {due}; without a witness who signs {request} before that, and whose "
-        f"statement is given then with --witness, the set stays {SELF_ATTESTED}"
+        beacon_caveat(found),
+        "a beacon does not show that the commitment came before the round, so the set stays self-attested",
     )
-
-
-def _notes(found: BeaconRound, record: KeySetRecord) -> tuple[str, ...]:
-    notes = [beacon_caveat(found)]
-    if record.grade == SELF_ATTESTED:
-        notes.append("no witness saw the commitment before the round was published, so the set stays self-attested")
-    return tuple(notes)
 
 
 def _refuse_past(source: BeaconSource, now: datetime) -> None:

@@ -114,8 +114,10 @@ class IssuedKeySet:
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that scripts read."""
         shown = _record_json(self.record) | {"already": self.already}
-        if self.record.grade == PENDING:
-            shown |= {"request": self.request, "next": self.next}
+        if self.request:
+            shown["request"] = self.request
+        if self.next:
+            shown["next"] = self.next
         return shown | {"warnings": list(self.warnings)}
 
 
@@ -178,7 +180,8 @@ def issue_key_set(
     )
     with registry.unit_of_work() as uow:
         record = uow.key_sets.add(record, secret)
-    return IssuedKeySet(record, size_warnings(specification.issued, specification.decoys, grade=record.grade))
+    grade = ANCHORED if chance_source.startswith("witness:") else SELF_ATTESTED
+    return IssuedKeySet(record, size_warnings(specification.issued, specification.decoys, grade=grade))
 
 
 def waiting_key_set(name: str, *, registry: "Registry", chance_source: str) -> KeySetRecord | None:

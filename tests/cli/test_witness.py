@@ -108,6 +108,8 @@ def test_beacon_waits_and_then_issues_from_a_file(at, tmp_path, capsys, monkeypa
         ["--beacon-url", "https://x"],
         ["--request", "x"],
         ["--beacon", "0"],
+        ["--beacon", "400000000", "--request", "x"],
+        ["--beacon", "400000000", "--witness", "x"],
         ["--beacon", "400000000", "--beacon-chain", "fastnet"],
         ["--beacon", "400000000", "--beacon-url", "http://x"],
     ],

@@ -245,7 +245,12 @@ def test_recorded_round_has_exactly_its_fields():
     for value in (recorded | {"extra": 1}, {"round": 1}, None):
         with pytest.raises(EvidenceError, match="exactly"):
             BeaconRound.from_json(value)
-    with pytest.raises(UsageError, match="unknown beacon chain"):
-        BeaconRound.from_json(recorded | {"chain": "0" * 64})
-    with pytest.raises(EvidenceError):
-        BeaconRound.from_json(recorded | {"chain": QUICKNET.hash})
+    for chain in ("0" * 64, QUICKNET.hash, "default", None):
+        with pytest.raises(EvidenceError):
+            BeaconRound.from_json(recorded | {"chain": chain})
+
+
+def test_unknown_network_names_the_known_ones():
+    with pytest.raises(UsageError, match="unknown beacon chain 'fastnet'") as caught:
+        chain_named("fastnet")
+    assert QUICKNET.hash in caught.value.advice

@@ -72,7 +72,7 @@ def test_signed_bytes_are_those_of_dsse():
     st.dictionaries(
         st.text(st.characters(codec="utf-8")),
         st.recursive(
-            st.none() | st.booleans() | st.integers() | st.text(st.characters(codec="utf-8")),
+            st.none() | st.booleans() | st.integers(-(2**63) + 1, 2**63 - 1) | st.text(st.characters(codec="utf-8")),
             lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner),
             max_leaves=8,
         ),

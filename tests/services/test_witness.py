@@ -163,7 +163,7 @@ def test_key_without_its_log_does_not_sign(tmp_path, witness):
         (lambda lines: [lines[0], lines[2]], "line 2 .* does not continue"),
         (lambda lines: [lines[1], lines[0], lines[2]], "line 1 .* does not continue"),
         (lambda lines: [*lines, lines[2]], "line 4 .* does not continue"),
-        (lambda lines: [lines[0].replace(b'":"', b'": "', 1), *lines[1:]], "not in canonical form"),
+        (lambda lines: [lines[0].replace(b'":"', b'": "', 1), *lines[1:]], "not canonical JSON"),
         (lambda lines: [lines[0].replace(b"witness-log/1", b"witness-log/2"), *lines[1:]], "schema"),
         (lambda lines: [b"", *lines], "JSON"),
         (lambda lines: [*lines[:2], lines[2][:-30]], "JSON"),
