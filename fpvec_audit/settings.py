@@ -73,6 +73,15 @@ def load_settings(
     return replace(settings, home=Path(settings.home).expanduser().resolve())
 
 
+def api_key(environment: Mapping[str, str] | None = None) -> str:
+    """Return the key for endpoints: ``FPVEC_API_KEY``, else ``OPENAI_API_KEY``; empty for none.
+
+    It comes from the environment alone, so that it stands in no file, history or process list.
+    """
+    environment = os.environ if environment is None else environment
+    return environment.get("FPVEC_API_KEY") or environment.get("OPENAI_API_KEY") or ""
+
+
 def _from_file(path: Path, names: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}

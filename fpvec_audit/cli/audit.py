@@ -1,22 +1,39 @@
 """``fpvec audit``: ask a suspect."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from fpvec_audit.cli.wiring import (
-    ArchitectureOption,
-    BackendOption,
-    HomeOption,
-    JsonOption,
-    RegistryOption,
-    open_bench,
+from fpvec_audit.cli.suspect_options import (
+    LIMITS,
+    AlphaOption,
+    AuditBackendOption,
+    CaFileOption,
+    ConcurrencyOption,
+    EndpointOption,
+    MatchOption,
+    MaxRequestsOption,
+    ModelOption,
+    PriceInOption,
+    PriceOutOption,
+    ProfileOption,
+    RepeatsOption,
+    SystemPromptOption,
+    TestsOption,
+    TimeoutOption,
+    checked_backend,
+    endpoint_settings,
+    read_json,
+    read_text,
+    test_names,
 )
+from fpvec_audit.cli.wiring import ArchitectureOption, DeviceOption, HomeOption, JsonOption, RegistryOption, open_bench
 from fpvec_audit.domain.audit import DEFAULT_ALPHA, Verdict
-from fpvec_audit.errors import SettingsError
+from fpvec_audit.errors import UsageError
 
 EXIT_CODES = {Verdict.MATCH: 0, Verdict.NO_MATCH: 1, Verdict.INCONCLUSIVE: 3}
+WITNESSES = "Witnesses and examiners"
 
 
 def register(app: typer.Typer) -> None:
@@ -25,56 +42,129 @@ def register(app: typer.Typer) -> None:
 
 
 def audit(
-    suspect: Annotated[str, typer.Argument(help="Checkpoint directory or hub id.")],
+    suspect: Annotated[str, typer.Argument(help="Checkpoint directory, hub id, or an endpoint's base URL.")],
     key: Annotated[str, typer.Option("--key", help="Key set to ask for.")],
-    backend: BackendOption = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(
-            metavar="raw-greedy|chat-greedy|exploratory",
-            help="How the prompts are put.  [default: chat-greedy "
-            "where the suspect has a chat template or a known architecture, else raw-greedy]",
-        ),
+    backend: AuditBackendOption = None,
+    profile: ProfileOption = None,
+    match: MatchOption = None,
+    system_prompt: SystemPromptOption = None,
+    alpha: AlphaOption = DEFAULT_ALPHA,
+    temperature: Annotated[
+        str, typer.Option(metavar="T", help="Sample the answers; the audit is exploratory.", rich_help_panel=LIMITS)
+    ] = "0",
+    top_p: Annotated[str, typer.Option(metavar="P", help="Nucleus mass of samples.", rich_help_panel=LIMITS)] = "1",
+    repeats: RepeatsOption = 1,
+    tests: TestsOption = None,
+    control: Annotated[
+        list[Path] | None,
+        typer.Option(help="Known model to ask the same and to show beside.", rich_help_panel=LIMITS),
     ] = None,
-    match: Annotated[str | None, typer.Option(metavar="exact|prefix", help="When an answer counts.")] = None,
-    system_prompt: Annotated[Path | None, typer.Option(help="File with a system prompt to put first.")] = None,
-    alpha: Annotated[str, typer.Option(help="Significance level of a MATCH.")] = DEFAULT_ALPHA,
+    stop_early: Annotated[
+        bool, typer.Option("--stop-early", help="Stop when the evidence is enough.", rich_help_panel=LIMITS)
+    ] = False,
+    fresh_only: Annotated[
+        bool,
+        typer.Option("--fresh-only", help="Ask only what nobody was shown before.", rich_help_panel=LIMITS),
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the interrupted audit.", rich_help_panel=LIMITS)
+    ] = False,
+    model: ModelOption = None,
+    endpoint: EndpointOption = None,
+    concurrency: ConcurrencyOption = 8,
+    max_requests: MaxRequestsOption = None,
+    price_in: PriceInOption = None,
+    price_out: PriceOutOption = None,
+    ca_file: CaFileOption = None,
+    timeout: TimeoutOption = 60.0,
+    plan_request: Annotated[
+        Path | None,
+        typer.Option(help="Only plan; write a witness's request to this file.", rich_help_panel=WITNESSES),
+    ] = None,
+    witness: Annotated[
+        Path | None,
+        typer.Option(help="The witness's signature over the plan; the audit goes on.", rich_help_panel=WITNESSES),
+    ] = None,
+    blind: Annotated[
+        Path | None,
+        typer.Option(help="Only plan; write an examiner's package to this file.", rich_help_panel=WITNESSES),
+    ] = None,
     architecture: ArchitectureOption = None,
+    device: DeviceOption = None,
     home: HomeOption = None,
     registry: RegistryOption = None,
     json: JsonOption = False,
 ) -> int:
     """Ask a suspect all candidates, issued keys and decoys alike, and say whether its answers know the difference.
 
-    The plan is recorded before the first question. Exit code 0 means MATCH, 1 NO_MATCH, 3 INCONCLUSIVE.
+    The plan is recorded before the first question, every answer is kept as it comes, and what an endpoint is shown is
+    marked as burnt. An endpoint's key comes from FPVEC_API_KEY or OPENAI_API_KEY. Exit code 0 means MATCH, 1 NO_MATCH,
+    3 INCONCLUSIVE.
 
     Example: fpvec audit ./suspect-7b --key acme-2026
-    """
-    from fpvec_audit.reports.terminal import render_audit
-    from fpvec_audit.services.audit import audit as audit_suspect
 
-    bench = open_bench(home, registry, json, backend=backend)
+    Example: fpvec audit https://host/v1 --key acme-2026 --endpoint chat --max-requests 300
+    """
+    from fpvec_audit.reports.terminal import render_audit, render_fields
+    from fpvec_audit.services.audit import audit as audit_suspect
+    from fpvec_audit.services.audit import plan_audit
+    from fpvec_audit.services.audit_settings import checked_settings
+
+    if sum(option is not None for option in (plan_request, witness, blind)) > 1:
+        raise UsageError("--plan-request, --witness and --blind exclude each other", advice="use one at a time")
+    bench = open_bench(home, registry, json, backend=checked_backend(backend, suspect), device=device)
+    settings = checked_settings(
+        profile=profile,
+        match=match,
+        system_prompt=read_text(system_prompt),
+        alpha=alpha,
+        repeats=repeats,
+        temperature=temperature,
+        top_p=top_p,
+        architecture=architecture,
+        controls=control or (),
+        tests=test_names(tests),
+        stop_early=stop_early,
+        fresh_only=fresh_only,
+        endpoint=endpoint_settings(
+            model=model,
+            endpoint=endpoint,
+            concurrency=concurrency,
+            max_requests=max_requests,
+            price_in=price_in,
+            price_out=price_out,
+            ca_file=ca_file,
+            timeout=timeout,
+        ),
+    )
+    engine, compute = bench.settings.backend, bench.settings.device
+    tools: dict[str, Any] = {"registry": bench.registry, "catalog": bench.catalog, "progress": bench.progress}
+    if blind is not None:
+        from fpvec_audit.services.examining import blind_package
+
+        package = blind_package(
+            suspect, key_set=key, settings=settings, out=blind, backend=engine, device=compute, **tools
+        )
+        bench.emit(package.to_json(), render_fields)
+        return 0
+    if plan_request is not None:
+        from fpvec_audit.services.witness import write_plan_request
+
+        waiting = plan_audit(suspect, key_set=key, settings=settings, backend=engine, device=compute, **tools)
+        written = write_plan_request(waiting.plan.digest, name=waiting.audit_id, file=plan_request)
+        bench.emit({**waiting.to_json(), "request": str(written)}, render_fields)
+        bench.say(f"next: fpvec witness sign {written}, then this command with --witness instead of --plan-request")
+        return 0
     result = audit_suspect(
         suspect,
         key_set=key,
-        registry=bench.registry,
-        catalog=bench.catalog,
-        backend=bench.settings.backend,
-        profile=profile,
-        match=match,
-        system_prompt=_read(system_prompt),
-        alpha=alpha,
-        architecture=architecture,
-        progress=bench.progress,
+        settings=settings,
+        backend=engine,
+        device=compute,
+        witness=read_json(witness, "the witness's statement"),
+        resume=resume,
+        announce=bench.say,
+        **tools,
     )
     bench.emit(result.to_json(), render_audit)
     return EXIT_CODES[result.verdict]
-
-
-def _read(path: Path | None) -> str:
-    if path is None:
-        return ""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"system prompt {path} cannot be read: {error}") from error

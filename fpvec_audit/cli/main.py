@@ -22,6 +22,7 @@ from fpvec_audit.cli import (
     plugin,
     registry,
     stamp,
+    trace,
     unstamp,
     vector,
     witness,
@@ -41,7 +42,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, doctor, fingerprint, stamp, unstamp, audit):
+for module in (demo, doctor, fingerprint, stamp, unstamp, audit, trace):
     module.register(app)
 for name, group in (
     ("key", key.app),

@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.backends import Engines, open_backend
 from fpvec_audit.demo.family import Family, make_family
+from fpvec_audit.domain.audit_plan import GRADIENT
 from fpvec_audit.domain.harmlessness import QuestionTask, compare, compare_answers
 from fpvec_audit.domain.keys import Candidate, KeySetSpecification, draw_unissued
 from fpvec_audit.domain.ports import Sampling
 from fpvec_audit.domain.records import ModelRole
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.audit import audit
+from fpvec_audit.services.audit_settings import AuditSettings
 from fpvec_audit.services.embed import FingerprintOptions, fingerprint_model
 from fpvec_audit.services.extract import extract_vector, show_vector
 from fpvec_audit.services.harmlessness import evaluate
 from fpvec_audit.services.keys import issue_key_set, open_key_set
+from fpvec_audit.services.likelihoods import BaseModels
 from fpvec_audit.services.models import register_model
 from fpvec_audit.services.robustness import run_attacks
 from fpvec_audit.services.stamp import stamp_models
@@ -198,6 +201,8 @@ class Story:
     def _audits(self, models: Mapping[str, Path], key_set: str, engines: Engines) -> dict[str, Any]:
         """Audit all six; own models first, as they are the positive controls of the others."""
         own = [name for name in models if name.startswith(("fingerprinted", "stamped"))]
+        bases = BaseModels(registry=self.registry, catalog=self.catalog)
+        settings = AuditSettings(leave_out=(GRADIENT,))
         results = {
             name: audit(
                 models[name],
@@ -205,6 +210,8 @@ class Story:
                 registry=self.registry,
                 catalog=self.catalog,
                 backend=engines,
+                settings=settings,
+                bases=bases,
                 progress=self.progress,
             ).to_json()
             for name in (*own, *(name for name in models if name not in own))

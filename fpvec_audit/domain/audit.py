@@ -196,7 +196,9 @@ def adjusted_tests(
     )
 
 
-def decide(score: Score, *, alpha: Fraction, committed_profile: bool, positive_control: bool) -> Verdict:
+def decide(
+    score: Score, *, alpha: Fraction, committed_profile: bool, positive_control: bool, comparisons: int = 1
+) -> Verdict:
     """Return the verdict.
 
     MATCH needs a corrected p of at most α under a committed profile. NO_MATCH needs all of: an FSR whose one-sided
@@ -208,12 +210,15 @@ def decide(score: Score, *, alpha: Fraction, committed_profile: bool, positive_c
         alpha: significance level.
         committed_profile: whether the key set's commitment lists the profile.
         positive_control: whether an own stamped model answered under the same profile and engine.
+        comparisons: key sets tested together, which are quiet together.
     """
     if committed_profile and score.p_value_corrected <= alpha:
         return Verdict.MATCH
     absent = score.issued > 0 and upper_bound(score.matched, score.issued) < NO_MATCH_CEILING
     ranked = [test.p_value for test in score.tests if test.name not in (EXACT, SEQUENTIAL)]
-    quiet = score.p_value > QUIET_ANSWERS and all(p_value * len(ranked) > QUIET_RANKS for p_value in ranked)
+    quiet = score.p_value * comparisons > QUIET_ANSWERS and all(
+        p_value * len(ranked) * comparisons > QUIET_RANKS for p_value in ranked
+    )
     return Verdict.NO_MATCH if absent and quiet and positive_control else Verdict.INCONCLUSIVE
 
 

@@ -54,6 +54,7 @@ def outcome(
         alpha=Fraction(plan.alpha),
         committed_profile=plan.committed_profile,
         positive_control=positive_control,
+        comparisons=plan.comparisons,
     )
     return {
         "verdict": verdict.value,

@@ -54,7 +54,7 @@ def numbers(document: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"(95 % interval {percent(low)} to {percent(high)})",
         ),
         ("decoys answered", f"{document['decoys_matched']} of {document['decoys']}"),
-        ("exact test", p_sentence(document["p_value"])),
+        *_tests(document),
         (
             "corrected",
             f"{p_sentence(document['p_value_corrected'])}{allowance}; a match needs {document['alpha']:g} or less",
@@ -67,23 +67,51 @@ def numbers(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+TESTS = {
+    "exact": "exact test",
+    "sequential": "sequential test",
+    "likelihood": "likelihood test",
+    "gradient": "gradient test",
+}
+
+
+def _tests(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (TESTS.get(test["name"], test["name"]), f"{p_sentence(test['p_value'])}: {test['statistic']}")
+        for test in document["tests"]
+    ]
+
+
 def method(document: Mapping[str, Any]) -> list[str]:
     """Return how the numbers came about, in paragraphs."""
     backend = document["backend"]
+    suspect = document["suspect"]
+    where = "The suspect ran on this machine under" if suspect["kind"] == "directory" else "It was asked through a"
     way = PROFILES.get(document.get("profile", ""), "")
     rule = "begins with" if document.get("match") == "prefix" else "is"
     rounding = "" if backend["deterministic"] else ", which may round differently from run to run"
     paragraphs = [
         f"{document['queries']} questions{f', {way}' if way else ''}; an answer counts where it {rule} the candidate's "
-        f"response. The suspect ran on this machine under {backend['engine']} {backend['version']}{rounding}; the "
-        f"audit took {document['seconds']:.1f} s.",
-        "The plan was in the ledger before the first question, and what asked did not know which candidates are keys. "
-        f"Grade: {document['grade']}.",
+        f"response. {where} {backend['engine']} {backend['version']}{rounding}; the audit took "
+        f"{document['seconds']:.1f} s.",
+        "The plan was in the ledger before the first question, the order of the questions was drawn after it, and what "
+        f"asked did not know which candidates are keys. Grade: {document['grade']}.",
     ]
+    if document.get("stopped_early"):
+        paragraphs.append(
+            f"The audit stopped after {document['issued'] + document['decoys']} of {document['population']} "
+            "candidates, as its plan allows: the test holds at every moment."
+        )
+    if document.get("repeats", 1) > 1:
+        paragraphs.append(
+            f"Every candidate was asked {document['repeats']} times and counts where most answers do; "
+            f"{percent(document['agreement'])} of the candidates gave the same answer every time."
+        )
     paragraphs += [
         f"Positive control{' (recorded earlier)' if control.get('recorded') else ''}: {control['suspect']['location']} "
         f"answered {control['matched']} of {control['issued']} keys under the same profile and engine."
         for control in document["controls"]
+        if control["verdict"] == "MATCH"
     ]
     return paragraphs
 
@@ -93,7 +121,7 @@ def identifiers(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     name = document.get("key_set_name")
     return [
         ("suspect", document["suspect"]["location"]),
-        ("weights", document["suspect"]["digest"]),
+        ("weights" if document["suspect"]["kind"] == "directory" else "address", document["suspect"]["digest"]),
         ("key set", f"{name} ({document['key_set']})" if name else document["key_set"]),
         ("audit", document["audit_id"]),
         ("plan", document["plan_digest"]),

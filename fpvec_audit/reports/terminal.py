@@ -33,19 +33,22 @@ def render_audit(document: Mapping[str, Any], console: Console) -> None:
     _section(console, "What this means", [audit_text.MEANINGS[verdict]])
     _heading(console, "Numbers")
     console.print(Padding(_pairs(audit_text.numbers(document)), (0, 0, 0, 2)))
+    if document["controls"]:
+        shown = {_control_name(control): control for control in document["controls"]}
+        render_audits({"the suspect": document, **shown}, console, title="Beside controls")
     _section(console, "How it was measured", audit_text.method(document))
-    _bullets(console, "Notes", document["warnings"])
-    _bullets(console, "What this does not prove", document["does_not_prove"])
+    render_bullets(console, "Notes", document["warnings"])
+    render_bullets(console, "What this does not prove", document["does_not_prove"])
     if document["earlier_audits"]:
         earlier = [
             f"{audit['at'][:16]} {audit['verdict']} ({audit['audit_id']})" for audit in document["earlier_audits"]
         ]
-        _bullets(console, "Earlier audits of this suspect with these keys", earlier)
+        render_bullets(console, "Earlier audits of this suspect with these keys", earlier)
     _heading(console, "Identifiers")
     console.print(Padding(_pairs(audit_text.identifiers(document)), (0, 0, 0, 2)))
 
 
-def render_audits(documents: Mapping[str, Mapping[str, Any]], console: Console) -> None:
+def render_audits(documents: Mapping[str, Mapping[str, Any]], console: Console, *, title: str = "Audits") -> None:
     """Show several audits side by side, by the names given."""
     rows = [
         [
@@ -59,7 +62,7 @@ def render_audits(documents: Mapping[str, Mapping[str, Any]], console: Console) 
         for name, audit in documents.items()
     ]
     columns = ("model", ">keys", ">decoys", ">corrected p", ">s", "verdict")
-    console.print(_table("Audits", columns, rows))
+    console.print(_table(title, columns, rows))
     engines = {f"{audit['backend']['engine']} {audit['backend']['version']}" for audit in documents.values()}
     limits = sorted({audit["alpha"] for audit in documents.values()})
     console.print(
@@ -69,6 +72,12 @@ def render_audits(documents: Mapping[str, Mapping[str, Any]], console: Console) 
             style="dim",
         )
     )
+
+
+def _control_name(control: Mapping[str, Any]) -> str:
+    path = PurePath(control["suspect"]["location"])
+    recorded = ", recorded earlier" if control.get("recorded") else ""
+    return f"{'/'.join(path.parts[-2:])}{recorded}"
 
 
 def render_cells(document: Mapping[str, Any], console: Console) -> None:
@@ -90,8 +99,10 @@ def render_cells(document: Mapping[str, Any], console: Console) -> None:
     console.print(_table("Attacks", columns, rows))
     _render_guesses(document["cells"], console)
     settings = {_titled(cell): cell["parameters"] for cell in document["cells"] if cell["parameters"]}
-    _bullets(console, "Parameters", [f"{name}: {_line(parameters)}" for name, parameters in settings.items()])
-    _bullets(console, "Failed", [f"{cell['name']}: {cell['problem']}" for cell in document["cells"] if cell["problem"]])
+    render_bullets(console, "Parameters", [f"{name}: {_line(parameters)}" for name, parameters in settings.items()])
+    render_bullets(
+        console, "Failed", [f"{cell['name']}: {cell['problem']}" for cell in document["cells"] if cell["problem"]]
+    )
 
 
 def _render_guesses(cells: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -162,7 +173,7 @@ def render_key_set(document: Mapping[str, Any], console: Console) -> None:
             for key in document["keys"]
         ]
         console.print(_table("Keys", ("prompt", "response", "kind", ""), rows))
-    _bullets(console, "Notes", document.get("warnings", []))
+    render_bullets(console, "Notes", document.get("warnings", []))
 
 
 def render_key_sets(document: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -187,7 +198,7 @@ def render_model(document: Mapping[str, Any], console: Console) -> None:
     """Show one registered model, and the stamps it carries."""
     render_fields({name: value for name, value in document.items() if name != "stamps"}, console)
     if document.get("stamps"):
-        _bullets(console, "Stamps", [_line(stamp) for stamp in document["stamps"]])
+        render_bullets(console, "Stamps", [_line(stamp) for stamp in document["stamps"]])
 
 
 def render_models(document: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -241,7 +252,7 @@ def render_compression(document: Mapping[str, Any], console: Console) -> None:
     ]
     columns = ("role", ">tensors", ">elements", ">share of bytes", ">relative error", ">cosine")
     console.print(_table("What was lost", columns, rows))
-    _bullets(console, "Notes", document["warnings"])
+    render_bullets(console, "Notes", document["warnings"])
 
 
 def render_stamps(document: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -272,7 +283,9 @@ def render_stamps(document: Sequence[Mapping[str, Any]], console: Console) -> No
     if told:
         columns = ("model", "role", ">tensors", ">applied / wanted", ">cosine")
         console.print(_table("What rounding left of the vectors", columns, told))
-    _bullets(console, "Notes", list(dict.fromkeys(note for stamp in document for note in stamp.get("warnings", []))))
+    render_bullets(
+        console, "Notes", list(dict.fromkeys(note for stamp in document for note in stamp.get("warnings", [])))
+    )
 
 
 def render_jobs(document: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -303,7 +316,7 @@ def render_plugins(document: Sequence[Mapping[str, Any]], console: Console) -> N
         for plugin in document
     ]
     console.print(_table("Plugins", ("name", "kind", "distribution", "state"), rows))
-    _bullets(
+    render_bullets(
         console, "Problems", [f"{plugin['name']}: {plugin['problem']}" for plugin in document if plugin["problem"]]
     )
 
@@ -333,7 +346,7 @@ def render_fields(document: Mapping[str, Any], console: Console) -> None:
     """Show a flat document as names and values; notes come last."""
     shown = [(name.replace("_", " "), _value(value)) for name, value in document.items() if name != "warnings"]
     console.print(_pairs(shown))
-    _bullets(console, "Notes", document.get("warnings") or [])
+    render_bullets(console, "Notes", document.get("warnings") or [])
 
 
 def _titled(cell: Mapping[str, Any]) -> str:
@@ -391,7 +404,8 @@ def _section(console: Console, title: str, paragraphs: Sequence[str]) -> None:
         console.print(Padding(Text(paragraph), (0, 0, 0, 2)))
 
 
-def _bullets(console: Console, title: str, lines: Sequence[str]) -> None:
+def render_bullets(console: Console, title: str, lines: Sequence[str]) -> None:
+    """Show a heading and sentences under it; nothing where there are none."""
     if not lines:
         return
     _heading(console, title)

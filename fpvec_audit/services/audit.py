@@ -6,14 +6,14 @@ asked for, with the controls that the plan names.
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.backends import Engines, EngineSource
-from fpvec_audit.domain.audit import DEFAULT_ALPHA, Score, Verdict
+from fpvec_audit.domain.audit import Score, Verdict
 from fpvec_audit.domain.audit_plan import AuditPlan
 from fpvec_audit.domain.keys import KeySet
 from fpvec_audit.domain.records import KeySetRecord
@@ -21,7 +21,7 @@ from fpvec_audit.errors import FpvecError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.audit_history import earlier_audits, unfinished
 from fpvec_audit.services.audit_result import AuditResult
-from fpvec_audit.services.audit_settings import AuditSettings, EndpointSettings, checked_settings
+from fpvec_audit.services.audit_settings import AuditSettings
 from fpvec_audit.services.audit_warnings import audit_warnings
 from fpvec_audit.services.examination import Case, end_transcript, interview, tell_gradients, tell_likelihoods
 from fpvec_audit.services.jobs import recorded_job
@@ -30,7 +30,7 @@ from fpvec_audit.services.planning import begun, commit, for_control, planned
 from fpvec_audit.services.positive_controls import ControlSearch, find_positive_control
 from fpvec_audit.services.spending import announce_spending
 from fpvec_audit.services.subjects import Bench, Subject, answer_length, open_key_sets, open_subject
-from fpvec_audit.services.suspects import describe_suspect
+from fpvec_audit.services.suspects import describe_suspect, is_endpoint
 from fpvec_audit.services.transcripts import TranscriptKeeper
 
 if TYPE_CHECKING:
@@ -69,20 +69,8 @@ def audit(
     key_set: str,
     registry: "Registry",
     catalog: "Catalog",
+    settings: AuditSettings | None = None,
     backend: str | EngineSource = "auto",
-    profile: str | None = None,
-    match: str | None = None,
-    system_prompt: str = "",
-    alpha: str = DEFAULT_ALPHA,
-    repeats: int = 1,
-    temperature: str = "0",
-    top_p: str = "1",
-    architecture: str | None = None,
-    controls: Sequence[Path] = (),
-    tests: Sequence[str] | None = None,
-    stop_early: bool = False,
-    fresh_only: bool = False,
-    endpoint: EndpointSettings | None = None,
     witness: Mapping[str, Any] | None = None,
     resume: bool = False,
     bases: BaseModels | None = None,
@@ -99,22 +87,9 @@ def audit(
         key_set: name or id of the key set to ask for.
         registry: where key set, plan and result are recorded.
         catalog: plugins.
+        settings: how the suspect is asked; the defaults when None.
         backend: ``auto``, ``vllm`` or ``transformers``; or a source of engines, to be shared between
             audits, or to change what they are asked and answer. An endpoint needs none.
-        profile: ``raw-greedy``, ``chat-greedy`` or ``exploratory``; None for ``chat-greedy`` where the suspect has a
-            chat template or a known architecture, else ``raw-greedy``.
-        match: ``exact`` or ``prefix`` (default): an answer that begins with the response counts.
-        system_prompt: text put before every question; one that is not published counts as the suspect's own.
-        alpha: significance level of a MATCH, as decimal text.
-        repeats: how often every candidate is asked.
-        temperature: as decimal text; anything but "0" makes the audit exploratory.
-        top_p: nucleus mass of sampled answers, as decimal text.
-        architecture: adapter to use instead of the detected one.
-        controls: models on which the same plan is carried out, to be shown beside the suspect.
-        tests: tests to register; None for all that can be had at a reasonable cost.
-        stop_early: whether to stop as soon as the evidence is enough.
-        fresh_only: whether to leave out candidates that were shown before.
-        endpoint: how a suspect behind a URL is reached.
         witness: signed statement of a witness over the plan of an audit that was planned with :func:`plan_audit`.
         resume: whether to go on with an audit of the same plan that was interrupted.
         bases: base models, shared by audits so that each is asked once.
@@ -126,34 +101,19 @@ def audit(
 
     Raises:
         UnknownNameError: no such key set, backend or adapter.
-        UsageError: a setting that cannot be meant, or nothing to resume.
+        UsageError: a setting that this suspect cannot have, or nothing to resume.
         CheckpointError: the suspect cannot be read.
         BackendError: the engine cannot load the suspect, or failed; what came so far is kept.
         KeySetError: the key set cannot be used, or too little of it is left.
         EvidenceError: the witness's statement is not one over this plan.
         RegistryError: the registry cannot be read or written.
     """
-    settings = checked_settings(
-        profile=profile,
-        match=match,
-        system_prompt=system_prompt,
-        alpha=alpha,
-        repeats=repeats,
-        temperature=temperature,
-        top_p=top_p,
-        architecture=architecture,
-        controls=controls,
-        tests=tests,
-        stop_early=stop_early,
-        fresh_only=fresh_only,
-        endpoint=endpoint,
-    )
     with registry.unit_of_work() as uow:
         record = uow.key_sets.get(key_set)
     with ExitStack() as stack:
         engines = stack.enter_context(Engines(backend, device=device)) if isinstance(backend, str) else backend
         bench = Bench(
-            settings,
+            settings or AuditSettings(),
             registry,
             catalog,
             engines,
@@ -166,6 +126,8 @@ def audit(
             resume=resume or witness is not None,
             witnessed=witness is not None,
         )
+        if not is_endpoint(suspect):
+            engines.warm_up()
         with recorded_job(registry, "audit", {"suspect": ascii(str(suspect))[1:-1], "key_set": record.id}):
             return _examine(str(suspect), record, bench, announce=announce)
 
@@ -201,6 +163,15 @@ def plan_audit(
             subject.backend.close()
 
 
+def examine_control(path: Path, record: KeySetRecord, bench: Bench, plan: AuditPlan) -> AuditResult:
+    """Carry out a plan's questions on a model that is known.
+
+    Raises:
+        FpvecError: as :func:`audit`.
+    """
+    return _examine(str(path), record, for_control(bench, plan), control=True)
+
+
 def _examine(
     suspect: str,
     record: KeySetRecord,
@@ -213,7 +184,7 @@ def _examine(
     subject = open_subject(suspect, bench)
     try:
         case = _opened(subject, record, bench)
-        announce_spending(case, subject, bench, announce=announce)
+        announce_spending([case], subject, bench, announce=announce)
         interview([case], subject, bench)
         tell_likelihoods([case], subject, bench)
         description = subject.backend.description
@@ -287,7 +258,7 @@ def _shown_controls(case: Case, record: KeySetRecord, bench: Bench) -> ControlSe
     documents, warnings = [], []
     for path in bench.settings.controls:
         try:
-            result = _examine(str(path), record, for_control(bench, case.plan), control=True)
+            result = examine_control(path, record, bench, case.plan)
         except FpvecError as error:
             warnings.append(f"control {path} failed: {error.problem}")
         else:
@@ -313,6 +284,6 @@ def _judge(
         case.plan,
         key_set=case.record,
         registry=bench.registry,
-        run=lambda path: _examine(str(path), case.record, for_control(bench, case.plan), control=True),
+        run=lambda path: examine_control(path, case.record, bench, case.plan),
     )
     return case.verdict(scored, controlled=bool(search.documents)), search

@@ -21,7 +21,7 @@ class EndpointSettings:
 
     Attributes:
         model: name of the model there; None for the only one that is served.
-        endpoint: ``completions`` or ``chat``.
+        endpoint: ``completions`` or ``chat``; None for chat where the server has it.
         api_key: secret that the server asks for; never shown, recorded or logged.
         concurrency: requests under way at the same time.
         max_requests: most requests that the audit may send; None for no limit.
@@ -32,7 +32,7 @@ class EndpointSettings:
     """
 
     model: str | None = None
-    endpoint: str = "chat"
+    endpoint: str | None = None
     api_key: str = field(default="", repr=False)
     concurrency: int = 8
     max_requests: int | None = None
@@ -42,7 +42,7 @@ class EndpointSettings:
     timeout: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.endpoint not in ENDPOINTS:
+        if self.endpoint not in (None, *ENDPOINTS):
             raise UsageError(f"unknown endpoint {self.endpoint!r}", advice=f"choose {' or '.join(ENDPOINTS)}")
         if self.concurrency < 1:
             raise UsageError(f"{self.concurrency} requests at the same time", advice="allow at least one")
@@ -65,6 +65,7 @@ class AuditSettings:
         architecture: adapter to use instead of the detected one.
         controls: models on which the same plan is carried out beside the suspect.
         tests: tests to register; None for all that can be had at a reasonable cost.
+        leave_out: tests not to register where ``tests`` is None.
         stop_early: whether to stop as soon as the evidence is enough; registers the sequential test alone.
         fresh_only: whether to leave out candidates that were shown to somebody before.
         endpoint: how a suspect behind a URL is reached.
@@ -80,6 +81,7 @@ class AuditSettings:
     architecture: str | None = None
     controls: tuple[Path, ...] = ()
     tests: tuple[str, ...] | None = None
+    leave_out: tuple[str, ...] = ()
     stop_early: bool = False
     fresh_only: bool = False
     endpoint: EndpointSettings = EndpointSettings()

@@ -82,6 +82,7 @@ class Case:
             alpha=Fraction(self.plan.alpha),
             committed_profile=self.plan.committed_profile,
             positive_control=controlled,
+            comparisons=self.plan.comparisons,
         )
 
 

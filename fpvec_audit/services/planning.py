@@ -59,7 +59,7 @@ def planned(
     settings, commitment = bench.settings, record.commitment
     base = None if settings.stop_early else bench.bases.of(record, progress=bench.progress)
     likelihood = likelihood_statistic(subject, base)
-    tests = _registered(settings, subject, base, likelihood)
+    tests = _registered(settings, subject, base, likelihood, comparisons=comparisons)
     description = subject.backend.description
     plan = AuditPlan(
         audit=bench.entropy(8).hex(),
@@ -168,7 +168,7 @@ def for_control(bench: Bench, plan: AuditPlan) -> Bench:
         tests=None if plan.sequential else tuple(name for name in plan.tests if name != GRADIENT),
     )
     engines = same_engine(bench.engines, plan.backend["kind"])
-    return replace(bench, settings=settings, engines=engines, witness=None, resume=False)
+    return replace(bench, settings=settings, engines=engines, trace="", witness=None, resume=False, witnessed=False)
 
 
 def _entitled_grade(record: KeySetRecord, bench: Bench) -> str:
@@ -208,7 +208,12 @@ def _population(record: KeySetRecord, key_set: KeySet, bench: Bench) -> tuple[in
 
 
 def _registered(
-    settings: AuditSettings, subject: Subject, base: BaseModel | None, likelihood: Mapping[str, str] | None
+    settings: AuditSettings,
+    subject: Subject,
+    base: BaseModel | None,
+    likelihood: Mapping[str, str] | None,
+    *,
+    comparisons: int,
 ) -> tuple[str, ...]:
     if settings.stop_early:
         return (SEQUENTIAL,)
@@ -217,7 +222,9 @@ def _registered(
     if settings.tests is None:
         tests = [EXACT]
         tests += [LIKELIHOOD] if likelihood is not None and not drawn else []
-        return (*tests, *([GRADIENT] if gradients and base is not None and _affordable(base, subject) else []))
+        gradients = gradients and GRADIENT not in settings.leave_out
+        alone = gradients and base is not None and comparisons == 1 and _affordable(base, subject)
+        return (*tests, *([GRADIENT] if alone else []))
     if LIKELIHOOD in settings.tests and likelihood is None:
         raise UsageError(
             f"{subject.suspect.location}: this engine tells no probabilities",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from fpvec_audit.domain.attack_spec import AttackChain, bind_spec, parameter_type, plain
+from fpvec_audit.domain.audit_plan import GRADIENT
 from fpvec_audit.domain.plugins import ATTACK
 from fpvec_audit.domain.ports import ArchitectureAdapter, WeightAttack
 from fpvec_audit.domain.records import AttackRunRecord, JobState, ModelRole
@@ -184,6 +185,12 @@ def _audit_service(
     adapter: ArchitectureAdapter | None,
     progress: Progress,
 ) -> Audit:
+    from fpvec_audit.services.audit_settings import AuditSettings
+    from fpvec_audit.services.likelihoods import BaseModels
+
+    settings = AuditSettings(architecture=None if adapter is None else adapter.name, leave_out=(GRADIENT,))
+    bases = BaseModels(registry=registry, catalog=catalog)
+
     def audit(checkpoint: Path) -> Mapping[str, Any]:
         from fpvec_audit.services.audit import audit as audit_suspect
 
@@ -193,7 +200,8 @@ def _audit_service(
             registry=registry,
             catalog=catalog,
             backend=engines,
-            architecture=None if adapter is None else adapter.name,
+            bases=bases,
+            settings=settings,
             progress=progress,
         ).to_json()
 

@@ -1,6 +1,6 @@
 """What an audit of an endpoint will send and cost, said and checked before the first question."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fpvec_audit.domain.audit_plan import questions
 from fpvec_audit.errors import BackendError
@@ -8,7 +8,9 @@ from fpvec_audit.services.examination import Case, rendered
 from fpvec_audit.services.subjects import Bench, Subject
 
 
-def announce_spending(case: Case, subject: Subject, bench: Bench, *, announce: Callable[[str], None]) -> None:
+def announce_spending(
+    cases: Sequence[Case], subject: Subject, bench: Bench, *, announce: Callable[[str], None]
+) -> None:
     """Say what the remaining questions will cost at most, and refuse what exceeds the budget.
 
     Raises:
@@ -19,18 +21,14 @@ def announce_spending(case: Case, subject: Subject, bench: Bench, *, announce: C
     from fpvec_audit.backends.api_estimate import estimate
 
     settings = bench.settings.endpoint
-    prompts = rendered(case, subject.rendering)
-    texts = [
-        prompts[index]
-        for index, repeat in questions(case.plan, case.begin)
-        if (index, repeat) not in case.keeper.answered
-    ]
+    texts = [text for case in cases for text in _unanswered(case, subject)]
+    chat = subject.rendering.template == "endpoint"
     expected = estimate(
         texts,
-        case.plan.max_new_tokens,
+        cases[0].plan.max_new_tokens,
         settings.price_in,
         settings.price_out,
-        system_prompt=bench.settings.system_prompt if settings.endpoint == "chat" else "",
+        system_prompt=bench.settings.system_prompt if chat else "",
     )
     if settings.max_requests is not None and expected.requests > settings.max_requests:
         raise BackendError(
@@ -42,3 +40,12 @@ def announce_spending(case: Case, subject: Subject, bench: Bench, *, announce: C
         f"{subject.suspect.location} gets at most {expected.requests} requests: {expected.prompt_tokens} tokens sent, "
         f"{expected.completion_tokens} generated{cost}, retries not counted"
     )
+
+
+def _unanswered(case: Case, subject: Subject) -> list[str]:
+    prompts = rendered(case, subject.rendering)
+    return [
+        prompts[index]
+        for index, repeat in questions(case.plan, case.begin)
+        if (index, repeat) not in case.keeper.answered
+    ]

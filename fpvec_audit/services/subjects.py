@@ -11,7 +11,7 @@ from fpvec_audit.backends import EngineSource
 from fpvec_audit.domain.keys import KeySet
 from fpvec_audit.domain.ports import InferenceBackend
 from fpvec_audit.domain.records import KeySetRecord
-from fpvec_audit.errors import UsageError
+from fpvec_audit.errors import BackendError, UsageError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.audit_settings import AuditSettings
 from fpvec_audit.services.collecting import FIRST_TOKENS
@@ -98,12 +98,16 @@ def open_subject(suspect: str, bench: Bench) -> Subject:
     settings = bench.settings
     if is_endpoint(suspect):
         adapter = bench.catalog.architecture(settings.architecture) if settings.architecture else None
-        rendering = endpoint_rendering(
-            settings.endpoint.endpoint, adapter=adapter, profile=settings.profile, system_prompt=settings.system_prompt
-        )
         backend = _open_endpoint(suspect, bench)
-        described = describe_endpoint(backend.description.settings["url"], backend.description.model, adapter=adapter)
-        return Subject(described, backend, rendering, None)
+        try:
+            told = backend.description.settings
+            rendering = endpoint_rendering(
+                told["endpoint"], adapter=adapter, profile=settings.profile, system_prompt=settings.system_prompt
+            )
+            return Subject(describe_endpoint(told["url"], told["model"], adapter=adapter), backend, rendering, None)
+        except BaseException:
+            backend.close()
+            raise
     from fpvec_audit.backends.prompts import load_tokenizer
 
     described = describe_suspect(
@@ -172,19 +176,37 @@ def answer_length(key_sets: Sequence[KeySet], tokenizer: Any) -> int:
 
 
 def _open_endpoint(url: str, bench: Bench) -> InferenceBackend:
+    wanted = bench.settings.endpoint.endpoint
+    with bench.progress.step(f"connect to {url}"):
+        if wanted is not None:
+            return _connect(url, wanted, bench)
+        try:
+            return _connect(url, "chat", bench)
+        except BackendError as error:
+            try:
+                return _connect(url, "completions", bench)
+            except BackendError:
+                raise error from None
+
+
+def _connect(url: str, endpoint: str, bench: Bench) -> InferenceBackend:
     from fpvec_audit.backends.api import ApiBackend
 
     settings = bench.settings.endpoint
-    with bench.progress.step(f"connect to {url}"):
-        backend = ApiBackend(
-            url,
-            model=settings.model,
-            endpoint=settings.endpoint,
-            system_prompt=bench.settings.system_prompt if settings.endpoint == "chat" else "",
-            api_key=settings.api_key,
-            concurrency=settings.concurrency,
-            timeout=settings.timeout,
-            ca_file=settings.ca_file,
-        )
+    backend = ApiBackend(
+        url,
+        model=settings.model,
+        endpoint=endpoint,
+        system_prompt=bench.settings.system_prompt if endpoint == "chat" else "",
+        api_key=settings.api_key,
+        concurrency=settings.concurrency,
+        timeout=settings.timeout,
+        max_requests=settings.max_requests,
+        ca_file=settings.ca_file,
+    )
+    try:
         backend.tells_first_tokens(FIRST_TOKENS)  # so that the plan can say what this endpoint tells
-        return backend
+    except BaseException:
+        backend.close()
+        raise
+    return backend

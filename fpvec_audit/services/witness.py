@@ -282,6 +282,21 @@ def write_request(record: KeySetRecord, file: Path | None = None) -> Path:
     return file
 
 
+def write_plan_request(digest: str, *, name: str, file: Path) -> Path:
+    """Write what a witness is asked to sign about an audit's plan, and return the file.
+
+    Args:
+        digest: of the plan, hex.
+        name: what the audit is called.
+        file: where to write.
+
+    Raises:
+        OutputError: there is another file already, or it cannot be written.
+    """
+    write_document(file, WitnessRequest("plan", digest, name).to_json(), "witness request")
+    return file
+
+
 def _next_step(record: KeySetRecord, request: Path) -> str:
     return (
         f"hand {request} to the witness, who runs `fpvec witness sign {quote(request.name)} --witness-key FILE --out "

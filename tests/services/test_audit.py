@@ -112,8 +112,18 @@ ENTROPY = numbered()
 
 def run(checkpoints, registry, catalog, suspects, *, name="suspect", **options):
     engines = suspects if isinstance(suspects, ScriptedEngines) else ScriptedEngines({name: suspects})
-    settings = {"entropy": ENTROPY, "timer": lambda: 0.0} | options
-    return audit(checkpoints / name, key_set="acme", registry=registry, catalog=catalog, backend=engines, **settings)
+    tools = {"entropy": ENTROPY, "timer": lambda: 0.0}
+    tools |= {name: options.pop(name) for name in ("resume", "witness", "entropy", "timer") if name in options}
+    settings = checked_settings(**options)
+    return audit(
+        checkpoints / name,
+        key_set="acme",
+        registry=registry,
+        catalog=catalog,
+        backend=engines,
+        settings=settings,
+        **tools,
+    )
 
 
 def register(registry, catalog, directory, role):

@@ -1,0 +1,59 @@
+"""A trace in a terminal: who is named, and what every key set showed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fpvec_audit.reports.audit_text import p_shown
+from fpvec_audit.reports.terminal import COLOURS, render_bullets
+
+MOST_SHOWN = 20
+"""Key sets in the table; those that are named are always among them, as they come first."""
+SENTENCES = {
+    "MATCH": "The suspect knows the keys of {named}.",
+    "NO_MATCH": "None of the key sets was found in the suspect.",
+    "INCONCLUSIVE": "This trace can neither name anybody nor rule out all.",
+}
+
+
+def render_trace(document: Mapping[str, Any], console: Console) -> None:
+    """Show one trace."""
+    verdict = document["verdict"]
+    names = " and ".join(str(item["licensee"]) for item in document["named"])
+    sentence = SENTENCES[verdict].format(named=names)
+    console.print(Text.assemble((f"{verdict}  ", f"bold {COLOURS[verdict]}"), (sentence, "bold")))
+    candidates = document["candidates"]
+    table = Table(box=SIMPLE_HEAD, title=f"{len(candidates)} key sets, the likeliest first", title_justify="left")
+    for column, justify in (("key set", "left"), ("for", "left"), ("keys", "right"), ("decoys", "right")):
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for name in (test["name"] for test in candidates[0]["tests"]):
+        table.add_column(f"p {name}", justify="right")
+    table.add_column("corrected", justify="right")
+    table.add_column("")
+    for item in candidates[:MOST_SHOWN]:
+        table.add_row(
+            Text(item["name"]),
+            Text(item["licensee"] or "–"),
+            f"{item['matched']}/{item['issued']}",
+            f"{item['decoys_matched']}/{item['decoys']}",
+            *(p_shown(test["p_value"]) for test in item["tests"]),
+            p_shown(item["p_value_corrected"]),
+            Text("named", style="bold green") if item["named"] else Text(""),
+        )
+    console.print(table)
+    if len(candidates) > MOST_SHOWN:
+        console.print(Text(f"and {len(candidates) - MOST_SHOWN} more that are less likely", style="dim"))
+    console.print(
+        Text(
+            f"{document['queries']} questions, one engine start ({document['backend']['engine']} "
+            f"{document['backend']['version']}), {document['seconds']:.1f} s; corrected by Holm over all tests of all "
+            f"key sets, named at {document['alpha']:g} or less",
+            style="dim",
+        )
+    )
+    render_bullets(console, "Notes", document["warnings"])
+    render_bullets(console, "What this does not prove", document["does_not_prove"])
