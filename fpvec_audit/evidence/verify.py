@@ -172,7 +172,7 @@ class _Examination:
             result, sentence = check()
         except FpvecError as error:
             sentence = str(error)
-        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError, OSError) as error:
             sentence = f"cannot be looked at: {type(error).__name__}: {str(error)[:200]}"  # whatever a stranger wrote
         else:
             self.checks.append(Check(name, ok=True, sentence=sentence))

@@ -1,10 +1,12 @@
 """Complete small bundles from pure domain objects: no registry, no models, the same bytes every time."""
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cache
 
 from fpvec_audit.domain.audit import AuditPlan, Begin
 from fpvec_audit.domain.audit_plan import MatchRule, question_order, questions
+from fpvec_audit.domain.beacon import QUICKNET, BeaconRound
 from fpvec_audit.domain.canonical_json import canonical_bytes, canonical_digest
 from fpvec_audit.domain.keys import (
     ANCHORED,
@@ -31,6 +33,8 @@ TIME = "2026-01-02T03:04:05+00:00"
 ISSUED, DECOYS = 16, 112
 SUSPECT = {"kind": "directory", "location": "/suspect", "digest": "5" * 64}
 BASE = "b" * 64
+
+ROUND = BeaconRound(QUICKNET.hash, QUICKNET.round_at(datetime(2026, 1, 3, tzinfo=UTC)), "ab" * QUICKNET.signature_bytes)
 
 
 def witnessed(subject, digest, *, key=WITNESS, serial=1):
@@ -143,15 +147,20 @@ def entries(*events):
 
 @cache
 def key_set(*, source="none", size=(ISSUED, DECOYS)):
-    """Return (key set, secret, chance proof): self-attested, or with chance from the witness."""
+    """Return (key set, secret, chance proof): self-attested, or with chance from the witness or the beacon."""
     secret = KeySetSecret(MATERIAL)
-    chance_source = "none" if source == "none" else f"witness:{WITNESS.public_key.hex}"
+    sources = {"none": "none", "witness": f"witness:{WITNESS.public_key.hex}"}
+    chance_source = sources.get(source, ROUND.source)
     drawn = draw_key_set(secret, KeySetSpecification("independent", *size), chance_source=chance_source)
     if source == "none":
         return drawn, secret, None
-    statement = witnessed(COMMITMENT, drawn.commitment.digest)
-    proof = {"source": chance_source, "envelope": statement.envelope.to_json()}
-    return restore_key_set(secret, drawn.commitment, chance=statement.chance), secret, proof
+    proof = {"source": chance_source}
+    if source == "beacon":
+        proof["beacon"] = ROUND.to_json()
+    else:
+        proof["envelope"] = witnessed(COMMITMENT, drawn.commitment.digest).envelope.to_json()
+    chance = prove_chance(drawn.commitment, proof).value
+    return restore_key_set(secret, drawn.commitment, chance=chance), secret, proof
 
 
 def plan_for(drawn, **changes):

@@ -127,6 +127,21 @@ def test_a_self_attested_set_may_not_leave_the_allowance_out():
     assert "grinding allowance" in problems(builders.story(set_grade=ANCHORED).bundle())
 
 
+def test_a_beacon_pays_the_allowance_and_is_named_for_comparison():
+    """Nothing shows that the commitment came before the round, or that the round is the public one."""
+    assert "grinding allowance" in problems(builders.story(source="beacon", witness=True).bundle())
+    found = verify_evidence(builders.story(source="beacon", witness=True, set_grade=SELF_ATTESTED).bundle())
+    assert (found.valid, found.grade) == (True, SELF_ATTESTED)
+    assert any(builders.ROUND.randomness.hex() in sentence for sentence in found.not_recomputed)
+
+
+def test_a_round_that_contradicts_itself_or_is_not_the_committed_one_is_refused():
+    evidence = builders.story(source="beacon", set_grade=SELF_ATTESTED).evidence()
+    for change in ({"randomness": "e" * 64}, {"round": 7}, {"round": 2**53 - 1}, {"chain": "e" * 64}):
+        chance = evidence.chance | {"beacon": evidence.chance["beacon"] | change}
+        assert problems(builders.signed(replace(evidence, chance=chance))).startswith("chance: ")
+
+
 def test_a_sequential_audit_whose_order_the_owner_could_choose_pays_the_allowance():
     assert "grinding allowance" in problems(builders.story(source="witness", tests=("sequential",), asked=60).bundle())
     paid = builders.story(source="witness", tests=("sequential",), set_grade=SELF_ATTESTED)
