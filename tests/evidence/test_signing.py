@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fpvec_audit.domain.canonical_json import canonical_bytes
@@ -68,6 +68,7 @@ def test_signed_bytes_are_those_of_dsse():
     )
 
 
+@settings(deadline=None, max_examples=60)  # a busy machine is no defect
 @given(
     st.dictionaries(
         st.text(st.characters(codec="utf-8")),
