@@ -45,6 +45,7 @@ MOST_SEQUENTIAL = 2**14
 MOST_EXACT_WORK = 2**26
 """Most issued × candidates of an exact test."""
 KEY_SET_ISSUED = "key_set.issued"
+AUDIT_EVENTS = ("audit.planned", "audit.begun", "audit.finished")
 TELLTALE_P = Fraction(1, 10**4)
 """A text around the questions that names issued responses rather than decoys' with less probability than this is no
 accident."""
@@ -296,8 +297,8 @@ def _check_issued(evidence: Evidence, chance: str) -> None:
 
 def _check_events(evidence: Evidence) -> None:
     plan, begin, segment = evidence.plan, evidence.begin, evidence.segment
-    own = [entry for entry in segment if entry.subject == segment[0].subject and entry.event.startswith("audit.")]
-    if [entry.event for entry in own] != ["audit.planned", "audit.begun", "audit.finished"]:
+    own = [entry for entry in segment if entry.subject == segment[0].subject and entry.event in AUDIT_EVENTS]
+    if tuple(entry.event for entry in own) != AUDIT_EVENTS:
         raise EvidenceError("the ledger's segment does not plan, begin and finish this audit once each, in this order")
     if (own[0], own[-1]) != (segment[0], segment[-1]):
         raise EvidenceError("the ledger's segment does not end with the entry that finishes this audit")

@@ -16,8 +16,8 @@ from typing import Any
 from fpvec_audit.domain.canonical_json import canonical_bytes
 from fpvec_audit.errors import EvidenceError
 
-MOST_BYTES = 256 * 2**20
-"""Largest document that is looked at: a transcript of 65,536 candidates with long answers stays far below."""
+MOST_BYTES = 64 * 2**20
+"""Largest document that is looked at; a bundle of 1,024 candidates has about two million bytes."""
 MOST_DEPTH = 32
 MOST_INTEGER = 2**63 - 1
 MOST_TEXT = 2**20
