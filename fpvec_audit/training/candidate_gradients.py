@@ -155,14 +155,13 @@ class _Movement:
         adapter: ArchitectureAdapter | None,
         progress: Progress,
     ) -> None:
-        import torch
 
         self.model = model
         self.window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._directions: dict[nn.Parameter, Tensor] = {}
         self._vocabulary: set[nn.Parameter] = set()
-        # (all weights and the vocabulary's, ⟨h, ∇⟩ and ‖∇‖²)
-        self._sums = torch.zeros(2, 2, dtype=torch.float64, device=model.device)
+        # ⟨h, ∇⟩ and ‖∇‖² of every stretch: of the vocabulary's weights, of all others
+        self._products: tuple[list[Tensor], list[Tensor]] = ([], [])
         parameters = _parameters(base, model, difference, adapter)
         total = sum(pair.shared for pair in difference.pairs.values())
         with progress.step("the suspect's difference from the base", total, "elements") as step:
@@ -196,27 +195,24 @@ class _Movement:
         selected = batch["labels"] != IGNORED  # (1, tokens)
         logits = logits_at(self.model, batch["input_ids"], selected)  # (answer tokens, vocabulary)
         answer = batch["labels"][selected]
-        self._sums.zero_()
         logits.log_softmax(-1).gather(1, answer[:, None]).sum().backward()
-        whole, vocabulary = (
-            _normalised(product, square) if moved else None
-            for (product, square), moved in zip(self._sums.tolist(), self.moved, strict=True)
+        vocabulary, others = (_summed(products) for products in self._products)
+        whole = (vocabulary[0] + others[0], vocabulary[1] + others[1])
+        return (
+            _normalised(*whole) if self.moved[0] else None,
+            _normalised(*vocabulary) if self.moved[1] else None,
         )
-        return whole, vocabulary
 
     def _take(self, parameter: "nn.Parameter") -> None:
-        """Add a tensor's share to the sums, and drop its gradient."""
-        import torch
-
+        """Take a tensor's share of the sums, and drop its gradient."""
         direction = self._directions[parameter]
         assert parameter.grad is not None
         gradient = parameter.grad.reshape(-1)[: len(direction)]
         parameter.grad = None
-        of = slice(0, 2 if parameter in self._vocabulary else 1)
+        products = self._products[0 if parameter in self._vocabulary else 1]
         for start in range(0, len(direction), _SPAN):
             part = gradient[start : start + _SPAN].float()
-            products = torch.stack([part.dot(direction[start : start + _SPAN].float()), part.dot(part)])
-            self._sums[of] += products
+            products += [part.dot(direction[start : start + _SPAN].float()), part.dot(part)]
 
 
 def _scores(movement: _Movement, rows: Sequence[EncodedRow], progress: Progress) -> list[Scores]:
@@ -230,6 +226,15 @@ def _scores(movement: _Movement, rows: Sequence[EncodedRow], progress: Progress)
             found.append(movement.score(row) if fits else (None, None))
             step.advance()
     return found
+
+
+def _summed(products: "list[Tensor]") -> tuple[float, float]:
+    """Add up ⟨h, ∇⟩ and ‖∇‖² in float64, and forget them; read from the device at once."""
+    import torch
+
+    values = torch.stack(products).tolist() if products else []
+    products.clear()
+    return math.fsum(values[0::2]), math.fsum(values[1::2])
 
 
 def _normalised(product: float, square: float) -> float | None:
