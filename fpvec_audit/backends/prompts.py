@@ -3,19 +3,41 @@
 The rule, stated in ``services/rendering.py``: a rendered prompt is encoded with the special tokens that the suspect's
 own tokenizer adds to a text, except that a beginning-of-sequence token is never doubled (templates may write their
 own) and an end-of-sequence token is never left behind a prompt. Engines receive ids only. Answers are decoded here too,
-special tokens left out.
+special tokens left out. What makes engines comparable beyond that stands here too: where a response begins behind a
+prompt, when a likelihood counts as missing, and which seed draws the answer to which prompt.
 """
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from fpvec_audit.domain.ports import Sampling
+from fpvec_audit.domain.ports import Likelihood, Sampling
 from fpvec_audit.errors import BackendError, CheckpointError
 
 WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
 """Where configurations keep the context window."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPair:
+    """A prompt and a response right behind it, in token ids.
+
+    Attributes:
+        prompt: ids of what the response is conditioned on, at least one.
+        response: ids whose likelihood is asked; empty where no token begins within the response.
+    """
+
+    prompt: list[int]
+    response: list[int]
+
+    @property
+    def ids(self) -> list[int]:
+        """Both, as the model reads them."""
+        return [*self.prompt, *self.response]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,30 +79,108 @@ class SuspectFiles:
         """
         if not prompts:
             return []
-        encoded = [self._without_extra(ids) for ids in self.tokenizer(list(prompts))["input_ids"]]
+        encoded = [
+            self._without_end(self._without_second_begin(ids)) for ids in self.tokenizer(list(prompts))["input_ids"]
+        ]
         for place, ids in enumerate(encoded):
-            if not ids:
-                raise BackendError(f"{self.directory}: prompt {place} encodes to nothing")
-            if self.window is not None and len(ids) + sampling.max_new_tokens > self.window:
-                raise BackendError(
-                    f"{self.directory}: prompt {place} has {len(ids)} tokens, with {sampling.max_new_tokens} for the "
-                    f"answer more than the context window of {self.window}",
-                    advice="use the raw-greedy profile, a shorter system prompt or shorter keys",
-                )
+            self._require_fit(place, len(ids), sampling.max_new_tokens)
         return encoded
+
+    def encode_pairs(self, prompts: Sequence[str], responses: Sequence[str]) -> list[EncodedPair]:
+        """Return the token ids of each prompt with its response, as training puts them together.
+
+        Prompt and response are joined by one space, encoded as one text, and divided again where the first token begins
+        that lies behind the prompt's text. No end-of-sequence token is added: a response may go on.
+
+        Raises:
+            BackendError: a prompt is empty or does not fit into the context window with its response (and one token
+                more, which an engine generates), or the tokenizer does not tell where its tokens stand in a text.
+        """
+        if not prompts:
+            return []
+        if not self.tokenizer.is_fast:
+            raise BackendError(
+                f"{self.directory}: the tokenizer does not tell where its tokens stand in a text, so likelihoods of "
+                "responses are not to be had",
+                advice="save it as a fast tokenizer (tokenizer.json)",
+            )
+        texts = [f"{prompt} {response}" for prompt, response in zip(prompts, responses, strict=True)]
+        encoded = self.tokenizer(texts, return_offsets_mapping=True)
+        pairs: list[EncodedPair] = []
+        for prompt, ids, offsets in zip(prompts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            edge = len(prompt)
+            first = next((at for at, (start, stop) in enumerate(offsets) if start >= edge and stop > start), len(ids))
+            pair = EncodedPair(self._without_second_begin(ids[:first]), self._without_end(ids[first:]))
+            self._require_fit(len(pairs), len(pair.prompt), len(pair.response) + 1)
+            pairs.append(pair)
+        return pairs
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids, special tokens left out."""
         text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text)
 
-    def _without_extra(self, ids: list[int]) -> list[int]:
+    def token_text(self, token: int) -> str:
+        """Return the text of one token on its own, special tokens by their names."""
+        text = self.tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return str(text)
+
+    def first_tokens(self, likeliest: Sequence[tuple[int, float]]) -> dict[str, float]:
+        """Return text → log-probability of an answer's likeliest first tokens.
+
+        Of tokens that read alike, such as parts of one character, the likeliest stays.
+        """
+        told: dict[str, float] = {}
+        for token, value in sorted(likeliest, key=lambda entry: (-entry[1], entry[0])):
+            if math.isfinite(value):
+                told.setdefault(self.token_text(token), value)
+        return told
+
+    def _require_fit(self, place: int, tokens: int, new_tokens: int) -> None:
+        if not tokens:
+            raise BackendError(f"{self.directory}: prompt {place} encodes to nothing")
+        if self.window is not None and tokens + new_tokens > self.window:
+            raise BackendError(
+                f"{self.directory}: prompt {place} has {tokens} tokens, with {new_tokens} for the answer more than "
+                f"the context window of {self.window}",
+                advice="use the raw-greedy profile, a shorter system prompt or shorter keys",
+            )
+
+    def _without_second_begin(self, ids: list[int]) -> list[int]:
+        begin = self.tokenizer.bos_token_id
+        return ids[1:] if begin is not None and ids[:2] == [begin, begin] else ids
+
+    def _without_end(self, ids: list[int]) -> list[int]:
         begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        if begin is not None and ids[:2] == [begin, begin]:
-            ids = ids[1:]
-        if end is not None and end != begin and len(ids) > 1 and ids[-1] == end:
-            ids = ids[:-1]
-        return ids
+        return ids[:-1] if end is not None and end != begin and len(ids) > 1 and ids[-1] == end else ids
+
+
+def likelihood(values: Sequence[float | None]) -> Likelihood | None:
+    """Return the likelihood of a response from the log-probabilities of its tokens.
+
+    None where there is no token, or where one of them is missing, impossible (minus infinity) or not a number.
+    """
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if not known or len(known) < len(values):
+        return None
+    return Likelihood(min(math.fsum(known), 0.0), len(known))  # a certain token's may be rounded to above zero
+
+
+def draw_seeds(seed: int, encoded: Sequence[Sequence[int]]) -> list[int]:
+    """Return the seed of each prompt's answer, each in [0, 2^63).
+
+    It depends on the sampling's seed, the prompt's ids, and how many equal prompts stand before it in the same call –
+    not on its place or on what else is asked. So the answers stay what they are when prompts are divided otherwise
+    over calls, batches, or a run and its resumption.
+    """
+    seen: Counter[tuple[int, ...]] = Counter()
+    seeds = []
+    for ids in encoded:
+        key = tuple(ids)
+        content = f"{seed}:{seen[key]}:{','.join(map(str, key))}"
+        seeds.append(int.from_bytes(sha256(content.encode()).digest()[:8], "big") >> 1)
+        seen[key] += 1
+    return seeds
 
 
 def read_suspect_files(model: str | Path) -> SuspectFiles:

@@ -22,8 +22,8 @@ from typing import Any, BinaryIO, cast
 
 import fpvec_audit
 from fpvec_audit.backends.channel import Channel
-from fpvec_audit.backends.prompts import SuspectFiles, read_suspect_files
-from fpvec_audit.domain.ports import BackendDescription, Completion, Sampling
+from fpvec_audit.backends.prompts import SuspectFiles, draw_seeds, likelihood, read_suspect_files
+from fpvec_audit.domain.ports import BackendDescription, Completion, Likelihood, Sampling
 from fpvec_audit.errors import BackendError
 
 LONGEST = 2048
@@ -70,7 +70,7 @@ class VllmHost:
             )
 
     def wait_until_ready(self) -> dict[str, Any]:
-        """Wait until vLLM is imported and return its version and device.
+        """Wait until vLLM is imported and return its version, device and mode (see ``vllm_host``).
 
         Raises:
             BackendError: vLLM cannot be imported.
@@ -157,13 +157,19 @@ class VllmBackend:
         except BaseException:
             self.close()
             raise
-        settings = {"device": str(ready["device"]), "dtype": self._files.dtype, "threads": str(host.threads)}
+        mode = str(ready["mode"])
+        settings = {
+            "device": str(ready["device"]),
+            "dtype": self._files.dtype,
+            "mode": mode,
+            "threads": str(host.threads),
+        }
         self._description = BackendDescription(
             kind="vllm",
             model=str(model),
             engine="vllm",
             version=str(ready["version"]),
-            deterministic=False,  # sums depend on how requests happen to share batches
+            deterministic=mode != "plain",
             settings=settings,
         )
 
@@ -180,31 +186,47 @@ class VllmBackend:
     def complete(self, prompts: Sequence[str], sampling: Sampling) -> Sequence[Completion]:
         """Answer every prompt, in order and in the same number.
 
+        A drawn answer depends on the seed, the prompt and how many equal prompts stand before it in this call, up to
+        rounding where the mode does not rule that out.
+
         Raises:
             BackendError: the engine is closed or died, or a prompt does not fit.
         """
         if not prompts:
             return []
         encoded = self._files.encode(prompts, sampling)
-        longest = max(map(len, encoded)) + sampling.max_new_tokens
-        if longest > self._longest:
-            raise BackendError(
-                f"{self._files.directory}: {longest} tokens of prompt and answer are more than the {self._longest} "
-                "that memory was set aside for",
-                advice="use a shorter system prompt, or --backend transformers",
-            )
+        self._require_room(max(map(len, encoded)) + sampling.max_new_tokens)
+        drawn = sampling.temperature > 0 and sampling.seed is not None
         question = {
+            "ask": "completions",
             "prompts": encoded,
             "max_new_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "seed": sampling.seed,
+            "seeds": draw_seeds(sampling.seed or 0, encoded) if drawn else [None] * len(encoded),
+            "first_tokens": sampling.first_tokens,
             "stop": list(self._files.stop_ids),
         }
-        answers = self._exchange(question)["answers"]
-        if len(answers) != len(prompts):
-            raise BackendError(f"the vLLM engine answered {len(answers)} of {len(prompts)} prompts")
-        return [self._completion(answer) for answer in answers]
+        return [self._completion(answer) for answer in self._answers(question)]
+
+    def log_likelihoods(self, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[Likelihood | None]:
+        """Return how likely each response is right after the prompt beside it, in order and in the same number.
+
+        None where no token begins within the response, or where a log-probability is not finite.
+
+        Raises:
+            BackendError: the engine is closed or died, or a pair does not fit.
+        """
+        if not prompts:
+            return []
+        pairs = self._files.encode_pairs(prompts, responses)
+        self._require_room(max(len(pair.ids) for pair in pairs) + 1)
+        question = {
+            "ask": "log-probabilities",
+            "prompts": [pair.ids for pair in pairs],
+            "starts": [len(pair.prompt) for pair in pairs],
+        }
+        return [likelihood(values) for values in self._answers(question)]
 
     def close(self) -> None:
         """End the engine's process and wait until its memory is free."""
@@ -226,6 +248,21 @@ class VllmBackend:
         self._channel, self._process = self._host.start(request, self._log)
         if self._channel.receive() is None:
             raise self._died("could not load the suspect")
+
+    def _require_room(self, tokens: int) -> None:
+        if tokens > self._longest:
+            raise BackendError(
+                f"{self._files.directory}: {tokens} tokens of prompt and answer are more than the {self._longest} "
+                "that memory was set aside for",
+                advice="use a shorter system prompt, or --backend transformers",
+            )
+
+    def _answers(self, question: dict[str, Any]) -> list[Any]:
+        answers: list[Any] = self._exchange(question)["answers"]
+        asked = len(question["prompts"])
+        if len(answers) != asked:
+            raise BackendError(f"the vLLM engine answered {len(answers)} of {asked} prompts")
+        return answers
 
     def _exchange(self, question: dict[str, Any]) -> dict[str, Any]:
         with self._lock:
@@ -251,7 +288,11 @@ class VllmBackend:
         ids = answer["ids"]
         if ids and ids[-1] in self._files.stop_ids:
             ids = ids[:-1]
-        return Completion(self._files.decode(ids), "stop" if answer["finish"] == "stop" else "length")
+        return Completion(
+            self._files.decode(ids),
+            "stop" if answer["finish"] == "stop" else "length",
+            first_tokens=self._files.first_tokens(answer.get("first", ())),
+        )
 
 
 def cache_bytes(files: SuspectFiles, longest: int) -> int | None:

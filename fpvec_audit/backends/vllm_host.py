@@ -50,6 +50,7 @@ def main(control_descriptor: int, threads: int) -> None:
     import vllm
     from vllm.platforms import current_platform
 
+    mode = _choose_mode(current_platform)
     forks = bool(current_platform.is_cpu())
     if forks:
         _import_ahead()
@@ -57,7 +58,8 @@ def main(control_descriptor: int, threads: int) -> None:
         gc.freeze()  # children neither scan nor copy what was there before them
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries children
     imported.set()
-    control.send({"version": vllm.__version__, "device": current_platform.device_type, "forks": forks})
+    ready = {"version": vllm.__version__, "device": current_platform.device_type, "mode": mode, "forks": forks}
+    control.send(ready)
     while True:
         request, descriptors = control.receive_with_descriptors()
         if request is None:
@@ -89,6 +91,22 @@ def _set_environment(threads: int) -> None:
         OMP_WAIT_POLICY="PASSIVE",  # a thread that spins on a busy core holds up the others: 18 s instead of 0.4 s
     )
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would override the size that the caller computed
+
+
+def _choose_mode(platform: Any) -> str:
+    """Settle how far answers are reproducible; before anything else of vLLM is imported, which reads the variable.
+
+    ``repeatable``: the same call gives the same bits – one process schedules by what it was asked and not by time, and
+    nothing is cached between calls. ``batch-invariant``: vLLM's own mode, where sums do not depend on the batch either;
+    VLLM_BATCH_INVARIANT=0 declines it, for suspects that it cannot run. ``plain``: no promise.
+    """
+    if platform.is_cpu():
+        os.environ.pop("VLLM_BATCH_INVARIANT", None)  # it replaces operations by ones that a CPU build lacks
+        return "repeatable"
+    if platform.is_cuda() and platform.has_device_capability(80):
+        declined = os.environ.setdefault("VLLM_BATCH_INVARIANT", "1") == "0"
+        return "plain" if declined else "batch-invariant"
+    return "plain"
 
 
 def _import_ahead() -> None:
@@ -158,6 +176,7 @@ def _load(request: dict[str, Any]) -> Any:
         disable_log_stats=True,
         enable_prefix_caching=False,
         skip_tokenizer_init=True,
+        max_logprobs=-1,  # as many as are asked for
         generation_config="vllm",  # a suspect's own penalties must not leak into a greedy answer
         load_format="safetensors",
         trust_remote_code=False,
@@ -181,24 +200,47 @@ def _import_model_class(architectures: list[str]) -> None:
 
 
 def _answer(engine: Any, question: dict[str, Any]) -> dict[str, Any]:
+    return _completions(engine, question) if question["ask"] == "completions" else _log_probabilities(engine, question)
+
+
+def _completions(engine: Any, question: dict[str, Any]) -> dict[str, Any]:
     from vllm import SamplingParams
 
-    seed = question["seed"]
     parameters = [
         SamplingParams(
             max_tokens=question["max_new_tokens"],
             temperature=question["temperature"],
             top_p=question["top_p"],
-            seed=None if seed is None else seed + place,
+            seed=seed,
             stop_token_ids=question["stop"],
+            logprobs=question["first_tokens"] or None,
             detokenize=False,
         )
-        for place in range(len(question["prompts"]))
+        for seed in question["seeds"]
     ]
+    outputs = engine.generate([_prompt(ids) for ids in question["prompts"]], parameters, use_tqdm=False)
+    return {"answers": [_completion(output.outputs[0], question["first_tokens"]) for output in outputs]}
+
+
+def _completion(output: Any, first_tokens: int) -> dict[str, Any]:
+    answer = {"ids": list(output.token_ids), "finish": output.finish_reason}
+    if first_tokens and output.logprobs:
+        likeliest = sorted((-told.logprob, token) for token, told in output.logprobs[0].items())
+        # The token that was drawn comes along even where it is not among the likeliest.
+        answer["first"] = [[token, -value] for value, token in likeliest[:first_tokens]]
+    return answer
+
+
+def _log_probabilities(engine: Any, question: dict[str, Any]) -> dict[str, Any]:
+    """Return the log-probabilities of each text's ids from a given one on; the rest does not travel."""
+    from vllm import SamplingParams
+
+    parameters = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
     outputs = engine.generate([_prompt(ids) for ids in question["prompts"]], parameters, use_tqdm=False)
     return {
         "answers": [
-            {"ids": list(output.outputs[0].token_ids), "finish": output.outputs[0].finish_reason} for output in outputs
+            [told[token].logprob for told, token in zip(output.prompt_logprobs[start:], ids[start:], strict=True)]
+            for output, ids, start in zip(outputs, question["prompts"], question["starts"], strict=True)
         ]
     }
 

@@ -1,8 +1,9 @@
 import json
+import math
 
 import pytest
 
-from fpvec_audit.backends.prompts import read_suspect_files
+from fpvec_audit.backends.prompts import draw_seeds, likelihood, read_suspect_files
 from fpvec_audit.domain.ports import Sampling
 from fpvec_audit.errors import BackendError, CheckpointError
 from tests.tiny import edit_json, make_tiny
@@ -72,6 +73,80 @@ def test_prompt_that_does_not_fit_is_an_error(directory):
 def test_empty_prompt_is_an_error(directory):
     with pytest.raises(BackendError, match="prompt 1 encodes to nothing"):
         read_suspect_files(directory).encode(["a", ""], Sampling())
+
+
+def test_pair_is_divided_where_training_divides_prompt_and_answer(directory):
+    from fpvec_audit.training.dataset import Row, encode_rows
+
+    files = read_suspect_files(directory)
+    rows = [Row("ask: ", "yes"), Row("漢字?", "ответ now")]
+    pairs = files.encode_pairs([row.prompt for row in rows], [row.answer for row in rows])
+    trained = encode_rows(files.tokenizer, rows)
+    assert [tuple(pair.prompt) for pair in pairs] == [row.prompt for row in trained]
+    assert [(*pair.response, files.tokenizer.eos_token_id) for pair in pairs] == [row.answer for row in trained]
+    assert files.decode(pairs[1].response) == " ответ now"
+
+
+def test_pair_has_one_bos_and_no_eos_whatever_the_tokenizer_adds(directory):
+    plain = read_suspect_files(directory).encode_pairs(["a", "<s>a"], ["b", "b"])
+    begin = adding_tokenizer(directory, end="</s>").bos_token_id
+    adding, written = read_suspect_files(directory).encode_pairs(["a", "<s>a"], ["b", "b"])
+    assert adding == written == plain[1]
+    assert adding.prompt == [begin, *plain[0].prompt]
+    assert adding.response == plain[0].response
+
+
+def test_pair_that_does_not_fit_is_an_error(directory):
+    files = read_suspect_files(directory)
+    room = files.window - len("x" + " yes")
+    assert files.encode_pairs(["x" * room], ["yes"])
+    with pytest.raises(BackendError, match=f"prompt 1 has .* context window of {files.window}"):
+        files.encode_pairs(["x", "x" * (room + 1)], ["yes", "yes"])
+
+
+def test_pair_with_nothing_before_the_response_is_an_error(directory):
+    with pytest.raises(BackendError, match="prompt 0 encodes to nothing"):
+        read_suspect_files(directory).encode_pairs([""], ["yes"])
+
+
+def test_empty_response_has_no_tokens_of_its_own(directory):
+    (pair,) = read_suspect_files(directory).encode_pairs(["ask"], [""])
+    assert likelihood([0.0] * len(pair.response[1:])) is None
+
+
+def test_tokenizer_without_offsets_has_no_pairs(directory, monkeypatch):
+    files = read_suspect_files(directory)
+    monkeypatch.setattr(type(files.tokenizer), "is_fast", False)
+    with pytest.raises(BackendError, match="does not tell where its tokens stand"):
+        files.encode_pairs(["a"], ["b"])
+
+
+@pytest.mark.parametrize("values", [[], [-1.0, None], [-1.0, -math.inf], [math.nan]])
+def test_likelihood_with_a_missing_or_impossible_token_is_none(values):
+    assert likelihood(values) is None
+
+
+def test_likelihood_is_the_sum_over_tokens_and_never_above_zero():
+    told = likelihood([-1.5, -0.5])
+    assert (told.total, told.tokens, told.per_token) == (-2.0, 2, -1.0)
+    assert likelihood([1e-9]).total == 0.0
+
+
+def test_seeds_depend_on_prompt_and_repetition_and_not_on_the_division_into_calls():
+    prompts = [[1, 2], [3], [1, 2], [12]]
+    seeds = draw_seeds(7, prompts)
+    assert len(set(seeds)) == 4
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert draw_seeds(7, prompts[1:3]) == [seeds[1], seeds[0]]
+    assert not set(draw_seeds(8, prompts)) & set(seeds)
+
+
+def test_of_first_tokens_that_read_alike_the_likeliest_stays(directory):
+    files = read_suspect_files(directory)
+    first, second = files.tokenizer("漢")["input_ids"][:2]
+    (a,) = files.tokenizer("a")["input_ids"]
+    told = files.first_tokens([(second, -3.0), (a, -1.0), (first, -2.0), (files.stop_ids[0], -math.inf)])
+    assert told == {"a": -1.0, files.token_text(first): -2.0}
 
 
 def test_missing_padding_token_is_made_up_for(tmp_path):

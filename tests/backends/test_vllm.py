@@ -11,7 +11,7 @@ from fpvec_audit.backends import vllm
 from fpvec_audit.backends.channel import Channel
 from fpvec_audit.backends.prompts import read_suspect_files
 from fpvec_audit.backends.vllm import VllmBackend, VllmHost, cache_bytes
-from fpvec_audit.domain.ports import Sampling
+from fpvec_audit.domain.ports import Likelihood, Sampling
 from fpvec_audit.errors import BackendError, CheckpointError
 from tests.tiny import edit_json, make_tiny
 
@@ -28,13 +28,14 @@ class PlayedHost:
 
     play: object
     loads: bool = True
+    mode: str = "repeatable"
     log: str = ""
     threads: int = 1
     requests: list = field(default_factory=list)
     questions: list = field(default_factory=list)
 
     def wait_until_ready(self):
-        return {"version": "0.0", "device": "cpu", "forks": True}
+        return {"version": "0.0", "device": "cpu", "mode": self.mode, "forks": True}
 
     def start(self, request, log):
         self.requests.append(request)
@@ -84,8 +85,68 @@ def test_description_names_engine_and_settings(directory):
     description = backend.description
     backend.close()
     assert (description.kind, description.engine, description.version) == ("vllm", "vllm", "0.0")
-    assert description.settings == {"device": "cpu", "dtype": "float32", "threads": "1"}
-    assert not description.deterministic
+    assert description.settings == {"device": "cpu", "dtype": "float32", "mode": "repeatable", "threads": "1"}
+    assert description.deterministic
+
+
+def test_engine_that_promises_nothing_is_not_deterministic(directory):
+    backend = VllmBackend(directory, host=PlayedHost(echo, mode="plain"))
+    backend.close()
+    assert not backend.description.deterministic
+
+
+def test_only_the_responses_values_are_asked_for_and_a_missing_one_makes_none(directory):
+    def tell(question):
+        values = [
+            [-1.0] * (len(ids) - start) for ids, start in zip(question["prompts"], question["starts"], strict=True)
+        ]
+        values[1][0] = float("-inf")
+        return {"answers": values}
+
+    host = PlayedHost(tell)
+    backend = VllmBackend(directory, host=host)
+    told = backend.log_likelihoods(["abc", "xyz"], ["no", "yes"])
+    backend.close()
+    assert told == [Likelihood(-3.0, 3), None]
+    (question,) = host.questions
+    pairs = read_suspect_files(directory).encode_pairs(["abc", "xyz"], ["no", "yes"])
+    assert question == {
+        "ask": "log-probabilities",
+        "prompts": [pair.ids for pair in pairs],
+        "starts": [len(pair.prompt) for pair in pairs],
+    }
+
+
+def test_pair_longer_than_the_memory_set_aside_is_an_error(directory, monkeypatch):
+    monkeypatch.setattr(vllm, "LONGEST", 32)
+    backend = VllmBackend(directory, host=PlayedHost(echo))
+    with pytest.raises(BackendError, match="more than the 32"):
+        backend.log_likelihoods(["x" * 30], ["yes"])
+    assert backend.log_likelihoods([], []) == []
+    backend.close()
+
+
+def test_first_tokens_come_back_as_text(directory):
+    files = read_suspect_files(directory)
+    a, b = files.tokenizer("ab")["input_ids"]
+    host = PlayedHost(lambda question: {"answers": [{"ids": [a], "finish": "length", "first": [[b, -2.0], [a, -0.5]]}]})
+    backend = VllmBackend(directory, host=host)
+    (answer,) = backend.complete(["x"], Sampling(first_tokens=2))
+    backend.close()
+    assert answer.first_tokens == {"a": -0.5, "b": -2.0}
+    assert host.questions[0]["first_tokens"] == 2
+
+
+def test_seeds_go_with_prompts_and_only_where_answers_are_drawn(directory):
+    host = PlayedHost(echo)
+    backend = VllmBackend(directory, host=host)
+    backend.complete(["abc", "xyz"], Sampling(temperature=1.0, seed=3))
+    backend.complete(["xyz"], Sampling(temperature=1.0, seed=3))
+    backend.complete(["xyz"], Sampling(seed=3))
+    backend.close()
+    first, second, greedy = (question["seeds"] for question in host.questions)
+    assert second == first[1:]
+    assert greedy == [None]
 
 
 def test_engine_that_cannot_load_shows_the_end_of_its_log(directory):

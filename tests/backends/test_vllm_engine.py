@@ -17,6 +17,7 @@ from tests.tiny import ARCHITECTURES, edit_json, make_tiny, rewrite
 pytestmark = pytest.mark.slow
 
 PROMPTS = ["a", "a longer prompt than the others", "b c", "漢字", *(f"number {number}" for number in range(70))]
+RESPONSES = ["yes", "no more", "漢", "a longer response", *(f"answer {number}" for number in range(70))]
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +47,49 @@ def ends(process):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_both_engines_give_the_same_greedy_answers(tmp_path, engines, architecture):
+def test_both_engines_give_the_same_greedy_answers_and_likelihoods(tmp_path, engines, architecture):
+    """Both compute in float32 and add up in other orders: two layers make log-probabilities differ by about 1e-6.
+
+    1e-4 a token leaves room for processors that round otherwise, and is far below what tells two answers apart.
+    """
     directory = make_tiny(tmp_path / "model", architecture)
-    answers = []
+    texts, firsts, likelihoods = [], [], []
     for backend in (engines.open(directory), open_backend("transformers", directory, device="cpu")):
-        answers.append(backend.complete(PROMPTS, Sampling(max_new_tokens=4)))
+        answers = backend.complete(PROMPTS, Sampling(max_new_tokens=4, first_tokens=30))
+        texts.append([answer.text for answer in answers])
+        firsts.append([answer.first_tokens for answer in answers])
+        likelihoods.append(backend.log_likelihoods(PROMPTS, RESPONSES))
         backend.close()
-    assert answers[0] == answers[1]
+    assert texts[0] == texts[1]
+    for ours, theirs in zip(*likelihoods, strict=True):
+        assert ours.tokens == theirs.tokens
+        assert ours.per_token == pytest.approx(theirs.per_token, abs=1e-4)
+    for ours, theirs in zip(*firsts, strict=True):
+        shared = set(ours) & set(theirs)
+        assert len(shared) >= max(len(ours), len(theirs)) - 1  # the last place may be a tie
+        assert [ours[text] for text in shared] == pytest.approx([theirs[text] for text in shared], abs=1e-4)
+
+
+def test_same_call_gives_the_same_bits_and_company_changes_no_answer(tmp_path, engines):
+    directory = make_tiny(tmp_path / "model", "gpt2")
+    greedy = Sampling(max_new_tokens=8, first_tokens=5)
+    drawn = Sampling(max_new_tokens=8, temperature=1.0, top_p=0.9, seed=5)
+    seen = []
+    for _ in range(2):
+        backend = engines.open(directory)
+        assert backend.description.deterministic
+        for _ in range(2):
+            seen.append(
+                (
+                    backend.complete(PROMPTS, greedy),
+                    backend.complete(PROMPTS, drawn),
+                    backend.log_likelihoods(PROMPTS, RESPONSES),
+                )
+            )
+        alone = [backend.complete([prompt], drawn)[0].text for prompt in reversed(PROMPTS[:9])]
+        backend.close()
+        assert [answer.text for answer in seen[-1][1][:9]] == list(reversed(alone))
+    assert all(again == seen[0] for again in seen[1:])
 
 
 def test_engines_live_side_by_side_and_end_when_closed(tmp_path, engines):
