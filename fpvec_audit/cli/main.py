@@ -15,6 +15,7 @@ from fpvec_audit.cli import (
     audit,
     demo,
     doctor,
+    evidence,
     fingerprint,
     job,
     key,
@@ -47,6 +48,7 @@ for module in (demo, doctor, fingerprint, stamp, unstamp, audit, trace):
 for name, group in (
     ("key", key.app),
     ("witness", witness.app),
+    ("evidence", evidence.app),
     ("model", model.app),
     ("vector", vector.app),
     ("attack", attack.app),

@@ -1,0 +1,51 @@
+"""How evidence is shown in a terminal: what was checked, what was found, and what that does not prove."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fpvec_audit.reports.terminal import render_bullets, render_fields
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FITS, DOES_NOT_FIT = "✓", "✗"
+_LISTS = ("warnings", "not_recomputed", "does_not_prove")
+
+
+def render_verification(document: Mapping[str, Any], console: "Console") -> None:
+    """Show what verifying a bundle found."""
+    title = "VALID" if document["valid"] else "NOT VALID"
+    said = (
+        f"{document['verdict']}, grade {document['grade']}"
+        if document["valid"]
+        else "no verdict follows from this file"
+    )
+    _line(console, f"{title}  {said}")
+    _line(console, "")
+    render_fields({check["name"]: _mark(check) + check["sentence"] for check in document["checks"]}, console)
+    _line(console, "")
+    render_fields({name: document[name] for name in ("signer", "order") if document[name]}, console)
+    render_bullets(console, "What does not fit", document["problems"])
+    if document["valid"]:
+        render_bullets(console, "Not recomputed", document["not_recomputed"])
+        render_bullets(console, "What this does not prove", document["does_not_prove"])
+
+
+def render_export(document: Mapping[str, Any], console: "Console") -> None:
+    """Show a bundle that was written."""
+    render_fields({name: value for name, value in document.items() if name not in _LISTS}, console)
+    render_bullets(console, "Notes", _lines(document, "warnings"))
+    render_bullets(console, "Not recomputed by whoever verifies it", _lines(document, "not_recomputed"))
+    render_bullets(console, "What this does not prove", _lines(document, "does_not_prove"))
+
+
+def _mark(check: Mapping[str, Any]) -> str:
+    return f"{FITS if check['ok'] else DOES_NOT_FIT} "
+
+
+def _lines(document: Mapping[str, Any], name: str) -> Sequence[str]:
+    return list(document[name])
+
+
+def _line(console: "Console", text: str) -> None:
+    console.print(text, markup=False, highlight=False)
