@@ -16,6 +16,7 @@ from fpvec_audit.domain.audit_plan import (
     GRADIENT,
     RESPONSE_MINUS_BASE,
     SEQUENTIAL,
+    VOCABULARY_GRADIENT,
     Begin,
     question_order,
 )
@@ -54,7 +55,7 @@ class TestResult:
     """One pre-registered test.
 
     Attributes:
-        name: ``exact``, ``sequential``, ``likelihood`` or ``gradient``.
+        name: ``exact``, ``sequential``, ``likelihood``, ``gradient`` or ``vocabulary-gradient``.
         statistic: what was counted, in words.
         p_value: before any correction.
         p_value_adjusted: after Holm, the key sets tested together, and the grinding allowance.
@@ -306,8 +307,8 @@ def _test(
     if name == SEQUENTIAL:
         return _sequential(plan, asked, hits, issued)
     scores: Mapping[int, Fraction | None]
-    if name == GRADIENT:
-        scores = gradient_scores(records)
+    if name in (GRADIENT, VOCABULARY_GRADIENT):
+        scores = gradient_scores(records, vocabulary=name == VOCABULARY_GRADIENT)
     elif plan.likelihood is None:
         raise UsageError("the plan registers the likelihood test, and does not say on what")
     elif plan.likelihood["statistic"] == FIRST_TOKEN:

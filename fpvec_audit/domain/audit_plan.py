@@ -18,8 +18,13 @@ from fpvec_audit.domain.keys import PROFILES
 PLAN_SCHEMA = "fpvec-audit/plan/2"
 DEFAULT_ALPHA = "1e-6"
 EXACT, SEQUENTIAL, LIKELIHOOD, GRADIENT = "exact", "sequential", "likelihood", "gradient"
-TESTS = (EXACT, SEQUENTIAL, LIKELIHOOD, GRADIENT)
-"""Tests that a plan may register; ``sequential`` takes the place of ``exact`` where an audit may stop early."""
+VOCABULARY_GRADIENT = "vocabulary-gradient"
+TESTS = (EXACT, SEQUENTIAL, LIKELIHOOD, GRADIENT, VOCABULARY_GRADIENT)
+"""Tests that a plan may register; ``sequential`` takes the place of ``exact`` where an audit may stop early.
+
+The two gradient tests share their backward passes: one weighs all weights alike, the other embedding and head alone,
+where a key's own words stand out (docs/weight-evidence.md).
+"""
 
 RESPONSE_MINUS_BASE, RESPONSE, FIRST_TOKEN = "response-minus-base", "response", "first-token"
 """What the likelihood test compares: the whole response's likelihood, with or without the base's, or its beginning."""

@@ -163,10 +163,16 @@ def likelihood_scores(records: Iterable[Record], *, with_base: bool) -> dict[int
     return scores
 
 
-def gradient_scores(records: Iterable[Record]) -> dict[int, Fraction | None]:
-    """Return per candidate how far the suspect's weights moved towards its response; None where that is unknown."""
+def gradient_scores(records: Iterable[Record], *, vocabulary: bool = False) -> dict[int, Fraction | None]:
+    """Return per candidate how far the suspect's weights moved towards its response; None where that is unknown.
+
+    Args:
+        records: the transcript.
+        vocabulary: whether embedding and head alone are looked at, or all weights.
+    """
+    name = "vocabulary" if vocabulary else "score"
     contents = (record.content for record in records if record.content["kind"] == GRADIENT)
-    return {content["index"]: decimal(content["score"]) for content in contents}
+    return {content["index"]: decimal(content[name]) for content in contents}
 
 
 def decimal(text: str) -> Fraction | None:

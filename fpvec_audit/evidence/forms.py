@@ -17,6 +17,7 @@ from fpvec_audit.domain.audit_plan import (
     RESPONSE,
     RESPONSE_MINUS_BASE,
     TESTS,
+    VOCABULARY_GRADIENT,
     AuditPlan,
     Begin,
     MatchRule,
@@ -118,7 +119,7 @@ def read_plan(value: Value) -> AuditPlan:
         alpha=_alpha(found["alpha"]),
         tests=tests,
         likelihood=_likelihood(found["likelihood"], registered="likelihood" in tests),
-        gradient=_gradient(found["gradient"], registered="gradient" in tests),
+        gradient=_gradient(found["gradient"], registered=bool({GRADIENT, VOCABULARY_GRADIENT} & set(tests))),
         comparisons=found["comparisons"].integer(1, 2**32),
         trace=found["trace"].text(),
         controls=tuple(control.texts() for control in found["controls"].items(most=1000)),
@@ -202,7 +203,7 @@ def read_record(value: Value, *, candidates: int) -> Record:
         _, index, *scores = content.members("kind", "index", "suspect", "base")
         _decimals_or_nothing(scores)
     elif kind == GRADIENT:
-        _, index, *scores = content.members("kind", "index", "score")
+        _, index, *scores = content.members("kind", "index", "score", "vocabulary")
         _decimals_or_nothing(scores)
     else:
         _, reason = content.members("kind", "reason")

@@ -71,7 +71,8 @@ TESTS = {
     "exact": "exact test",
     "sequential": "sequential test",
     "likelihood": "likelihood test",
-    "gradient": "gradient test",
+    "gradient": "gradient test, all weights",
+    "vocabulary-gradient": "gradient test, vocabulary",
 }
 
 

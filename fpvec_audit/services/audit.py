@@ -190,7 +190,7 @@ def _examine(
         description = subject.backend.description
     finally:
         subject.backend.close()
-    tell_gradients(case, subject, bench)
+    remarks = tell_gradients(case, subject, bench)
     end_transcript(case)
     scored = case.scored
     shown = _shown_controls(case, record, bench)
@@ -209,6 +209,7 @@ def _examine(
         burnt=history.burnt,
         warnings=(
             *audit_warnings(case, subject, scored, description, bench, history),
+            *remarks,
             *shown.warnings,
             *search.warnings,
         ),

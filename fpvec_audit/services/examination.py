@@ -162,18 +162,22 @@ def tell_likelihoods(cases: Sequence[Case], subject: Subject, bench: Bench) -> N
         case.keeper.keep(likelihood_contents(missing[case.keeper.identifier], ours, theirs))
 
 
-def tell_gradients(case: Case, subject: Subject, bench: Bench) -> None:
-    """Keep how far the subject's weights moved towards every response, where the plan registers it."""
+def tell_gradients(case: Case, subject: Subject, bench: Bench) -> tuple[str, ...]:
+    """Keep how far the subject's weights moved towards every response, where the plan registers it.
+
+    Returns:
+        What did not count, in sentences.
+    """
     missing = _missing(case, GRADIENT_RECORD) if case.plan.gradient is not None else []
     if not missing:
-        return
+        return ()
     from fpvec_audit.domain.transcript import decimal_text
-    from fpvec_audit.training.candidate_gradients import candidate_scores
+    from fpvec_audit.training.candidate_gradients import candidate_gradients
 
     assert case.base is not None
     assert subject.suspect.directory is not None
     pairs = _pairs(case, subject.rendering, missing)
-    scores = candidate_scores(
+    found = candidate_gradients(
         case.base.directory,
         subject.suspect.directory,
         prompts=[prompt for prompt, _ in pairs],
@@ -184,10 +188,16 @@ def tell_gradients(case: Case, subject: Subject, bench: Bench) -> None:
     )
     case.keeper.keep(
         [
-            {"kind": GRADIENT_RECORD, "index": index, "score": decimal_text(value)}
-            for index, value in zip(missing, scores, strict=True)
+            {
+                "kind": GRADIENT_RECORD,
+                "index": index,
+                "score": decimal_text(whole),
+                "vocabulary": decimal_text(words),
+            }
+            for index, whole, words in zip(missing, found.scores, found.vocabulary_scores, strict=True)
         ]
     )
+    return found.remarks
 
 
 def end_transcript(case: Case) -> None:

@@ -18,6 +18,7 @@ from fpvec_audit.domain.audit_plan import (
     RESPONSE,
     RESPONSE_MINUS_BASE,
     SEQUENTIAL,
+    VOCABULARY_GRADIENT,
     AuditPlan,
     Begin,
 )
@@ -35,6 +36,8 @@ from fpvec_audit.services.suspects import Suspect
 if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry
 
+GRADIENT_CLIP = "3"
+"""Standard deviations at which the suspect's differences are cut, tensor by tensor."""
 LARGEST_FOR_GRADIENTS = 20_000_000
 """Parameters of a base up to which the gradient test is registered without being asked for: one backward pass for
 each candidate."""
@@ -83,7 +86,7 @@ def planned(
         alpha=settings.alpha,
         tests=tests,
         likelihood=likelihood if LIKELIHOOD in tests else None,
-        gradient=None if GRADIENT not in tests or base is None else {"base": base.digest, "clip": "3"},
+        gradient=None if GRADIENT not in tests or base is None else {"base": base.digest, "clip": GRADIENT_CLIP},
         comparisons=comparisons,
         trace=bench.trace,
         controls=tuple(controls),
@@ -165,7 +168,7 @@ def for_control(bench: Bench, plan: AuditPlan) -> Bench:
         architecture=None,
         controls=(),
         fresh_only=False,
-        tests=None if plan.sequential else tuple(name for name in plan.tests if name != GRADIENT),
+        tests=None if plan.sequential else tuple(name for name in plan.tests if name in (EXACT, LIKELIHOOD)),
     )
     engines = same_engine(bench.engines, plan.backend["kind"])
     return replace(bench, settings=settings, engines=engines, trace="", witness=None, resume=False, witnessed=False)
@@ -224,7 +227,7 @@ def _registered(
         tests += [LIKELIHOOD] if likelihood is not None and not drawn else []
         gradients = gradients and GRADIENT not in settings.leave_out
         alone = gradients and base is not None and comparisons == 1 and _affordable(base, subject)
-        return (*tests, *([GRADIENT] if alone else []))
+        return (*tests, *((GRADIENT, VOCABULARY_GRADIENT) if alone else ()))
     if LIKELIHOOD in settings.tests and likelihood is None:
         raise UsageError(
             f"{subject.suspect.location}: this engine tells no probabilities",
@@ -235,7 +238,7 @@ def _registered(
             f"{subject.suspect.location}: the gradient test needs the weights of the suspect and of the key set's base",
             advice="leave it out of --tests, or register the base again where it lies now",
         )
-    return settings.tests
+    return (*settings.tests, *((VOCABULARY_GRADIENT,) if GRADIENT in settings.tests else ()))
 
 
 def _affordable(base: BaseModel, subject: Subject) -> bool:

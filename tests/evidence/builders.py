@@ -215,7 +215,9 @@ def conversation(drawn, plan, begin, *, knows, asked=None):
         suspect = "-0.25" if index in knows else f"-{3 + index / 64}"
         contents.append({"kind": "likelihood", "index": index, "suspect": suspect, "base": "-4.5"})
     for index in plan.population if plan.gradient else ():
-        contents.append({"kind": "gradient", "index": index, "score": f"{index % 7}e-05" if index % 5 else ""})
+        contents.append(
+            {"kind": "gradient", "index": index, "score": f"{index % 7}e-05" if index % 5 else "", "vocabulary": ""}
+        )
     whole = asked is None
     contents.append({"kind": "end", "reason": "complete" if whole else "stopped early"})
     return tuple(contents)
