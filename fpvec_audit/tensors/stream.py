@@ -28,7 +28,7 @@ from fpvec_audit.tensors.source import TensorSource
 MOST_THREADS = 8
 _LANES = 16
 _MOST_STREAMS = 64
-_MOST_WASTE = 1.15
+_MOST_WASTE = 1.07
 _MOST_ROOM = 176 << 20
 """Bytes of all blocks of all threads."""
 _POLL_SECONDS = 0.1
