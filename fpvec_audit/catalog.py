@@ -10,11 +10,12 @@ name.
 """
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any
 
@@ -345,7 +346,13 @@ def _guarded(item: _Contribution) -> Any:
 
 def _owner(point: EntryPoint) -> tuple[str, str]:
     distribution = getattr(point, "dist", None)
-    return (distribution.name, distribution.version) if distribution is not None else ("unknown", "")
+    return ("unknown", "") if distribution is None else _name_and_version(distribution)
+
+
+@functools.cache  # by identity; each look at a distribution's name reads and parses its metadata anew
+def _name_and_version(distribution: Distribution) -> tuple[str, str]:
+    metadata = distribution.metadata
+    return metadata["Name"], metadata["Version"]
 
 
 def _architecture_found(config: Mapping[str, Any]) -> str:

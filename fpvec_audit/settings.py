@@ -4,7 +4,6 @@ The only module that reads the environment. A :class:`Settings` is frozen and ha
 """
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -85,6 +84,8 @@ def api_key(environment: Mapping[str, str] | None = None) -> str:
 def _from_file(path: Path, names: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
+    import tomllib
+
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,16 +1,22 @@
-"""Progress on stderr: bars in a terminal, one line a step elsewhere, so that logs stay readable."""
+"""Progress on stderr: bars in a terminal, one line a step elsewhere, so that logs stay readable.
+
+What draws bars is loaded when there are some to draw.
+"""
 
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
 
 from fpvec_audit.progress import Progress, Step
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 WORTH_A_LINE = 0.5
 """Seconds below which a finished step leaves no line, unless it had something to remark."""
@@ -31,17 +37,7 @@ class BarProgress:
     @contextmanager
     def _step(self, label: str, total: float | None, unit: str) -> Iterator[Step]:
         if self._bars is None:
-            self._bars = Bars(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[unit]}"),
-                TimeElapsedColumn(),
-                TextColumn("[dim]{task.fields[note]}"),
-                console=self._console,
-                transient=True,
-            )
+            self._bars = _bars(self._console)
             self._bars.start()
         bars = self._bars
         task = bars.add_task(escape(label), total=total, unit=unit, note="")
@@ -62,7 +58,7 @@ class BarProgress:
 
 
 class _Bar:
-    def __init__(self, bars: Bars, task: TaskID) -> None:
+    def __init__(self, bars: "Bars", task: "TaskID") -> None:
         self._bars, self._task, self.remark = bars, task, ""
 
     def advance(self, amount: float = 1.0) -> None:
@@ -104,6 +100,23 @@ class _Line:
     def note(self, text: str) -> None:
         """Remember the last remark for the line."""
         self.remark = text
+
+
+def _bars(console: Console) -> "Bars":
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    return Bars(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+        console=console,
+        transient=True,
+    )
 
 
 def terminal_progress(console: Console) -> Progress:

@@ -22,7 +22,7 @@ def commands(command, path=()):
         yield from commands(child, (*path, name))
 
 
-EVERY_COMMAND = dict(commands(get_command(cli.app)))
+EVERY_COMMAND = dict(commands(get_command(cli.application())))
 
 
 @pytest.mark.parametrize("path", EVERY_COMMAND, ids=" ".join)
@@ -63,7 +63,7 @@ def test_errors_become_their_exit_code_with_advice(monkeypatch, capsys):
         def fail(*_, error=error, **__):
             raise error
 
-        monkeypatch.setattr(cli, "app", fail)
+        monkeypatch.setattr(cli, "application", lambda _, app=fail: app)
         assert cli.run([]) == error.exit_code
         captured = capsys.readouterr().err
         assert error.problem in captured
@@ -75,14 +75,14 @@ def test_a_bug_exits_70_with_a_traceback_and_ctrl_c_130(monkeypatch, capsys):
     def bug(*_, **__):
         raise KeyError("oops")
 
-    monkeypatch.setattr(cli, "app", bug)
+    monkeypatch.setattr(cli, "application", lambda _, app=bug: app)
     assert cli.run([]) == 70
     assert "Traceback" in capsys.readouterr().err
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "app", interrupt)
+    monkeypatch.setattr(cli, "application", lambda _, app=interrupt: app)
     assert cli.run([]) == 130
 
 
