@@ -649,8 +649,13 @@ LOWEST_BIT = bytes(value & 1 for value in range(256))  # mincore leaves the othe
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of contestants: nobody's settings, every program's own choice of threads, no network."""
-    left_out = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", *THREAD_SETTINGS}
+    """Return the variables of contestants: nobody's settings, every program's own choice of threads, no network.
+
+    Python keeps what it compiled, as it does for whoever installs a package: without that, a program that is installed
+    from its source tree compiles itself in every run, and those that an installer compiled do not.
+    """
+    unusual = {"PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "VIRTUAL_ENV"}
+    left_out = unusual | set(THREAD_SETTINGS)
     kept = {
         name: value for name, value in environment.items() if name not in left_out and not name.startswith("FPVEC_")
     }

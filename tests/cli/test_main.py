@@ -155,6 +155,39 @@ def test_jobs_are_listed(stamped, capsys):
     assert "succeeded" in capsys.readouterr().out
 
 
+def test_a_command_loads_its_own_module_and_no_other_commands():
+    code = (
+        "import sys\nfrom fpvec_audit.cli.main import COMMANDS, GROUPS, run\nrun(['stamp', '--help'])\n"
+        "loaded = {name for name in (*COMMANDS, *GROUPS) if f'fpvec_audit.cli.{name}' in sys.modules}\n"
+        "sys.exit(str(loaded - {'stamp'}) if loaded != {'stamp'} else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["stamp", "--nope"], 2)])
+def test_the_process_ends_with_the_exit_code_when_everything_is_written_and_done(arguments, code):
+    script = (
+        "import atexit, sys; from fpvec_audit.cli import main\n"
+        "atexit.register(print, 'registered for the end')\n"
+        f"sys.argv[1:] = {arguments!r}; main.entry()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stdout.splitlines()[-1] == "registered for the end"
+
+
+def test_a_process_with_a_thread_under_way_waits_for_it():
+    script = (
+        "import sys, threading; from fpvec_audit.cli import main\n"
+        "threading.Thread(target=lambda: threading.main_thread().join() or print('thread is done')).start()\n"
+        "sys.argv[1:] = ['--version']; main.entry()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "thread is done"
+
+
 def test_stamping_loads_neither_torch_nor_transformers(tmp_path):
     if native.library() is None:
         pytest.skip("the loops are not compiled here")
