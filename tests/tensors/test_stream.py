@@ -26,17 +26,9 @@ class CountingLanes(HashlibLanes):
 def test_two_hashed_streams_a_tensor_fill_the_sixteen_lanes_of_the_hash(monkeypatch):
     monkeypatch.setattr(stream, "digest_lanes", CountingLanes)
     found = []
-    works = [
-        stream.TensorWork(
-            1000,
-            (Zeros(),),
-            (stream.Scratch(Dtype.U8),),
-            stream.passed_through,
-            (0, 1),
-            lambda both: found.extend(both),
-        )
-        for _ in range(20)
-    ]
+    sinks = (stream.Scratch(Dtype.U8),)
+    work = stream.TensorWork(1000, (Zeros(),), sinks, stream.passed_through, (0, 1), found.extend)
+    works = [work] * 20
     stream.run(works, label="stamp", threads=1)
     assert CountingLanes.most == 16
     assert set(found) == {hashlib.sha256(bytes(1000)).hexdigest()}
