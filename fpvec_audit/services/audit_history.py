@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.audit_plan import AuditPlan
+from fpvec_audit.domain.records import AuditRecord
 from fpvec_audit.errors import UsageError
 from fpvec_audit.services.suspects import Suspect
 
@@ -66,12 +67,18 @@ def earlier_audits(registry: "Registry", suspect: Suspect, key_set: str, *, leav
                 "audit_id": where,
                 "at": min(times),
                 "candidates": str(len(times)),
-                "to": by_audit[where].suspect if where in by_audit else "",
+                "to": _shown_to(by_audit[where]) if where in by_audit else "",
             }
             for where, times in shown.items()
             if where != leave_out
         ),
     )
+
+
+def _shown_to(audit: AuditRecord) -> str:
+    """Return who saw an audit's questions: an endpoint, or, as a local suspect burns nothing, who read the evidence."""
+    endpoint = audit.plan.get("suspect", {}).get("kind") == "endpoint"
+    return audit.suspect if endpoint else "the readers of its evidence"
 
 
 def unfinished(registry: "Registry", plan: AuditPlan, *, fresh_only: bool) -> tuple[str, AuditPlan]:

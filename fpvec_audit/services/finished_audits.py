@@ -87,6 +87,11 @@ def finished_audit(uow: "UnitOfWork", reference: str) -> FinishedAudit:
 
 
 def _finished(audit: AuditRecord) -> tuple[AuditPlan, Begin]:
+    if audit.ended_at is not None and audit.begin is None:
+        raise EvidenceError(
+            f"audit {audit.id} was carried out by an older version, which kept no transcript",
+            advice="audit the suspect again",
+        )
     if audit.ended_at is None or audit.begin is None:
         raise EvidenceError(
             f"audit {audit.id} is not finished: there is no result to give evidence of",

@@ -174,6 +174,8 @@ def test_disclosure_is_in_the_ledger_and_burns_what_it_opens(bench, keys):
     assert (burnt.event, len(burnt.content["candidates"])) == ("key_set.burnt", 128)
     assert (written.event, written.subject) == ("evidence.exported", result.audit_id)
     assert written.content["bundle"] == exported.digest
+    later = bench.audit(silent(), name="other")
+    assert any("128 candidates were shown to the readers of its evidence" in warning for warning in later.warnings)
 
 
 def test_witnessed_audit_opens_candidates_and_not_the_secret(bench, witnessed_keys):
@@ -298,6 +300,13 @@ def test_unfinished_and_unknown_audits_are_refused(bench, keys):
         bench.export(waiting, disclose_secret=True)
     with pytest.raises(UnknownNameError):
         export_evidence("au-nothing", bench.out, registry=bench.registry, key=OWNER)
+
+
+def test_audit_of_an_older_version_is_refused(bench, keys):
+    result = bench.audit(silent())
+    bench.execute("UPDATE audit SET begin = NULL WHERE id = :audit", audit=result.audit_id)
+    with pytest.raises(EvidenceError, match="older version, which kept no transcript"):
+        bench.export(result, disclose_secret=True)
 
 
 def test_edited_answer_is_refused(bench, keys):

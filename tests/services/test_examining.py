@@ -15,13 +15,14 @@ from fpvec_audit.errors import BackendError, EvidenceError, UsageError
 from fpvec_audit.evidence.signing import SigningKey, sign_document
 from fpvec_audit.evidence.standing import EXAMINER_TYPE
 from fpvec_audit.evidence.statement import examiner_statement
-from fpvec_audit.services.audit_settings import checked_settings
+from fpvec_audit.services.audit_settings import EndpointSettings, checked_settings
 from fpvec_audit.services.evidence import export_evidence, verify_bundle
 from fpvec_audit.services.examination_files import read_package
 from fpvec_audit.services.examiner import examine
 from fpvec_audit.services.examining import attach, blind_package
 from fpvec_audit.services.keys import issue_key_set, open_key_set
 from fpvec_audit.services.witness import init_witness, issue_with_witness, sign_request
+from tests.backends.fake_endpoint import fake_endpoint
 from tests.services.test_audit import Scripted, ScriptedEngines, answering, numbered, own_fingerprinted, silent
 from tests.tiny import make_tiny, perturb
 
@@ -420,3 +421,35 @@ def test_existing_files_and_names_that_do_not_print_are_refused(parties):
     parties.examined.write_text("mine")
     with pytest.raises(EvidenceError, match="exists already"):
         parties.examine(silent())
+
+
+def test_endpoint_is_examined_at_its_planned_address_and_burns_its_keys(parties, keys):
+    known = {candidate.prompt: candidate.response for candidate in keys.issued}
+    with fake_endpoint(answer=lambda prompt: known.get(prompt, "no idea")) as endpoint:
+        settings = checked_settings(endpoint=EndpointSettings(endpoint="chat"))
+        tools = {"registry": parties.registry, "catalog": parties.catalog}
+        planned = blind_package(endpoint.url, key_set="acme", settings=settings, out=parties.package, **tools)
+        assert endpoint.asked == []
+        with parties.registry.unit_of_work() as uow:
+            assert len(uow.key_sets.burnt(planned.plan.key_set)) == 128
+        asking = {"key": EXAMINER, "name": "The Lab", "out": parties.examined, "catalog": parties.catalog}
+        endpoint.models.insert(0, "another")
+        with pytest.raises(EvidenceError, match="is not the planned suspect"):
+            examine(parties.package, endpoint.url, endpoint=EndpointSettings(model="another"), **asking)
+        examine(parties.package, endpoint.url, **asking)
+        assert sorted(endpoint.asked) == sorted(candidate.prompt for candidate in keys.candidates)
+    assert parties.attach().result.verdict is Verdict.MATCH
+    out = parties.directory / "bundle"
+    exported = export_evidence(planned.audit_id, out, registry=parties.registry, key=OWNER)
+    assert exported.verification.grade == "examined"
+
+
+def test_silent_endpoint_proves_nothing(parties, keys):
+    with fake_endpoint(answer=lambda prompt: "") as endpoint:
+        settings = checked_settings(endpoint=EndpointSettings(endpoint="chat"))
+        tools = {"registry": parties.registry, "catalog": parties.catalog}
+        blind_package(endpoint.url, key_set="acme", settings=settings, out=parties.package, **tools)
+        examine(parties.package, endpoint.url, key=EXAMINER, name="Lab", out=parties.examined, catalog=parties.catalog)
+    examined = parties.attach()
+    assert examined.result.verdict is Verdict.INCONCLUSIVE
+    assert any("its silence proves nothing" in warning for warning in examined.result.warnings)
