@@ -168,7 +168,9 @@ def for_control(bench: Bench, plan: AuditPlan) -> Bench:
         architecture=None,
         controls=(),
         fresh_only=False,
-        tests=None if plan.sequential else tuple(name for name in plan.tests if name in (EXACT, LIKELIHOOD)),
+        stop_early=plan.sequential,
+        tests=None if LIKELIHOOD in plan.tests or plan.sequential else (EXACT,),
+        leave_out=(GRADIENT,),
     )
     engines = same_engine(bench.engines, plan.backend["kind"])
     return replace(bench, settings=settings, engines=engines, trace="", witness=None, resume=False, witnessed=False)
@@ -179,6 +181,7 @@ def _entitled_grade(record: KeySetRecord, bench: Bench) -> str:
 
     An owner knows the assignment when the nonce is drawn. With a test that may stop early, or candidates that are left
     out because earlier audits asked them first, nonces could be tried until one suits; unless they are a witness's.
+    Several earlier audits leave a choice all the same, as only the owner says how many candidates each of them showed.
     """
     settings = bench.settings
     witnessed = bench.witnessed or not settings.stop_early
@@ -186,7 +189,11 @@ def _entitled_grade(record: KeySetRecord, bench: Bench) -> str:
         with bench.registry.unit_of_work() as uow:
             wheres = {where for _, where in uow.key_sets.burns(record.id).values()}
             begins = [audit.begin for audit in uow.audits.list(record.id) if audit.id in wheres]
-        witnessed = witnessed and all(begin is not None and begin["witness"] is not None for begin in begins)
+        witnessed = (
+            witnessed
+            and len(wheres) <= 1
+            and all(begin is not None and begin["witness"] is not None for begin in begins)
+        )
     return record.grade if witnessed else SELF_ATTESTED
 
 
@@ -200,7 +207,8 @@ def _population(record: KeySetRecord, key_set: KeySet, bench: Bench) -> tuple[in
     issued = len(set(key_set.issued_indices).intersection(fresh))
     needed = None
     if 0 < issued < len(fresh):
-        needed = matches_needed(issued, len(fresh) - issued, grade=record.grade, alpha=bench.settings.alpha)
+        grade = _entitled_grade(record, bench)
+        needed = matches_needed(issued, len(fresh) - issued, grade=grade, alpha=bench.settings.alpha)
     if needed is None:
         raise KeySetError(
             f"{len(burnt)} of the {record.commitment.candidates} candidates of {record.name!r} were shown before; the "
