@@ -13,6 +13,8 @@ from fpvec_audit.reports.terminal import COLOURS, render_bullets
 
 MOST_SHOWN = 20
 """Key sets in the table; those that are named are always among them, as they come first."""
+SHORT = {"exact": "exact", "likelihood": "likely", "gradient": "weights", "vocabulary-gradient": "words"}
+"""Tests in so few letters that a table of them fits 80 columns."""
 SENTENCES = {
     "MATCH": "The suspect knows the keys of {named}.",
     "NO_MATCH": "None of the key sets was found in the suspect.",
@@ -27,13 +29,17 @@ def render_trace(document: Mapping[str, Any], console: Console) -> None:
     sentence = SENTENCES[verdict].format(named=names)
     console.print(Text.assemble((f"{verdict}  ", f"bold {COLOURS[verdict]}"), (sentence, "bold")))
     candidates = document["candidates"]
-    table = Table(box=SIMPLE_HEAD, title=f"{len(candidates)} key sets, the likeliest first", title_justify="left")
-    for column, justify in (("key set", "left"), ("for", "left"), ("keys", "right"), ("decoys", "right")):
-        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for name in (test["name"] for test in candidates[0]["tests"]):
-        table.add_column(f"p {name}", justify="right")
-    table.add_column("corrected", justify="right")
-    table.add_column("")
+    table = Table(
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title=f"{len(candidates)} key sets, the likeliest first",
+        title_justify="left",
+    )
+    for column in ("key set", "for"):
+        table.add_column(column, overflow="fold")
+    for column in ("keys", "decoys", *(SHORT.get(test["name"], test["name"]) for test in candidates[0]["tests"]), "p"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for item in candidates[:MOST_SHOWN]:
         table.add_row(
             Text(item["name"]),
@@ -50,8 +56,8 @@ def render_trace(document: Mapping[str, Any], console: Console) -> None:
     console.print(
         Text(
             f"{document['queries']} questions, one engine start ({document['backend']['engine']} "
-            f"{document['backend']['version']}), {document['seconds']:.1f} s; corrected by Holm over all tests of all "
-            f"key sets, named at {document['alpha']:g} or less",
+            f"{document['backend']['version']}), {document['seconds']:.1f} s; p by test, then corrected by Holm over "
+            f"all tests of all key sets, named at {document['alpha']:g} or less",
             style="dim",
         )
     )
