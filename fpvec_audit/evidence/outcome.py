@@ -129,6 +129,11 @@ def not_recomputed(
             f"how many candidates {len(burns)} earlier audits showed: whoever doubts a number multiplies p by "
             f"{plan.candidates}"
         )
+    if plan.profile != "raw-greedy":
+        sentences.append(
+            "that the text around the questions is the suspect's own template, was not picked among many that were "
+            "tried out, and tells no keys under a disguise: the check of the questions shows it"
+        )
     if plan.system_prompt:
         sentences.append("that the system prompt in the plan is the suspect's own, and tells no keys under a disguise")
     if plan.controls:

@@ -44,6 +44,10 @@ MOST_SEQUENTIAL = 2**14
 """Most candidates of a sequential test."""
 MOST_EXACT_WORK = 2**26
 """Most issued × candidates of an exact test."""
+MOST_SHOWN = 2000
+"""Characters of the text around the questions that a reader is shown."""
+RAW = "raw-greedy"
+"""Profile under which a question is its prompt and nothing else."""
 KEY_SET_ISSUED = "key_set.issued"
 AUDIT_EVENTS = ("audit.planned", "audit.begun", "audit.finished")
 TELLTALE_P = Fraction(1, 10**4)
@@ -223,7 +227,8 @@ def check_rendering(plan: AuditPlan, given: Sequence[Answer], opened: OpenedKeyS
     """
     around: tuple[str, ...] | None = None
     for answer in given:
-        pieces = tuple(answer.prompt.split(opened.prompts[answer.index]))
+        prompt = opened.prompts[answer.index]
+        pieces = tuple(answer.prompt.split(prompt)) if prompt else ()
         if len(pieces) < 2:
             raise EvidenceError(f"the question to candidate {answer.index} does not hold its prompt")
         if around is None:
@@ -231,6 +236,8 @@ def check_rendering(plan: AuditPlan, given: Sequence[Answer], opened: OpenedKeyS
         elif around != pieces:
             raise EvidenceError(f"candidate {answer.index} was asked in other words than candidate {given[0].index}")
     assert around is not None
+    if plan.profile == RAW and around != ("", ""):
+        raise EvidenceError("the plan says that prompts are sent as they are, but there is text around them")
     words = "\n".join((plan.system_prompt, *around))
     if any(prompt in words for prompt in opened.prompts.values()):
         raise EvidenceError("the text around the questions holds a candidate's prompt: a table of keys")
@@ -248,7 +255,8 @@ def check_rendering(plan: AuditPlan, given: Sequence[Answer], opened: OpenedKeyS
             "decoys: a table of answers"
         )
     shown = "[prompt]".join(around)
-    return f"every question is its candidate's prompt in the same text: {shown[:200]!a}{'…' * (len(shown) > 200)}"
+    rest = f"… and {len(shown) - MOST_SHOWN} characters more" if len(shown) > MOST_SHOWN else ""
+    return f"every question is its candidate's prompt in the same text: {shown[:MOST_SHOWN]!a}{rest}"
 
 
 def entry_digest(entry: LedgerEntry) -> str:

@@ -6,13 +6,14 @@ been known or tried out before: R is the digest of a witness's signature over th
 signature over the plan. Whether a witness is independent of the owner no file can tell; its key is therefore shown.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from fpvec_audit.domain.audit_plan import AuditPlan, Begin
 from fpvec_audit.domain.canonical_json import canonical_digest
-from fpvec_audit.domain.keys import ANCHORED, SELF_ATTESTED
+from fpvec_audit.domain.keys import ANCHORED, GRINDING_ALLOWANCE, SELF_ATTESTED
 from fpvec_audit.domain.witness import PLAN
 from fpvec_audit.errors import EvidenceError
 from fpvec_audit.evidence import forms
@@ -137,7 +138,8 @@ def entitled_set_grade(
 
     Without foreign chance the owner could try out secrets. Where the order of the questions decides what counts – an
     audit that may stop early, or one that leaves out what earlier audits asked first – it could try out nonces, as it
-    knows the assignment by then, unless witnesses gave them.
+    knows the assignment by then, unless witnesses gave them. Even then it says how many candidates each earlier audit
+    showed: for one audit whoever doubts that can multiply p by N, several pay the allowance.
 
     Args:
         plan: the plan.
@@ -151,7 +153,31 @@ def entitled_set_grade(
     """
     orders = [(burn.plan, burn.begin) for burn in burns] + ([(plan, begin)] if plan.sequential else [])
     witnessed = [plan_witness(*order, owner=owner) is not None for order in orders]
-    return ANCHORED if is_foreign(chance, owner=owner) and all(witnessed) else SELF_ATTESTED
+    return ANCHORED if is_foreign(chance, owner=owner) and all(witnessed) and len(burns) <= 1 else SELF_ATTESTED
+
+
+def relied_on(
+    plan: AuditPlan,
+    chance: ProvenChance | None,
+    witness: SignedStatement | None,
+    burns: Sequence[Burn],
+    *,
+    owner: str,
+) -> tuple[str, ...]:
+    """Return the keys of the witnesses whose word spares a plan the grinding allowance; none where it pays.
+
+    Args:
+        plan: the plan.
+        chance: proven chance of the key set, None for a self-attested one.
+        witness: who signed the plan, None where nobody did.
+        burns: earlier audits for whose sake candidates are left out.
+        owner: public key of who signs the bundle, hex.
+    """
+    if plan.set_grade == SELF_ATTESTED:
+        return ()
+    orders = (plan_witness(burn.plan, burn.begin, owner=owner) for burn in burns)
+    signed = (None if chance is None else chance.statement, witness, *orders)
+    return tuple(dict.fromkeys(item.statement.witness for item in signed if item is not None))
 
 
 def grade_of(plan: AuditPlan, *, witnessed: bool, examined: bool) -> str:
@@ -172,12 +198,34 @@ def envelope_digest(envelope: Mapping[str, Any] | None) -> str:
     return "" if envelope is None else canonical_digest(dict(envelope))
 
 
-def check_burns(plan: AuditPlan, burns: Collection[Burn]) -> None:
+def check_burns(plan: AuditPlan, burns: Sequence[Burn], *, owner: str) -> None:
     """Check that every candidate left out was shown by an earlier audit, and that none was left out by choice.
 
+    Nonces of one earlier audit can only be tried blindly, which the grinding allowance pays for. Those of several could
+    be tried one after the other, a candidate each: then any candidate can be left out with hardly any trying. Numbers
+    of candidates shown can be searched for in the same way, so they may not allow more choices than the allowance
+    pays for.
+
+    Args:
+        plan: the plan.
+        burns: earlier audits for whose sake candidates are left out.
+        owner: public key of who signs the bundle, hex.
+
     Raises:
-        EvidenceError: an earlier audit was not of this key set, or the population is not the rest of them all.
+        EvidenceError: an earlier audit was not of this key set, the population is not the rest of them all, or the
+            owner had more ways of leaving out candidates than the allowance pays for.
     """
+    unsigned = sum(plan_witness(burn.plan, burn.begin, owner=owner) is None for burn in burns)
+    if unsigned > 1:
+        raise EvidenceError(
+            f"{unsigned} earlier audits, for whose sake candidates are left out, have their order from the owner: "
+            "their nonces could have been tried one after the other, until they leave out what suits"
+        )
+    if prod(len(burn.plan.population) + 1 for burn in burns) > GRINDING_ALLOWANCE:
+        raise EvidenceError(
+            f"only the owner says how many candidates {len(burns)} earlier audits showed: it could have chosen among "
+            "more than 2^40 populations"
+        )
     everybody = set(range(plan.candidates))
     rest = set(everybody)
     for burn in burns:

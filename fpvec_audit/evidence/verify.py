@@ -34,6 +34,7 @@ from fpvec_audit.evidence.standing import (
     grade_of,
     plan_witness,
     read_examiner_statement,
+    relied_on,
 )
 from fpvec_audit.evidence.strict_json import Value, parse_canonical
 from fpvec_audit.evidence.witness import ProvenChance, SignedStatement, prove_chance, verify_statement
@@ -69,6 +70,7 @@ class Verification:
     Attributes:
         valid: whether everything fits.
         verdict: recomputed verdict, empty for an invalid bundle.
+        alpha: significance level that the owner's plan chose, as decimal text; empty for an invalid bundle.
         grade: recomputed grade, empty for an invalid bundle.
         signer: "pinned <key>" or "signer not pinned".
         order: "self-asserted" or "anchored by <key>"; empty for an invalid bundle.
@@ -80,6 +82,7 @@ class Verification:
 
     valid: bool
     verdict: str
+    alpha: str
     grade: str
     signer: str
     order: str
@@ -93,6 +96,7 @@ class Verification:
         return {
             "valid": self.valid,
             "verdict": self.verdict,
+            "alpha": self.alpha,
             "grade": self.grade,
             "signer": self.signer,
             "order": self.order,
@@ -132,7 +136,7 @@ def _verified(evidence: Evidence, examination: "_Examination", pinned: str, anch
     examination.needed("size", lambda: (None, _check_size(evidence, given, opened)))
     examination.wanted("questions", lambda: recomputation.check_rendering(plan, given, opened))
     examination.wanted("ledger", lambda: recomputation.check_ledger(evidence, chance))
-    order = examination.needed("order", lambda: _order(evidence, witness, anchors))
+    order = examination.needed("order", lambda: _order(evidence, chance, witness, anchors))
     examined = examination.needed("examiner", lambda: _check_examiner(evidence, opened))
     grade = grade_of(plan, witnessed=witness is not None, examined=examined)
     result = examination.needed("result", lambda: _check_result(evidence, opened, chance, grade))
@@ -141,6 +145,7 @@ def _verified(evidence: Evidence, examination: "_Examination", pinned: str, anch
     return Verification(
         valid=True,
         verdict=result["verdict"],
+        alpha=plan.alpha,
         grade=grade,
         signer=pinned,
         order=order,
@@ -190,6 +195,7 @@ class _Examination:
         return Verification(
             valid=False,
             verdict="",
+            alpha="",
             grade="",
             signer=pinned,
             order="",
@@ -221,11 +227,11 @@ def _prove_chance(evidence: Evidence) -> tuple[ProvenChance | None, str]:
     if chance.statement is None:
         return chance, f"R is round {chance.beacon.round if chance.beacon else 0} of a beacon; nobody saw C before it"
     said = chance.statement.statement
-    return chance, f"{said.witness} saw the commitment at {said.time}, before R"
+    return chance, f"{said.witness} saw the commitment at {said.time}, before R, and signed it as no. {said.serial}"
 
 
 def _check_population(evidence: Evidence) -> str:
-    check_burns(evidence.plan, evidence.burns)
+    check_burns(evidence.plan, evidence.burns, owner=evidence.signer)
     asked, everybody = len(evidence.plan.population), evidence.plan.candidates
     if asked == everybody:
         return f"all {everybody} candidates were to be asked"
@@ -244,7 +250,7 @@ def _check_begin(evidence: Evidence, chance: ProvenChance | None) -> tuple[Signe
     if signed is None:
         return None, "the nonce is the owner's word: nobody else saw the plan before the answers"
     said = signed.statement
-    return signed, f"{said.witness} saw the plan at {said.time}; its signature gave the nonce"
+    return signed, f"{said.witness} saw the plan at {said.time}; its signature, no. {said.serial}, gave the nonce"
 
 
 def _check_size(evidence: Evidence, given: Sequence[Answer], opened: OpenedKeySet) -> str:
@@ -252,7 +258,9 @@ def _check_size(evidence: Evidence, given: Sequence[Answer], opened: OpenedKeySe
     return f"{len(given)} answers"
 
 
-def _order(evidence: Evidence, witness: SignedStatement | None, anchors: Sequence[Anchor]) -> tuple[str, str]:
+def _order(
+    evidence: Evidence, chance: ProvenChance | None, witness: SignedStatement | None, anchors: Sequence[Anchor]
+) -> tuple[str, str]:
     """Return who but the owner vouches for the order of things, the verifier's own anchors first."""
     brought = [_concerning(evidence, anchor) for anchor in anchors if not isinstance(anchor, PublicKey)]
     inside = [_concerning(evidence, anchor) for anchor in evidence.anchors]
@@ -264,11 +272,18 @@ def _order(evidence: Evidence, witness: SignedStatement | None, anchors: Sequenc
         and (signed.statement.subject == PLAN or signed.statement.digest in segment)
     ]
     trusted = [anchor.hex for anchor in anchors if isinstance(anchor, PublicKey)]
-    if missing := [key for key in trusted if key not in keys]:
-        raise EvidenceError(f"nothing about the order of this audit is signed by {missing[0]}")
+    relied = relied_on(evidence.plan, chance, witness, evidence.burns, owner=evidence.signer)
+    unheard = [key for key in trusted if key not in (*keys, *relied)]
+    if unheard or (trusted and not set(trusted).intersection(keys)):
+        raise EvidenceError(f"nothing about the order of this audit is signed by {(unheard or trusted)[0]}")
+    if trusted and (strangers := [key for key in relied if key not in trusted]):
+        raise EvidenceError(
+            f"the grinding allowance is left out on the word of the witness {strangers[0]}, whose key was not given: "
+            "it may be the owner's own"
+        )
     if not keys:
         return SELF_ASSERTED, "the order of plan, questions and result is the owner's word"
-    key = (trusted or keys)[0]
+    key = next(key for key in (trusted or keys) if key in keys)
     return f"anchored by {key}", f"{key} signed the plan or the ledger's state"
 
 

@@ -160,7 +160,15 @@ def _burns(uow: "UnitOfWork", audit: AuditRecord, plan: AuditPlan, ledger: Seque
                 "audit: nobody else could check that they were not chosen",
                 advice="the result stands for yourself only; audit with all candidates",
             )
-    return tuple(_burn(uow.audits.get(where), shown[where]) for where in sorted(shown, key=planned.__getitem__))
+    burns = tuple(_burn(uow.audits.get(where), shown[where]) for where in sorted(shown, key=planned.__getitem__))
+    unsigned = sum(burn.begin.witness is None for burn in burns)
+    if unsigned > 1:
+        raise EvidenceError(
+            f"candidates were left out because of {unsigned} audits whose plans no witness signed: nobody else could "
+            "check that their order was not tried out",
+            advice="the result stands for yourself only; audit with all candidates, or have plans signed from now on",
+        )
+    return burns
 
 
 def _burn(earlier: AuditRecord, shown: set[int]) -> Burn:

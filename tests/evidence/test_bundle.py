@@ -122,5 +122,5 @@ def test_the_sentences_belong_to_the_schema():
     ]
     assert (
         canonical_digest([list(sentences) for sentences in said])
-        == "318320d35ffdc2b5c16a321ce1a63929b1943a557a591547d0c3d264ba465936"
+        == "4f9fdb1c1925577ec148c7f8a6d39cf0c28b1e239dc747e784392b5331531114"
     )
