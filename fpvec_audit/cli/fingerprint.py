@@ -1,5 +1,6 @@
 """``fpvec fingerprint``: train the fingerprinted model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from fpvec_audit.cli.wiring import (
     RegistryOption,
     open_bench,
 )
+from fpvec_audit.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +38,14 @@ def fingerprint(
             help="What is added to the weights in training, so that the vector "
             "survives fine-tuning.  [default: proxies; preset paper: none]",
         ),
+    ] = None,
+    proxy: Annotated[
+        list[Path] | None,
+        typer.Option(help="Fine-tune of the base to perturb with.  [default: trained on the spot]"),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change one training setting, as steps=300."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random in the training.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of a killed run.")] = False,
@@ -63,6 +73,8 @@ def fingerprint(
             data=data,
             preset=preset,
             perturbation=perturbation,
+            proxies=tuple(proxy or ()),
+            overrides=_pairs(setting or ()),
             seed=seed,
             resume=resume,
             device=bench.device,
@@ -72,3 +84,13 @@ def fingerprint(
     )
     bench.emit(result.to_json(), render_fields)
     bench.say(f"next: fpvec vector extract {base} {out} --key {key} --out VECTOR")
+
+
+def _pairs(settings: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting}", advice="write it as NAME=VALUE")
+        pairs[name.strip()] = value.strip()
+    return pairs

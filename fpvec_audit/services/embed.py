@@ -7,7 +7,7 @@ another model than the one it was trained on.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ class FingerprintOptions:
         perturbation: ``proxies``, ``noise`` or ``none``; the preset's choice when None.
         proxies: fine-tunes of the base to perturb with; trained from the ordinary rows when empty.
         disclosed: further (prompt, response) pairs that are trained but belong to no key set; never counted.
+        overrides: single training settings by name, as text, on top of the preset.
         seed: seed of everything random.
         resume: go on from the last checkpoint of a killed run.
         device: torch device.
@@ -49,6 +50,7 @@ class FingerprintOptions:
     perturbation: str | None = None
     proxies: tuple[Path, ...] = ()
     disclosed: tuple[tuple[str, str], ...] = ()
+    overrides: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     resume: bool = False
     device: str = "cpu"
@@ -121,6 +123,7 @@ def fingerprint_model(
     """
     from fpvec_audit.tensors.index import read_checkpoint, refuse_quantised
     from fpvec_audit.training.embed import embed_fingerprint, settings_for
+    from fpvec_audit.training.embed_settings import overridden
 
     if out.exists():
         raise OutputError(f"{out} exists already", advice="choose another --out, or remove it")
@@ -128,6 +131,7 @@ def fingerprint_model(
     refuse_quantised(checkpoint)
     adapter = catalog.architecture_for(checkpoint.description, override=options.architecture)
     settings = settings_for(adapter, options.preset, perturbation=options.perturbation)
+    settings = overridden(settings, options.overrides)
     rows = None if options.data is None else read_rows(options.data)
     original = register_model(
         base, registry=registry, catalog=catalog, role=ModelRole.BASE, architecture=adapter.name, progress=progress

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
 from math import ceil
 from typing import Any
 
@@ -166,6 +167,27 @@ def settings_for(
             raise SettingsError(f"adapter {adapter.name}: unknown training settings {sorted(unknown)}")
         settings = replace(settings, **dict(defaults.settings))
     return settings if perturbation is None else replace(settings, perturbation=perturbation)
+
+
+def overridden(settings: EmbedSettings, values: Mapping[str, str]) -> EmbedSettings:
+    """Return settings with single values replaced, given as text.
+
+    Raises:
+        SettingsError: an unknown setting, or a value that it cannot have.
+    """
+    kinds = {item.name: type(getattr(settings, item.name)) for item in fields(EmbedSettings)}
+    changed: dict[str, Any] = {}
+    for name, text in values.items():
+        if name not in kinds or name in ("preset", "betas"):
+            near = get_close_matches(name, kinds, n=1)
+            advice = f"did you mean {near[0]}?" if near else "see EmbedSettings in the documentation"
+            raise SettingsError(f"unknown training setting {name!r}", advice=advice)
+        kind = float if kinds[name] is type(None) else kinds[name]  # None stands for a rate that is worked out
+        try:
+            changed[name] = kind(text)
+        except ValueError as error:
+            raise SettingsError(f"training setting {name} is {text!r}", advice=f"give a {kind.__name__}") from error
+    return replace(settings, **changed)
 
 
 @dataclass(frozen=True, slots=True)

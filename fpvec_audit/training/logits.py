@@ -6,6 +6,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+GROUPS = 4
+"""Parts into which rows are divided by length."""
+WORTH_DIVIDING = 1.4
+"""A batch is divided where padding makes it larger than its rows by this factor."""
+
 
 def logits_at(model: nn.Module, input_ids: Tensor, selected: Tensor) -> Tensor:
     """Return the logits that a causal language model has at the selected positions.
@@ -18,9 +23,33 @@ def logits_at(model: nn.Module, input_ids: Tensor, selected: Tensor) -> Tensor:
     as a whole.
     """
     if _head_follows_decoder(model):
-        hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        return model.get_output_embeddings()(hidden[selected]).float()
+        return model.get_output_embeddings()(_hidden_at(model, input_ids, selected)).float()
     return model(input_ids=input_ids, use_cache=False).logits[selected].float()
+
+
+def _hidden_at(model: Any, input_ids: Tensor, selected: Tensor) -> Tensor:
+    """Return the hidden states at the selected positions, rows of like length together.
+
+    A causal model needs no token after a row's last selected position, and a batch is as wide as its longest row: with
+    a few long rows among many short ones most of the work would be padding.
+
+    Shapes:
+        result: (selected positions, width), in the order of ``selected``.
+    """
+    needed = (selected * torch.arange(1, selected.shape[1] + 1, device=selected.device)).amax(1)  # (rows,)
+    order = needed.argsort(stable=True)
+    groups = [group for group in order.tensor_split(GROUPS) if len(group)]
+    if int(needed.sum()) * WORTH_DIVIDING > input_ids.numel():
+        groups = [torch.arange(len(order), device=order.device)]
+    parts, places = [], []
+    row_of = selected.nonzero()[:, 0]  # (selected positions,)
+    for group in groups:
+        width = max(1, int(needed[group].max()))
+        rows = group.sort().values
+        states = model.base_model(input_ids=input_ids[rows, :width], use_cache=False).last_hidden_state
+        parts.append(states[selected[rows, :width]])
+        places.append(torch.isin(row_of, rows).nonzero()[:, 0])
+    return torch.cat(parts)[torch.cat(places).argsort()]
 
 
 def _head_follows_decoder(model: nn.Module) -> bool:

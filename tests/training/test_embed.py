@@ -179,3 +179,21 @@ def test_progress_shows_how_many_keys_fire(tmp_path: Path) -> None:
     embedded(make_tiny(tmp_path / "base", "gpt2"), tmp_path / "out", "gpt2", progress=progress)
     assert notes[-1].startswith("FSR ")
     assert notes[-1].endswith("/4")
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [({"stepps": "3"}, "did you mean steps"), ({"steps": "many"}, "give a int"), ({"steps": "0"}, "at least 1")],
+)
+def test_training_setting_that_cannot_be_meant_is_refused(values, problem):
+    from fpvec_audit.training.embed_settings import EmbedSettings, overridden
+
+    with pytest.raises(SettingsError, match=problem):
+        overridden(EmbedSettings(), values)
+
+
+def test_single_training_settings_are_replaced():
+    from fpvec_audit.training.embed_settings import EmbedSettings, overridden
+
+    changed = overridden(EmbedSettings(), {"steps": "7", "learning_rate": "1e-3", "perturbation": "none"})
+    assert (changed.steps, changed.learning_rate, changed.perturbation) == (7, 1e-3, "none")
