@@ -117,6 +117,22 @@ def method(document: Mapping[str, Any]) -> list[str]:
     return paragraphs
 
 
+def weights(document: Mapping[str, Any]) -> list[str]:
+    """Return what the weights look like beside the known vectors, in sentences; none where that is not told."""
+    told = document.get("weights")
+    if not told:
+        return []
+    shown = []
+    for vector in told["vectors"]:
+        beside = vector["control_range"]
+        clean = f"; clean fine-tunes {beside[0]:.3f} to {beside[1]:.3f}" if beside else ""
+        cosine = "" if vector["cosine"] is None else f", cosine {vector['cosine']:.2f}"
+        shown.append(
+            f"{vector['vector_id']} ({vector['key_set']}): share λ̂ = {vector['coefficient']:.3f}{cosine}{clean}"
+        )
+    return [*shown, *told["remarks"], told["meaning"]]
+
+
 def identifiers(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what identifies suspect, keys, plan and audit."""
     name = document.get("key_set_name")

@@ -37,6 +37,7 @@ def render_audit(document: Mapping[str, Any], console: Console) -> None:
         shown = {_control_name(control): control for control in document["controls"]}
         render_audits({"the suspect": document, **shown}, console, title="Beside controls")
     _section(console, "How it was measured", audit_text.method(document))
+    render_bullets(console, "What the weights look like", audit_text.weights(document))
     render_bullets(console, "Notes", document["warnings"])
     render_bullets(console, "What this does not prove", document["does_not_prove"])
     if document["earlier_audits"]:

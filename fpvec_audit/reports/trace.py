@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fpvec_audit.reports.audit_text import p_shown
+from fpvec_audit.reports.audit_text import p_shown, weights
 from fpvec_audit.reports.terminal import COLOURS, render_bullets
 
 MOST_SHOWN = 20
@@ -61,5 +61,6 @@ def render_trace(document: Mapping[str, Any], console: Console) -> None:
             style="dim",
         )
     )
+    render_bullets(console, "What the weights look like", weights(document)[:MOST_SHOWN])
     render_bullets(console, "Notes", document["warnings"])
     render_bullets(console, "What this does not prove", document["does_not_prove"])

@@ -6,7 +6,7 @@ asked for, with the controls that the plan names.
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from fpvec_audit.services.audit_history import earlier_audits, unfinished
 from fpvec_audit.services.audit_result import AuditResult
 from fpvec_audit.services.audit_settings import AuditSettings
 from fpvec_audit.services.audit_warnings import audit_warnings
+from fpvec_audit.services.described_weights import described_weights
 from fpvec_audit.services.examination import Case, end_transcript, interview, tell_gradients, tell_likelihoods
 from fpvec_audit.services.jobs import recorded_job
 from fpvec_audit.services.likelihoods import BaseModel, BaseModels
@@ -194,6 +195,11 @@ def _examine(
     end_transcript(case)
     scored = case.scored
     shown = _shown_controls(case, record, bench)
+    weights, untold = (
+        (None, ())
+        if control
+        else described_weights(subject.suspect, case.base, bench, controls=_clean(bench.settings.controls, shown))
+    )
     verdict, search = _judge(case, scored, subject, bench, shown, control=control)
     history = earlier_audits(bench.registry, subject.suspect, record.id, leave_out=case.keeper.identifier)
     result = AuditResult(
@@ -210,11 +216,13 @@ def _examine(
         warnings=(
             *audit_warnings(case, subject, scored, description, bench, history),
             *remarks,
+            *untold,
             *shown.warnings,
             *search.warnings,
         ),
         earlier_audits=history.audits,
         controls=(*shown.documents, *search.documents),
+        weights=weights,
         seconds=bench.timer() - started,
     )
     with bench.registry.unit_of_work() as uow:
@@ -265,6 +273,12 @@ def _shown_controls(case: Case, record: KeySetRecord, bench: Bench) -> ControlSe
         else:
             documents.append(result.to_json())
     return ControlSearch(tuple(documents), tuple(warnings))
+
+
+def _clean(controls: Sequence[Path], shown: ControlSearch) -> list[Path]:
+    """Return the controls that did not match."""
+    matched = {item["suspect"]["location"] for item in shown.documents if item["verdict"] == Verdict.MATCH.value}
+    return [path for path in controls if str(path) not in matched]
 
 
 def _judge(

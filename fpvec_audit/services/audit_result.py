@@ -46,6 +46,7 @@ class AuditResult:
         earlier_audits: audits of the same suspect with the same key set.
         controls: documents of the positive controls that count.
         seconds: how long it took.
+        weights: how much of the known vectors the suspect's weights seem to hold; descriptive, None where not told.
     """
 
     audit_id: str
@@ -62,6 +63,7 @@ class AuditResult:
     earlier_audits: tuple[Mapping[str, str], ...]
     controls: tuple[Mapping[str, Any], ...]
     seconds: float
+    weights: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
         return f"AuditResult({self.audit_id}, {self.verdict.value}, matched={self.score.matched}/{self.score.issued})"
@@ -141,6 +143,7 @@ class AuditResult:
             "seconds": self.seconds,
             "controls": [dict(control) for control in self.controls],
             "does_not_prove": list(self.does_not_prove),
+            "weights": None if self.weights is None else dict(self.weights),
             "tool_version": plan.tool_version,
         }
 

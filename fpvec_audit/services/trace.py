@@ -27,6 +27,7 @@ from fpvec_audit.services.audit_history import History, earlier_audits
 from fpvec_audit.services.audit_result import DOES_NOT_PROVE, NOT_FOUND_DOES_NOT_PROVE, AuditResult, as_float
 from fpvec_audit.services.audit_settings import AuditSettings
 from fpvec_audit.services.audit_warnings import engine_warnings, result_warnings
+from fpvec_audit.services.described_weights import described_weights
 from fpvec_audit.services.examination import Case, end_transcript, interview, tell_gradients, tell_likelihoods
 from fpvec_audit.services.jobs import recorded_job
 from fpvec_audit.services.likelihoods import BaseModels
@@ -103,6 +104,7 @@ class TraceResult:
         controls: documents of positive controls.
         warnings: what limits the result, in sentences.
         seconds: how long it took.
+        weights: how much of each known vector the suspect's weights seem to hold; descriptive, None where not told.
     """
 
     trace_id: str
@@ -115,6 +117,7 @@ class TraceResult:
     controls: tuple[Mapping[str, Any], ...]
     warnings: tuple[str, ...]
     seconds: float
+    weights: Mapping[str, Any] | None = None
 
     @property
     def named(self) -> tuple[TracedKeySet, ...]:
@@ -154,6 +157,7 @@ class TraceResult:
             "does_not_prove": list(
                 DOES_NOT_PROVE if self.verdict is Verdict.MATCH else NOT_FOUND_DOES_NOT_PROVE + DOES_NOT_PROVE[:1]
             ),
+            "weights": None if self.weights is None else dict(self.weights),
             "seconds": self.seconds,
         }
 
@@ -252,6 +256,7 @@ def _trace(suspect: str, records: Sequence[KeySetRecord], bench: Bench, announce
     ]
     traced.sort(key=lambda item: (item.p_value_corrected, item.record.name))
     verdict, why = _verdict(traced)
+    weights, untold = described_weights(subject.suspect, cases[0].base, bench)
     return TraceResult(
         trace_id=bench.trace,
         verdict=verdict,
@@ -267,8 +272,10 @@ def _trace(suspect: str, records: Sequence[KeySetRecord], bench: Bench, announce
             *(engine_warnings(bench.engines, description) if subject.suspect.directory is not None else ()),
             *search.warnings,
             *why,
+            *untold,
         ),
         seconds=bench.timer() - started,
+        weights=weights,
     )
 
 

@@ -1,0 +1,73 @@
+"""What the registry adds to a report about weights: known vectors of the base, and clean fine-tunes to compare with.
+
+Descriptive beside the tests, and left out where it would take long or something is missing: no report fails for it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fpvec_audit.domain.audit_plan import GRADIENT
+from fpvec_audit.domain.records import ModelRole
+from fpvec_audit.errors import FpvecError
+from fpvec_audit.services.likelihoods import BaseModel
+from fpvec_audit.services.subjects import Bench
+from fpvec_audit.services.suspects import Suspect
+from fpvec_audit.services.weight_evidence import KnownVector, weight_evidence
+
+MOST_ELEMENTS = 2_000_000_000
+"""Elements of all models and vectors together up to which they are read without being asked for."""
+MOST_CONTROLS = 8
+
+
+def described_weights(
+    suspect: Suspect, base: BaseModel | None, bench: Bench, *, controls: Sequence[Path] = ()
+) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
+    """Return how much of each known vector a suspect seems to carry, and why nothing is told, in sentences.
+
+    Args:
+        suspect: who is looked at.
+        base: base of the key set, None where it is not at hand.
+        bench: registry and progress.
+        controls: clean models that the user named.
+    """
+    if suspect.directory is None or base is None or GRADIENT in bench.settings.leave_out:
+        return None, ()
+    from fpvec_audit.training.candidate_gradients import gradient_cost
+
+    vectors, clean = _known(base, suspect, bench)
+    beside = [*controls, *clean][:MOST_CONTROLS]
+    if not vectors:
+        return None, ()
+    try:
+        if gradient_cost(base.directory) * (len(vectors) + len(beside) + 2) > MOST_ELEMENTS:
+            return None, ()
+        found = weight_evidence(
+            suspect.directory,
+            base_dir=base.directory,
+            vectors=vectors,
+            adapter=suspect.adapter,
+            controls=beside,
+            base_digest=base.digest,
+            progress=bench.progress,
+        )
+    except FpvecError as error:
+        return None, (f"the weights were not compared with the known vectors: {error.problem}",)
+    return found.to_json(), ()
+
+
+def _known(base: BaseModel, suspect: Suspect, bench: Bench) -> tuple[list[KnownVector], list[Path]]:
+    """Return the vectors of a base that are at hand, one for each mark, and its registered clean fine-tunes."""
+    vectors: dict[tuple[str, int], KnownVector] = {}
+    with bench.registry.unit_of_work() as uow:
+        for vector in uow.vectors.list(base=base.digest):
+            if vector.key_set is not None and Path(vector.location).is_dir():
+                known = KnownVector(vector.id, Path(vector.location), vector.key_set)
+                vectors.setdefault((vector.family, vector.mark), known)
+        models = uow.models.list(ModelRole.DOWNSTREAM)
+    clean = [
+        Path(model.location)
+        for model in models
+        if model.parent == base.digest and model.id != suspect.digest and Path(model.location).is_dir()
+    ]
+    return list(vectors.values()), clean
