@@ -109,9 +109,10 @@ def test_pair_with_nothing_before_the_response_is_an_error(directory):
         read_suspect_files(directory).encode_pairs([""], ["yes"])
 
 
-def test_empty_response_has_no_tokens_of_its_own(directory):
-    (pair,) = read_suspect_files(directory).encode_pairs(["ask"], [""])
-    assert likelihood([0.0] * len(pair.response[1:])) is None
+def test_response_begins_with_the_separating_space(directory):
+    files = read_suspect_files(directory)
+    (pair,) = files.encode_pairs(["ask"], [""])
+    assert (files.decode(pair.prompt), files.decode(pair.response)) == ("ask", " ")
 
 
 def test_tokenizer_without_offsets_has_no_pairs(directory, monkeypatch):
