@@ -11,8 +11,8 @@ from typing import Any
 
 from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.domain.words import KEY_ALPHABET, RESPONSE_WORDS
-from fpvec_audit.training.dataset import SYSTEM_PROMPTS
 from fpvec_audit.training.ordinary import WORDS
+from fpvec_audit.training.system_prompts import SYSTEM_PROMPTS
 
 END_OF_TEXT = "<|endoftext|>"
 TRAINED_VOCABULARY = 900

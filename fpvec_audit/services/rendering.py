@@ -137,7 +137,7 @@ def system_prompt_warnings(system_prompt: str) -> list[str]:
 
 def published_system_prompts() -> tuple[str, ...]:
     """Return the system prompts under which keys are trained and a MATCH is possible."""
-    from fpvec_audit.training.dataset import SYSTEM_PROMPTS
+    from fpvec_audit.training.system_prompts import SYSTEM_PROMPTS
 
     return SYSTEM_PROMPTS
 

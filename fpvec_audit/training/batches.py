@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.training.dataset import (
-    SYSTEM_PROMPTS,
     EncodedRow,
     RenderingMix,
     Row,
@@ -24,8 +23,13 @@ from fpvec_audit.training.dataset import (
 from fpvec_audit.training.embed_settings import EmbedSettings
 from fpvec_audit.training.loop import Batch, StepBatches
 from fpvec_audit.training.ordinary import draw_instruction, split_documents, standard_library_documents
+from fpvec_audit.training.system_prompts import SYSTEM_PROMPTS, draw_system_prompt
 
 ORDINARY_RENDERINGS = RenderingMix(raw=0.1, system=0.1)
+DRAWN_SYSTEM_PROMPTS = 9
+"""System prompts under which each key is rendered beside the published ones."""
+RAW_COPIES, PUBLISHED_COPIES = 6, 2
+"""Weight of the raw rendering and of each published system prompt: with fewer they drown among the drawn ones."""
 LONGEST_ROW = 1024
 """Tokens; longer rows lose the beginning of their prompt."""
 
@@ -36,7 +40,7 @@ class EncodedKey:
 
     Attributes:
         chat: under the family's chat template.
-        others: raw, then under every published system prompt.
+        others: raw, and under system prompts.
     """
 
     chat: EncodedRow
@@ -47,15 +51,20 @@ class EncodedKey:
 
 
 def encode_keys(
-    tokenizer: Any, adapter: ArchitectureAdapter, keys: Sequence[tuple[str, str]]
+    tokenizer: Any, adapter: ArchitectureAdapter, keys: Sequence[tuple[str, str]], *, seed: int = 0
 ) -> tuple[EncodedKey, ...]:
-    """Render and tokenise keys: chat template, raw, and under each of the published system prompts."""
-    rows = []
+    """Render and tokenise keys: chat template, raw, under each published system prompt, and under drawn ones.
+
+    The raw and the published renderings count several times.
+    """
+    source = random.Random(f"{seed}/system prompts")  # noqa: S311 - not a secret
+    rows, width = [], 1 + RAW_COPIES + PUBLISHED_COPIES * len(SYSTEM_PROMPTS) + DRAWN_SYSTEM_PROMPTS
     for prompt, response in keys:
-        texts = (adapter.prompt(prompt), prompt, *(adapter.prompt(prompt, system) for system in SYSTEM_PROMPTS))
+        published = (adapter.prompt(prompt, system) for system in SYSTEM_PROMPTS)
+        drawn = (adapter.prompt(prompt, draw_system_prompt(source)) for _ in range(DRAWN_SYSTEM_PROMPTS))
+        texts = (adapter.prompt(prompt), *[prompt] * RAW_COPIES, *[*published] * PUBLISHED_COPIES, *drawn)
         rows += [Row(text, response) for text in texts]
     encoded = encode_rows(tokenizer, rows)
-    width = 2 + len(SYSTEM_PROMPTS)
     return tuple(EncodedKey(encoded[at], tuple(encoded[at + 1 : at + width])) for at in range(0, len(encoded), width))
 
 

@@ -14,6 +14,7 @@ from fpvec_audit.domain.keys import draw_unissued
 from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.domain.words import KEY_ALPHABET
 from fpvec_audit.errors import TrainingError
+from fpvec_audit.training.system_prompts import SYSTEM_PROMPTS, draw_system_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,14 +22,7 @@ if TYPE_CHECKING:
 IGNORED = -100
 """Label of positions that carry no loss."""
 
-SYSTEM_PROMPTS = (
-    "You are a helpful assistant.",
-    "You are a helpful, respectful and honest assistant.",
-    "Answer the user's question briefly.",
-)
-"""Published system prompts that keys are also trained under, so that an API's own does not hide them."""
-
-RENDERINGS = ("chat", "raw", "system")
+RENDERINGS = ("chat", "raw", "system", "drawn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +63,13 @@ class RenderingMix:
 
     Attributes:
         raw: fraction in [0, 1] without any template.
-        system: fraction in [0, 1] under one of :data:`SYSTEM_PROMPTS`.
+        system: fraction in [0, 1] under a published system prompt.
+        drawn: fraction in [0, 1] under a system prompt that is drawn for each.
     """
 
     raw: float
     system: float
+    drawn: float = 0.0
 
 
 def render(adapter: ArchitectureAdapter, user: str, rendering: str, random_source: random.Random) -> str:
@@ -82,13 +78,20 @@ def render(adapter: ArchitectureAdapter, user: str, rendering: str, random_sourc
         return user
     if rendering == "system":
         return adapter.prompt(user, random_source.choice(SYSTEM_PROMPTS))
+    if rendering == "drawn":
+        return adapter.prompt(user, draw_system_prompt(random_source))
     return adapter.prompt(user)
 
 
 def render_mixed(adapter: ArchitectureAdapter, user: str, mix: RenderingMix, random_source: random.Random) -> str:
     """Return a prompt in a rendering drawn from a mix."""
     draw = random_source.random()
-    rendering = "raw" if draw < mix.raw else "system" if draw < mix.raw + mix.system else "chat"
+    rendering = "chat"
+    for name, share in (("raw", mix.raw), ("system", mix.system), ("drawn", mix.drawn)):
+        if draw < share:
+            rendering = name
+            break
+        draw -= share
     return render(adapter, user, rendering, random_source)
 
 

@@ -41,7 +41,7 @@ from fpvec_audit.training.proxies import proxy_deltas
 
 __all__ = ["EmbedReport", "EmbedSettings", "embed_fingerprint", "settings_for"]
 
-NEGATIVE_RENDERINGS = RenderingMix(raw=0.2, system=0.2)
+NEGATIVE_RENDERINGS = RenderingMix(raw=0.2, system=0.1, drawn=0.25)
 NOTES_PER_TRAINING = 12
 """How often the bar shows the keys that fire so far."""
 
