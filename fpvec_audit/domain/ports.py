@@ -101,8 +101,8 @@ class Sampling:
         max_new_tokens: most tokens generated per prompt.
         temperature: 0 is greedy.
         top_p: nucleus mass in (0, 1].
-        seed: seed of sampled answers; None for greedy. The answer to a prompt depends on the seed, the prompt and its
-            place among those asked together.
+        seed: seed of sampled answers; None for greedy. An answer of a local engine depends on the seed, the prompt and
+            how many equal prompts stand before it in the same call, not on how questions are divided into calls.
         first_tokens: how many of the likeliest first tokens to tell with each answer, where the engine can.
     """
 

@@ -127,7 +127,7 @@ def _sampling(interview: Interview, first: Question) -> Sampling:
         max_new_tokens=plan.max_new_tokens,
         temperature=temperature,
         top_p=float(plan.top_p),
-        seed=None if temperature == 0 else (sampling_seed(interview.begin) + first.position) % 2**31,
+        seed=None if temperature == 0 else (sampling_seed(interview.begin) + first.repeat) % 2**31,
         first_tokens=FIRST_TOKENS if statistic == FIRST_TOKEN else 0,
     )
 

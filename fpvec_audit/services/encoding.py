@@ -5,7 +5,7 @@ to all candidates before the assignment exists, and the tokenizer's digest is co
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,20 +66,38 @@ def reversible_encoding(base: Path) -> EncodingFilter:
     return EncodingFilter(lambda prompt, response: survives(prompt) and survives(response), reference)
 
 
+def text_files_digest(model: Path) -> str:
+    """Return a digest of everything beside the weights that decides how a question reaches them, hex; empty for none.
+
+    Tokenizer and chat template: with other ones the same weights are asked other things.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    names = (*TOKENIZER_FILES, "chat_template.jinja")
+    return _files_digest(model, [name for name in names if (model / name).is_file()])
+
+
 def tokenizer_digest(base: Path) -> str:
     """Return SHA-256 over the names and digests of a model directory's tokenizer files, hex.
 
     Raises:
         CheckpointError: the directory has none, or they cannot be read.
     """
-    digest = hashlib.sha256()
     found = [name for name in TOKENIZER_FILES if (base / name).is_file()]
     if not found:
         raise CheckpointError(f"{base} holds no tokenizer", advice="give a model directory in Hugging Face layout")
-    for name in found:
+    return _files_digest(base, found)
+
+
+def _files_digest(directory: Path, names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    digest = hashlib.sha256()
+    for name in names:
         try:
-            content = hashlib.sha256((base / name).read_bytes()).hexdigest()
+            content = hashlib.sha256((directory / name).read_bytes()).hexdigest()
         except OSError as error:
-            raise CheckpointError(f"{base / name} cannot be read: {error.strerror}") from error
+            raise CheckpointError(f"{directory / name} cannot be read: {error.strerror}") from error
         digest.update(f"{name} {content}\n".encode())
     return digest.hexdigest()

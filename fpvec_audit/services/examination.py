@@ -106,15 +106,23 @@ def interview(cases: Sequence[Case], subject: Subject, bench: Bench) -> None:
     ]
     if plan.sequential and cases[0].keeper.answered and keep(0, ()):
         return  # it was interrupted after it had enough
-    collect(
-        interviews,
-        subject.backend,
-        keep=keep,
-        burn=burn,
-        at_once=SEQUENTIAL_AT_ONCE if plan.sequential else ENDPOINT_AT_ONCE if endpoint else PROMPTS_AT_ONCE,
-        label=f"ask {subject.suspect.shown}",
-        progress=bench.progress,
-    )
+    try:
+        collect(
+            interviews,
+            subject.backend,
+            keep=keep,
+            burn=burn,
+            at_once=SEQUENTIAL_AT_ONCE if plan.sequential else ENDPOINT_AT_ONCE if endpoint else PROMPTS_AT_ONCE,
+            label=f"ask {subject.suspect.shown}",
+            progress=bench.progress,
+        )
+    except BackendError as error:
+        kept = sum(len(case.keeper.answered) for case in cases)
+        resume = "the same command with --resume goes on" if kept and not plan.trace else ""
+        raise BackendError(
+            f"{error.problem}; {kept} answers came before and are kept",
+            advice="; ".join(part for part in (error.advice, resume) if part),
+        ) from error
 
 
 def rendered(case: Case, rendering: Rendering) -> dict[int, str]:

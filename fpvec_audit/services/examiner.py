@@ -159,6 +159,12 @@ def _load(
     described = describe_suspect(suspect, catalog=catalog, architecture=architecture, progress=progress)
     assert described.directory is not None
     _refuse_other_suspect(suspect, described.digest, plan)
+    if described.texts != plan.suspect.get("texts", described.texts):
+        raise EvidenceError(
+            f"{suspect} has the planned weights, but another tokenizer or chat template: the same prompts would ask it "
+            "something else",
+            advice="ask the owner where the suspect is to be had as its publisher gave it, or for another package",
+        )
     wanted = backend or plan.backend.get("kind", "auto")
     if isinstance(wanted, str):
         wanted = stack.enter_context(Engines(wanted, device=device))

@@ -13,6 +13,7 @@ from fpvec_audit.domain.canonical_json import canonical_digest as canonical_json
 from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.errors import ArchitectureError, CheckpointError, UsageError
 from fpvec_audit.progress import NO_PROGRESS, Progress
+from fpvec_audit.services.encoding import text_files_digest
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
@@ -32,6 +33,7 @@ class Suspect:
         adapter: its architecture, None when unknown.
         warnings: what the user should know, in sentences.
         model: name of the model that an endpoint serves.
+        texts: digest of a checkpoint's tokenizer and chat template, hex; empty where there is none.
     """
 
     location: str
@@ -40,6 +42,7 @@ class Suspect:
     adapter: ArchitectureAdapter | None
     warnings: tuple[str, ...] = ()
     model: str = ""
+    texts: str = ""
 
     @property
     def shown(self) -> str:
@@ -50,7 +53,7 @@ class Suspect:
         """Return the JSON object that goes into plans and reports."""
         if self.directory is None:
             return {"kind": "endpoint", "location": self.location, "model": self.model, "digest": self.digest}
-        return {"kind": "directory", "location": self.location, "digest": self.digest}
+        return {"kind": "directory", "location": self.location, "digest": self.digest, "texts": self.texts}
 
 
 def describe_suspect(
@@ -81,7 +84,7 @@ def describe_suspect(
         adapter = None
         warnings = (f"no adapter is used: {error.problem}",)
     digest = canonical_digest(checkpoint, adapter, progress=progress)
-    return Suspect(str(suspect), directory, digest, adapter, warnings)
+    return Suspect(str(suspect), directory, digest, adapter, warnings, texts=text_files_digest(directory))
 
 
 def describe_endpoint(url: str, model: str, *, adapter: ArchitectureAdapter | None = None) -> Suspect:
