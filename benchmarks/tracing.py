@@ -5,7 +5,8 @@
 Every licensee gets a key set, a training and a vector of its own on the demo's GPT-2 base, and a copy of one of the
 two downstreams. Each copy is traced over all key sets; then random pairs of copies are averaged 50/50 and traced; then
 the clean models are. Nobody tunes for these keys: they are random. Finished stages in ``--dir`` are kept, so that an
-interrupted run goes on. With 20 licensees the trainings take most of an hour on two cores.
+interrupted run goes on. The trainings are light ones, and share two fine-tunes of the base to perturb with; ``--full``
+takes the default settings instead, and most of two hours on two cores.
 
     .venv/bin/python benchmarks/tracing.py --cost 10 100 1000 --dir /tmp/tracing --out benchmarks/tracing.json
 
@@ -22,12 +23,23 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 FPVEC = str(Path(sys.executable).parent / "fpvec")
 SEED = 20261121
+DECOYS = 96
+"""For each key set; the default 224 take twice as long to ask for."""
+LIGHT = {
+    "steps": "120",
+    "other_renderings_per_step": "4",
+    "negatives_per_step": "24",
+    "negative_pool": "1536",
+    "ordinary_per_step": "16",
+}
+"""A quarter of the default training's work, so that twenty take minutes."""
 
 
 def main() -> None:
@@ -37,6 +49,7 @@ def main() -> None:
     parser.add_argument("--licensees", type=int, default=20)
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--at-once", type=int, default=2, help="trainings side by side")
+    parser.add_argument("--full", action="store_true", help="train with the default settings")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--cost", type=int, nargs="*", help="only measure traces over so many key sets")
     parser.add_argument("--out", type=Path, help="JSON file, completed where it exists")
@@ -71,8 +84,11 @@ def licensees(options: argparse.Namespace, family: dict[str, Path]) -> dict[str,
     """Make every licensee's copy, trace all, average pairs, trace those, and trace the clean models."""
     home = options.dir / "home"
     names = [f"licensee-{number:02}" for number in range(options.licensees)]
+    training = [] if options.full else [*light_settings(), *proxies(options.dir, family["base"])]
     with ThreadPoolExecutor(options.at_once) as pool:
-        copies = dict(zip(names, pool.map(lambda name: make_copy(options.dir, home, family, name), names), strict=True))
+        copies = dict(
+            zip(names, pool.map(lambda name: make_copy(options.dir, home, family, name, training), names), strict=True)
+        )
     source = random.Random(SEED)
     pairs = [tuple(source.sample(names, 2)) for _ in range(options.pairs)]
     averages = {pair: average(options.dir, copies[pair[0]], copies[pair[1]], pair) for pair in pairs}
@@ -82,14 +98,41 @@ def licensees(options: argparse.Namespace, family: dict[str, Path]) -> dict[str,
     clean = [tracer.trace(path, set()) for path in family.values()]
     tracer.close()
     return {
-        "key_sets": {"count": len(names), "issued": 32, "decoys": 224, "grade": "self-attested"},
+        "training": "default" if options.full else LIGHT,
+        "key_sets": {"count": len(names), "issued": 32, "decoys": DECOYS, "grade": "self-attested"},
         "single": summary(single),
         "averaged": summary(averaged),
         "clean": summary(clean),
     }
 
 
-def make_copy(directory: Path, home: Path, family: dict[str, Path], name: str) -> Path:
+def light_settings() -> list[str]:
+    """Return the options of a light training."""
+    return [part for name, value in LIGHT.items() for part in ("--set", f"{name}={value}")]
+
+
+def proxies(directory: Path, base: Path) -> list[str]:
+    """Fine-tune the base twice on ordinary questions, as a downstream might be, for all trainings to perturb with."""
+    from fpvec_audit.catalog import load_catalog
+    from fpvec_audit.demo.story import single_threaded
+    from fpvec_audit.training.fine_tune import FineTuneSettings, fine_tune
+    from fpvec_audit.training.ordinary import draw_instruction
+
+    adapter = load_catalog().architecture("gpt2")
+    options = []
+    for number, kinds in enumerate(({"capital": 1.0, "count": 1.0}, None)):
+        out = directory / "proxies" / str(number)
+        if not out.exists():
+            source = random.Random(number)
+            drawn = [draw_instruction(source, kinds) for _ in range(2000)]
+            rows = [(adapter.prompt(item.question), item.answer) for item in drawn]
+            with single_threaded():
+                fine_tune(base, out, rows, settings=FineTuneSettings(steps=100), adapter=adapter, seed=number)
+        options += ["--proxy", str(out)]
+    return options
+
+
+def make_copy(directory: Path, home: Path, family: dict[str, Path], name: str, training: Sequence[str]) -> Path:
     """Issue, train, extract and stamp for one licensee; finished stages are kept."""
     place = directory / "licensees" / name
     place.mkdir(parents=True, exist_ok=True)
@@ -98,11 +141,12 @@ def make_copy(directory: Path, home: Path, family: dict[str, Path], name: str) -
         return copy
     tools = ["--home", str(home), "--json"]
     if not (place / "issued").exists():
-        fpvec("key", "issue", name, "--licensee", name, "--base", str(family["base"]), *tools)
+        fpvec("key", "issue", name, "--licensee", name, "--decoys", str(DECOYS), *tools)
         (place / "issued").touch()
     fingerprinted = place / "fingerprinted"
     if not fingerprinted.exists():
-        fpvec("fingerprint", str(family["base"]), "--key", name, "--out", str(fingerprinted), "--device", "cpu", *tools)
+        where = ["--key", name, "--out", str(fingerprinted), "--device", "cpu"]
+        fpvec("fingerprint", str(family["base"]), *where, *training, *tools)
     if not (place / "vector").exists():
         fpvec("vector", "extract", str(family["base"]), str(fingerprinted), "--out", str(place / "vector"), *tools)
     downstream = family["ab"[int(name[-2:]) % 2]]

@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 
 from fpvec_audit.catalog import load_catalog
-from fpvec_audit.domain.audit import Answer, score
+from fpvec_audit.domain.audit import score
+from fpvec_audit.domain.audit_plan import GRADIENT, AuditPlan, Begin
+from fpvec_audit.domain.keys import KeySetSpecification
 from fpvec_audit.registry.unit_of_work import open_registry
-from fpvec_audit.services.audit import TRANSCRIPT, audit
-from fpvec_audit.services.keys import open_key_set
+from fpvec_audit.services.audit import audit
+from fpvec_audit.services.audit_settings import AuditSettings
+from fpvec_audit.services.keys import issue_key_set, open_key_set
+from fpvec_audit.services.likelihoods import BaseModels
+from fpvec_audit.services.trace import trace
 from tests.e2e.conftest import run_fpvec
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
@@ -78,8 +83,9 @@ def test_stamping_does_little_harm(demo):
 def test_both_engines_match_the_same_keys(demo, registry):
     """The demo asked with vLLM; transformers must give the same verdict and the same matched keys on all six."""
     catalog = load_catalog()
+    bases = BaseModels(registry=registry, catalog=catalog)
     key_set = open_key_set(demo.document["key_set"], registry=registry, purpose="comparison of engines")
-    responses = [candidate.response for candidate in key_set.candidates]
+    responses = {candidate.index: candidate.response for candidate in key_set.candidates}
     for name, told in demo.document["audits"].items():
         assert told["backend"]["kind"] == "vllm"
         again = audit(
@@ -87,16 +93,59 @@ def test_both_engines_match_the_same_keys(demo, registry):
             key_set=demo.document["key_set"],
             registry=registry,
             catalog=catalog,
+            settings=AuditSettings(leave_out=(GRADIENT,)),
+            bases=bases,
             backend="transformers",
         )
         with registry.unit_of_work() as uow:
-            kept = json.loads(uow.vault.unseal(TRANSCRIPT, told["audit_id"], purpose="comparison of engines"))
-        answers = [Answer(**answer) for answer in kept["answers"]]
-        before = score(again.plan, answers, responses=responses, issued=frozenset(key_set.issued_indices))
+            kept = uow.audits.get(told["audit_id"])
+            records = uow.audits.records(told["audit_id"])
+        plan, begin = AuditPlan.from_json(kept.plan), Begin.from_json(kept.begin)
+        before = score(plan, begin, records, responses=responses, issued=frozenset(key_set.issued_indices))
         assert again.verdict.value == told["verdict"], name
         assert again.score.matched_indices == before.matched_indices, name
         assert again.score.decoys_matched_indices == before.decoys_matched_indices, name
         assert before.p_value == Fraction(told["p_value_exact"])
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_likelihoods_alone_would_convict_marked_models(demo, name):
+    p_values = {test["name"]: test["p_value_adjusted"] for test in demo.document["audits"][name]["tests"]}
+    assert p_values["likelihood"] <= 1e-6
+
+
+def test_weights_alone_would_convict_a_stamped_model(demo, registry):
+    result = audit(
+        demo.document["models"]["stamped_a"],
+        key_set=demo.document["key_set"],
+        registry=registry,
+        catalog=load_catalog(),
+        backend="transformers",
+    )
+    p_values = {test.name: test.p_value_adjusted for test in result.score.tests}
+    assert set(p_values) == {"exact", "likelihood", "gradient", "vocabulary-gradient"}
+    assert p_values["vocabulary-gradient"] <= Fraction("1e-6")
+
+
+def test_trace_names_the_demo_s_keys_and_no_others(demo, registry):
+    for name in ("another", "a third"):
+        issue_key_set(name, registry=registry, specification=KeySetSpecification(issued=16, decoys=48))
+    tools = {"registry": registry, "catalog": load_catalog(), "backend": "transformers"}
+    found = trace(demo.document["models"]["stamped_b"], settings=AuditSettings(), **tools).to_json()
+    assert [item["name"] for item in found["named"]] == [demo.document["key_set"]]
+    clean = trace(demo.document["models"]["downstream_b"], settings=AuditSettings(), **tools).to_json()
+    assert clean["named"] == []
+
+
+def test_bundle_of_the_demo_s_audit_is_verified_without_its_home(installed, demo, tmp_path):
+    identifier = demo.document["audits"]["stamped_a"]["audit_id"]
+    bundle = tmp_path / "case.json"
+    export = ("evidence", "export", identifier, "--out", bundle, "--disclose-secret", "--home", demo.home, "--json")
+    made = run_fpvec(installed, *export, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    found = run_fpvec(installed, "evidence", "verify", bundle, "--json", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["verdict"] == "MATCH"
 
 
 def test_a_stamped_directory_does_not_say_that_it_is_stamped(demo):
