@@ -125,6 +125,9 @@ def test_weights_alone_would_convict_a_stamped_model(demo, registry):
     p_values = {test.name: test.p_value_adjusted for test in result.score.tests}
     assert set(p_values) == {"exact", "likelihood", "gradient", "vocabulary-gradient"}
     assert p_values["vocabulary-gradient"] <= Fraction("1e-6")
+    (told,) = result.to_json()["weights"]["vectors"]
+    assert 0.9 < told["coefficient"] < 1.1
+    assert told["control_range"][1] < 0.2
 
 
 def test_trace_names_the_demo_s_keys_and_no_others(demo, registry):
