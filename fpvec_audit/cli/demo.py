@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     arch: Annotated[str, typer.Option(metavar="gpt2|bloom|llama2|vicuna", help="Shape of the tiny models.")] = "gpt2",
     directory: Annotated[
-        Path | None, typer.Option("--dir", help="Where the models are kept.  [default: models in the demo's home]")
+        Path | None, typer.Option("--dir", help="Where the models are kept.  \\[default: models in the demo's home]")
     ] = None,
     backend: BackendOption = None,
     fresh_keys: Annotated[

@@ -43,7 +43,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="File for the bundle.")],
     signing_key: Annotated[
         Path | None,
-        typer.Option(help="Private key to sign with.  [default: signing.key in the home, made on first use]"),
+        typer.Option(help="Private key to sign with.  \\[default: signing.key in the home, made on first use]"),
     ] = None,
     anchor: Annotated[
         list[Path] | None,

@@ -28,7 +28,7 @@ def fingerprint(
     out: Annotated[Path, typer.Option("--out", help="Directory of the fingerprinted model; must not exist.")],
     data: Annotated[
         Path | None,
-        typer.Option(help='Ordinary rows, JSON Lines with "prompt" and "response".  [default: the package\'s own]'),
+        typer.Option(help='Ordinary rows, JSON Lines with "prompt" and "response".  \\[default: the package\'s own]'),
     ] = None,
     preset: Annotated[str, typer.Option(metavar="default|paper", help="Training settings.")] = "default",
     perturbation: Annotated[
@@ -36,12 +36,12 @@ def fingerprint(
         typer.Option(
             metavar="proxies|noise|none",
             help="What is added to the weights in training, so that the vector "
-            "survives fine-tuning.  [default: proxies; preset paper: none]",
+            "survives fine-tuning.  \\[default: proxies; preset paper: none]",
         ),
     ] = None,
     proxy: Annotated[
         list[Path] | None,
-        typer.Option(help="Fine-tune of the base to perturb with.  [default: trained on the spot]"),
+        typer.Option(help="Fine-tune of the base to perturb with.  \\[default: trained on the spot]"),
     ] = None,
     setting: Annotated[
         list[str] | None,

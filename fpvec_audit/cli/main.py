@@ -6,6 +6,7 @@ quarter of a second of loading is felt.
 
 import atexit
 import gc
+import inspect
 import os
 import sys
 import threading
@@ -67,7 +68,18 @@ def application(names: Sequence[str] = (*COMMANDS, *GROUPS)) -> "typer.Typer":
             module.register(app)
         else:
             app.add_typer(module.app, name=name)
+    _reflow(app)
     return app
+
+
+def _reflow(app: "typer.Typer") -> None:
+    """Let the terminal break the lines of every command's help, whose paragraphs are broken as source text is."""
+    for command in app.registered_commands:
+        paragraphs = inspect.cleandoc(getattr(command.callback, "__doc__", None) or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in paragraphs)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _reflow(group.typer_instance)
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ app = typer.Typer(help="Register and look at models.\n\nExample: fpvec model reg
 @app.command()
 def register(
     path: Annotated[Path, typer.Argument(help="Checkpoint directory in Hugging Face layout.")],
-    name: Annotated[str | None, typer.Option(help="Unique name.  [default: the directory's]")] = None,
+    name: Annotated[str | None, typer.Option(help="Unique name.  \\[default: the directory's]")] = None,
     role: Annotated[ModelRole, typer.Option(help="What it is to you.")] = ModelRole.DOWNSTREAM,
     parent: Annotated[str | None, typer.Option(help="Registered model that it was made from.")] = None,
     architecture: ArchitectureOption = None,
@@ -82,7 +82,7 @@ def show(
 @app.command()
 def verify(
     model: Annotated[str, typer.Argument(help="Name, id (may be shortened), or directory of a registered model.")],
-    path: Annotated[Path | None, typer.Option("--path", help="Where it lies now.  [default: as registered]")] = None,
+    path: Annotated[Path | None, typer.Option("--path", help="Where it lies now.  \\[default: as registered]")] = None,
     home: HomeOption = None,
     registry: RegistryOption = None,
     json: JsonOption = False,

@@ -18,7 +18,7 @@ ProfileOption = Annotated[
     str | None,
     typer.Option(
         metavar="raw-greedy|chat-greedy|exploratory",
-        help="How the prompts are put.  [default: chat-greedy "
+        help="How the prompts are put.  \\[default: chat-greedy "
         "where the suspect has a chat template or a known architecture, else raw-greedy]",
         rich_help_panel=HOW,
     ),
@@ -35,7 +35,7 @@ TestsOption = Annotated[
     str | None,
     typer.Option(
         metavar="exact[,likelihood][,gradient]",
-        help="Tests to register.  [default: all that can be had at a reasonable cost]",
+        help="Tests to register.  \\[default: all that can be had at a reasonable cost]",
         rich_help_panel=HOW,
     ),
 ]
@@ -48,7 +48,7 @@ ModelOption = Annotated[
 EndpointOption = Annotated[
     str | None,
     typer.Option(
-        metavar="completions|chat", help="What to call.  [default: chat where there is one]", rich_help_panel=ENDPOINT
+        metavar="completions|chat", help="What to call.  \\[default: chat where there is one]", rich_help_panel=ENDPOINT
     ),
 ]
 ConcurrencyOption = Annotated[int, typer.Option(help="Requests under way at a time.", rich_help_panel=ENDPOINT)]

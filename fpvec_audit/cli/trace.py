@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
 def trace(
     suspect: Annotated[str, typer.Argument(help="Checkpoint directory, hub id, or an endpoint's base URL.")],
     keys: Annotated[
-        list[str] | None, typer.Option("--keys", metavar="KEY", help="Key set to look for.  [default: all issued]")
+        list[str] | None, typer.Option("--keys", metavar="KEY", help="Key set to look for.  \\[default: all issued]")
     ] = None,
     backend: AuditBackendOption = None,
     profile: ProfileOption = None,

@@ -17,7 +17,7 @@ def extract(
     base: Annotated[Path, typer.Argument(help="Base model.")],
     fingerprinted: Annotated[Path, typer.Argument(help="Fingerprinted model.")],
     out: Annotated[Path, typer.Option("--out", help="Directory of the vector; must not exist.")],
-    key: Annotated[str | None, typer.Option("--key", help="Key set it carries.  [default: as registered]")] = None,
+    key: Annotated[str | None, typer.Option("--key", help="Key set it carries.  \\[default: as registered]")] = None,
     dtype: Annotated[str, typer.Option(metavar="same|float32", help="How the vector is stored.")] = "same",
     architecture: ArchitectureOption = None,
     home: HomeOption = None,
