@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from fpvec_audit.settings import Settings
@@ -18,6 +19,10 @@ os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_DATASET
 # One thread per test process: the tests run side by side, and threads that wait for each other on busy cores made tiny
 # models up to thirty times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine is slow, which is no fault of the code under test.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 FIXED_TIME = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
