@@ -23,9 +23,7 @@ def issue(
     owner: Annotated[str, typer.Option(help="Who owns the models that it will protect.")] = "",
     licensee: Annotated[str, typer.Option(help="For whom it is issued.")] = "",
     count: Annotated[int | None, typer.Option(help="Issued keys.  \\[default: 32, if-simple 10]")] = None,
-    decoys: Annotated[
-        int | None, typer.Option(help="Decoys, never trained.  \\[default: 224, if-simple 502]")
-    ] = None,
+    decoys: Annotated[int | None, typer.Option(help="Decoys, never trained.  \\[default: 224, if-simple 502]")] = None,
     scheme: Annotated[str, typer.Option(metavar="independent|if-simple", help="Shape of the keys.")] = "independent",
     base: Annotated[
         Path | None, typer.Option(help="Keep only candidates that this model's tokenizer encodes reversibly.")
