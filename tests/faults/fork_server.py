@@ -12,6 +12,7 @@ import io
 import json
 import os
 import resource
+import signal
 import sys
 import tempfile
 from typing import Any
@@ -58,6 +59,8 @@ def _become(request: dict[str, Any]) -> int:
             os.dup2(file, descriptor)
             os.close(file)
         _be_like_anybody()
+        # a shell without job control lets what it starts in the background ignore Ctrl-C, and that is inherited
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if request["largest_file"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"],) * 2)
         stop = request["stop"]
