@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -331,7 +332,7 @@ def _controls(cases: Sequence[Case], scores: Sequence[Score], subject: Subject, 
             case.plan,
             key_set=case.record,
             registry=bench.registry,
-            run=lambda path, case=case: examine_control(path, case.record, bench, case.plan),  # type: ignore[misc]
+            run=partial(examine_control, record=case.record, bench=bench, plan=case.plan),
         )
         if search.documents:
             return search
