@@ -5,7 +5,7 @@ The only module that reads the environment. A :class:`Settings` is frozen and ha
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,16 @@ class Settings:
         registry: SQLAlchemy URL; empty means ``registry.db`` in ``home``.
         device: torch device: ``auto``, ``cpu`` or ``cuda``.
         backend: ``auto``, ``vllm`` or ``transformers``.
+        vault_key_file: file of the master key; empty means ``vault.key`` in ``home``.
+        actor: who acts, for the ledger; empty means the login on this machine.
     """
 
     home: Path
     registry: str = ""
     device: str = "auto"
     backend: str = "auto"
+    vault_key_file: str = ""
+    actor: str = ""
 
     @property
     def registry_url(self) -> str:
@@ -63,7 +67,7 @@ def load_settings(
         SettingsError: an unknown name or a value of the wrong kind.
     """
     environment = os.environ if environment is None else environment
-    names = [field.name for field in fields(Settings)]
+    names = [known.name for known in fields(Settings)]
     values: dict[str, Any] = {"home": default_home(home_name)}
     values |= _from_file((directory or Path.cwd()) / SETTINGS_FILE, names)
     values |= {name: environment[key] for name in names if environment.get(key := f"FPVEC_{name.upper()}")}
@@ -79,6 +83,48 @@ def api_key(environment: Mapping[str, str] | None = None) -> str:
     """
     environment = os.environ if environment is None else environment
     return environment.get("FPVEC_API_KEY") or environment.get("OPENAI_API_KEY") or ""
+
+
+@dataclass(frozen=True, slots=True)
+class VaultSecrets:
+    """What the environment says about the master key: at most one of the two is set.
+
+    Attributes:
+        key: 64 hexadecimal digits.
+        passphrase: what the key follows from.
+    """
+
+    key: str = field(default="", repr=False)
+    passphrase: str = field(default="", repr=False)
+
+
+def vault_secrets(prefix: str = "FPVEC_VAULT", environment: Mapping[str, str] | None = None) -> VaultSecrets:
+    """Return master key or passphrase: ``FPVEC_VAULT_KEY``, ``FPVEC_VAULT_PASSPHRASE``; from the environment alone.
+
+    Args:
+        prefix: beginning of the variables' names.
+        environment: the process environment by default.
+
+    Raises:
+        SettingsError: both are set.
+    """
+    environment = os.environ if environment is None else environment
+    found = VaultSecrets(environment.get(f"{prefix}_KEY", ""), environment.get(f"{prefix}_PASSPHRASE", ""))
+    if found.key and found.passphrase:
+        raise SettingsError(f"{prefix}_KEY and {prefix}_PASSPHRASE are both set", advice="set one of them")
+    return found
+
+
+def login_name() -> str:
+    """Return who is logged in where, as ``user@host``."""
+    import pwd
+    import socket
+
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        user = str(os.geteuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def _from_file(path: Path, names: list[str]) -> dict[str, Any]:

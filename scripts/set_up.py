@@ -40,7 +40,7 @@ def main() -> int:
     """Set up what was asked for, unless it is there already."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--extra", action="append", default=[], help="optional dependencies to add (repeatable)")
-    extras = sorted({"lora", *parser.parse_args().extra})
+    extras = sorted({"lora", "postgresql", *parser.parse_args().extra})
     if sys.version_info < (3, 11):  # noqa: UP036 - this runs before pip could have refused
         return fail(
             f"Python {sys.version.split()[0]} is too old: fpvec-audit needs 3.11 or newer (make PYTHON=python3.11)"

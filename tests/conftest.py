@@ -14,6 +14,7 @@ from fpvec_audit.settings import Settings
 
 if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry
+    from tests.postgresql import PostgreSQL
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_DATASETS_OFFLINE="1")
 # One thread per test process: the tests run side by side, and threads that wait for each other on busy cores made tiny
@@ -43,6 +44,15 @@ def _no_leaked_variables() -> Iterator[None]:
         del os.environ[name]
     os.environ.update(before)
     assert not leaked, f"the test leaked environment variables: {', '.join(leaked)}"
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator["PostgreSQL"]:
+    """Return a real PostgreSQL server, one for each test process."""
+    from tests.postgresql import running_server
+
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture

@@ -17,10 +17,11 @@ from rich.console import Console
 
 from fpvec_audit.cli.progress import error_console, terminal_progress
 from fpvec_audit.progress import Progress
-from fpvec_audit.settings import HOME_NAME, Settings, load_settings
+from fpvec_audit.settings import HOME_NAME, Settings, VaultSecrets, load_settings, login_name, vault_secrets
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
+    from fpvec_audit.registry.master_key import MasterKeySource
     from fpvec_audit.registry.unit_of_work import Registry
 
 HomeOption = Annotated[
@@ -76,7 +77,17 @@ class Workbench:
         """The opened registry, brought to head when it is new."""
         from fpvec_audit.registry.unit_of_work import open_registry
 
-        return open_registry(self.settings.registry_url)
+        return open_registry(self.settings.registry_url, master_key=self.master_key, actor=self.actor)
+
+    @cached_property
+    def master_key(self) -> "MasterKeySource":
+        """Where the key comes from that seals the registry's secrets: environment, else a file."""
+        return master_key_source(self.settings, vault_secrets())
+
+    @cached_property
+    def actor(self) -> str:
+        """Who acts, for the ledger."""
+        return self.settings.actor or login_name()
 
     @cached_property
     def device(self) -> str:
@@ -96,6 +107,18 @@ class Workbench:
     def say(self, text: str) -> None:
         """Tell the user something beside the result, on stderr."""
         self.errors.print(text, highlight=False, soft_wrap=True)
+
+
+def master_key_source(settings: Settings, given: VaultSecrets) -> "MasterKeySource":
+    """Return where a master key comes from: what the environment gives, else a file."""
+    from fpvec_audit.registry.master_key import MASTER_KEY_FILE, GivenKey, KeyFile, Passphrase
+
+    if given.key:
+        return GivenKey(given.key)
+    if given.passphrase:
+        return Passphrase(given.passphrase)
+    file = Path(settings.vault_key_file).expanduser() if settings.vault_key_file else settings.home / MASTER_KEY_FILE
+    return KeyFile(file)
 
 
 def open_bench(

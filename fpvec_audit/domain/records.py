@@ -23,6 +23,21 @@ class ModelRole(StrEnum):
     SUSPECT = "suspect"
 
 
+class KeySetState(StrEnum):
+    """``pending`` → ``issued`` → ``embedded`` (bound to a base, trained) → ``burnt``, ``retired`` or ``compromised``.
+
+    ``burnt``: every issued key was shown to somebody. ``retired``: its owner uses it no more. ``compromised``: its
+    owner says that somebody else has it, so that a match proves nothing from then on.
+    """
+
+    PENDING = "pending"
+    ISSUED = "issued"
+    EMBEDDED = "embedded"
+    BURNT = "burnt"
+    RETIRED = "retired"
+    COMPROMISED = "compromised"
+
+
 class JobState(StrEnum):
     """``running`` → one of the others; ``interrupted`` is said by others when the process that ran it is gone."""
 
@@ -72,6 +87,7 @@ class KeySetRecord:
         chance: R, hex; empty for a self-attested set.
         base: id of the model it is bound to, None before its first training.
         created_at: when it was issued.
+        state: where it is in its life.
     """
 
     id: str
@@ -83,6 +99,7 @@ class KeySetRecord:
     chance: str
     base: str | None
     created_at: datetime
+    state: KeySetState = KeySetState.ISSUED
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Connections to the registry's database, and its errors in our words.
 
-The only module that knows SQLite's peculiarities at run time. Every transaction on SQLite begins IMMEDIATE: a unit
-of work holds the write lock from its first statement, so what it read is still true when it writes, and two writers
-queue instead of failing half-way.
+The only module that knows at run time what is peculiar to SQLite and to PostgreSQL. Every transaction holds the one
+write lock of the registry from its first statement – ``BEGIN IMMEDIATE`` on SQLite, an advisory lock on PostgreSQL – so
+what it read is still true when it writes, the ledger stays one line, and writers queue instead of failing half-way or
+waiting for each other. An engine for reading (:func:`reading`) takes no lock and sees one moment.
 """
 
 import json
@@ -21,10 +22,31 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemy
 from fpvec_audit.errors import RegistryError
 
 LOCK_WAIT_SECONDS = 30.0
-"""How long a transaction waits for another process's lock; ``?timeout=SECONDS`` in the URL overrides it."""
+"""How long a transaction waits for another process's lock; on SQLite ``?timeout=SECONDS`` in the URL overrides it."""
+POSTGRESQL_LOCK = 0x66707665632D6C67
+"""Number of the advisory lock that writers of a registry hold (``fpvec-lg``); it counts within one database."""
+READING = "fpvec_reading"
 
 _FAULTS = (
     ("locked", "is locked by another process", "wait until it ends and try again"),
+    ("lock timeout", "is locked by another process", "wait until it ends and try again"),
+    ("connection refused", "does not answer", "start the database server, or check host and port in --registry"),
+    ("could not translate host", "does not answer", "check the host name in --registry"),
+    ("name or service not known", "does not answer", "check the host name in --registry"),
+    ("no such file or directory", "does not answer", "start the database server, or check the socket in --registry"),
+    ("password authentication failed", "does not let you in", "check user and password in --registry"),
+    ("no password supplied", "does not let you in", "check user and password in --registry"),
+    ("no pg_hba.conf entry", "does not let you in", "ask the administrator of the server for access"),
+    ("permission denied", "does not allow that to this user", "use a login with the role that may (docs/registry.md)"),
+    ("no space left", "cannot be written: the disk of the server is full", "free some space; nothing was recorded"),
+    ("too many connections", "has no connection left", "try again later, or let the server allow more"),
+    ("too many clients", "has no connection left", "try again later, or let the server allow more"),
+    ("starting up", "is starting", "try again in a moment"),
+    ("shutting down", "is shutting down", "try again when it is back; nothing was recorded"),
+    ("terminating connection", "was restarted meanwhile", "try again; nothing was recorded"),
+    ("server closed the connection", "went away meanwhile", "try again; what was not confirmed was not recorded"),
+    ("connection is closed", "went away meanwhile", "try again; what was not confirmed was not recorded"),
+    ("connection is lost", "went away meanwhile", "try again; what was not confirmed was not recorded"),
     ("readonly", "cannot be written", "check the owner and the permissions of the file and its directory"),
     ("unable to open", "cannot be opened", "check that its directory exists and may be written"),
     ("not a database", "is no SQLite database", "name another file with --registry or --home"),
@@ -51,17 +73,31 @@ def make_engine(url: str) -> Engine:
         options["poolclass"] = NullPool if database_file(parsed) else None
         if "timeout" not in parsed.query:
             options["connect_args"] = {"timeout": LOCK_WAIT_SECONDS}
+    elif is_postgresql(parsed):
+        options |= {"pool_pre_ping": True, "pool_size": 2}
     try:
         engine = create_engine(parsed, **options)
     except (SQLAlchemyError, ImportError) as error:
         raise RegistryError(
             f"no driver for the registry {describe(parsed)}: {error}",
-            advice="use sqlite:///FILE, or install the driver that the URL names",
+            advice="use sqlite:///FILE, or postgresql+psycopg://… with `pip install 'fpvec-audit[postgresql]'`",
         ) from error
     if is_sqlite(parsed):
         event.listen(engine, "connect", _prepare_connection)
-        event.listen(engine, "begin", _begin_immediate)
+        event.listen(engine, "begin", _begin_sqlite)
+    elif is_postgresql(parsed):
+        event.listen(engine, "begin", _begin_postgresql)
+    else:
+        raise RegistryError(
+            f"the registry {describe(parsed)} is neither SQLite nor PostgreSQL",
+            advice="write sqlite:////path/to/registry.db or postgresql+psycopg://USER@HOST/DATABASE",
+        )
     return engine
+
+
+def reading(engine: Engine) -> Engine:
+    """Return an engine on the same connections whose transactions see one moment, take no lock and cannot write."""
+    return engine.execution_options(**{READING: True})
 
 
 def parse_url(url: str) -> URL:
@@ -88,6 +124,11 @@ def describe(url: URL) -> str:
 def is_sqlite(url: URL) -> bool:
     """Return whether the embedded database is meant."""
     return url.get_backend_name() == "sqlite"
+
+
+def is_postgresql(url: URL) -> bool:
+    """Return whether a PostgreSQL server is meant."""
+    return url.get_backend_name() == "postgresql"
 
 
 def database_file(url: URL) -> Path | None:
@@ -162,5 +203,13 @@ def _prepare_connection(driver_connection: SqliteConnection, _record: object) ->
     driver_connection.execute("PRAGMA foreign_keys=ON")
 
 
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(READING) else "BEGIN IMMEDIATE")
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    if connection.get_execution_options().get(READING):
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        return
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{int(LOCK_WAIT_SECONDS * 1000)}ms'")
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({POSTGRESQL_LOCK})")

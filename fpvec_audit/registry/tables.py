@@ -2,6 +2,7 @@
 
 The shape lasts from the first migration on: a key set has marks and candidates, a training run is a vector family, a
 stamp joins any number of vectors. Prompts and responses have no column: they follow from the secret in the vault.
+What is secret lies in ``vault_secret.ciphertext`` and ``audit_record.content``, and nowhere else.
 Everything is portable between SQLite and PostgreSQL; what is peculiar to one of them lives in ``database.py`` and in
 the migrations.
 """
@@ -28,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 """Migration whose result these mappings describe; a test compares it with the head of ``migrations/``."""
 
 DIGEST_LENGTH = 64
@@ -72,6 +73,15 @@ class Base(DeclarativeBase):
     type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON}  # noqa: RUF012 - read by SQLAlchemy
 
 
+class FactRow(Base):
+    """What the registry knows about itself, by name: its own id, and upkeep that is due."""
+
+    __tablename__ = "registry_fact"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+
+
 class LicenseeRow(Base):
     """Whom stamped copies and key sets are issued to."""
 
@@ -89,12 +99,14 @@ class ModelRow(Base):
 
     id: Mapped[str] = mapped_column(String(DIGEST_LENGTH), primary_key=True)
     name: Mapped[str] = mapped_column(String(NAME_LENGTH), unique=True)
-    role: Mapped[str] = mapped_column(String(20), index=True)
+    role: Mapped[str] = mapped_column(String(20))
     architecture: Mapped[str] = mapped_column(String(NAME_LENGTH))
     location: Mapped[str] = mapped_column(Text)
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
     parameters: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
+
+    __table_args__ = (Index(None, "created_at", "id"), Index(None, "role", "created_at", "id"))
 
 
 class ModelManifestRow(Base):
@@ -105,6 +117,17 @@ class ModelManifestRow(Base):
     model_id: Mapped[str] = mapped_column(ForeignKey("model.id"), primary_key=True)
     tensors: Mapped[int] = mapped_column(Integer)
     content: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class ModelTensorRow(Base):
+    """A few fixed tensors of every model by content, by which a part of it is recognised (``domain/sketch.py``)."""
+
+    __tablename__ = "model_tensor"
+
+    content: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    model_id: Mapped[str] = mapped_column(ForeignKey("model.id"), primary_key=True)
+
+    __table_args__ = ({"sqlite_with_rowid": False},)
 
 
 class DigestedFilesRow(Base):
@@ -129,6 +152,7 @@ class KeySetRow(Base):
     commitment_digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), unique=True)
     root: Mapped[str] = mapped_column(String(DIGEST_LENGTH), index=True)
     grade: Mapped[str] = mapped_column(String(20))
+    state: Mapped[str] = mapped_column(String(20), index=True)
     chance: Mapped[str] = mapped_column(Text)
     base_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
     created_at: Mapped[datetime]
@@ -192,14 +216,20 @@ class StampRow(Base):
     __tablename__ = "stamp"
 
     id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
-    downstream_id: Mapped[str] = mapped_column(ForeignKey("model.id"), index=True)
+    downstream_id: Mapped[str] = mapped_column(ForeignKey("model.id"))
     stamped_id: Mapped[str] = mapped_column(ForeignKey("model.id"), index=True)
-    licensee_id: Mapped[str | None] = mapped_column(ForeignKey("licensee.id"), index=True)
+    licensee_id: Mapped[str | None] = mapped_column(ForeignKey("licensee.id"))
     location: Mapped[str] = mapped_column(Text)
     applied_ratio: Mapped[float] = mapped_column(Double)
     cosine: Mapped[float] = mapped_column(Double)
     policies: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
+
+    __table_args__ = (
+        Index(None, "created_at", "id"),
+        Index(None, "licensee_id", "created_at", "id"),
+        Index(None, "downstream_id", "created_at", "id"),
+    )
 
 
 class StampVectorRow(Base):
@@ -213,13 +243,24 @@ class StampVectorRow(Base):
     scale: Mapped[float] = mapped_column(Double)
 
 
+class SuspectRow(Base):
+    """Who was audited: a checkpoint by canonical digest or an endpoint, and when it was met first."""
+
+    __tablename__ = "suspect"
+
+    id: Mapped[str] = mapped_column(String(DIGEST_LENGTH), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    location: Mapped[str] = mapped_column(Text)
+    first_seen_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class AuditRow(Base):
     """An audit: planned before the first query, finished once."""
 
     __tablename__ = "audit"
 
     id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
-    key_set_id: Mapped[str] = mapped_column(ForeignKey("key_set.id"), index=True)
+    key_set_id: Mapped[str] = mapped_column(ForeignKey("key_set.id"))
     suspect: Mapped[str] = mapped_column(Text)
     suspect_digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), index=True)
     plan_digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), index=True)
@@ -230,11 +271,17 @@ class AuditRow(Base):
     created_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
 
+    __table_args__ = (
+        Index(None, "created_at", "id"),
+        Index(None, "key_set_id", "created_at", "id"),
+        Index(None, "verdict", "created_at", "id"),
+    )
+
 
 class AuditRecordRow(Base):
-    """One record of an audit's transcript, appended as it arrived. Secret: it holds prompts.
+    """One record of an audit's transcript, appended as it arrived, sealed because it holds prompts.
 
-    Under scheme ``plain`` the content is the record's canonical JSON itself.
+    Under scheme ``plain``, of before there was a master key, the content is the record's canonical JSON itself.
     """
 
     __tablename__ = "audit_record"
@@ -242,6 +289,7 @@ class AuditRecordRow(Base):
     audit_id: Mapped[str] = mapped_column(ForeignKey("audit.id"), primary_key=True)
     serial: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     scheme: Mapped[str] = mapped_column(String(40))
+    data_key_id: Mapped[str | None] = mapped_column(ForeignKey("data_key.id"), index=True)
     content: Mapped[bytes] = mapped_column(LargeBinary)
     digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH))
 
@@ -272,7 +320,10 @@ class JobRow(Base):
     detail: Mapped[dict[str, Any]]
     process: Mapped[int] = mapped_column(BigInteger)
     host: Mapped[str] = mapped_column(String(255))
+    command: Mapped[list[str]] = mapped_column(JSON)
     started_at: Mapped[datetime] = mapped_column(index=True)
+    heartbeat_at: Mapped[datetime | None]
+    cancel_asked_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
 
 
@@ -295,8 +346,32 @@ class LedgerRow(Base):
     __table_args__ = (Index(None, "subject"),)
 
 
+class MasterKeyRow(Base):
+    """A master key by its id, never the key itself; one at a time is in use, the others are retired."""
+
+    __tablename__ = "master_key"
+
+    id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
+    source: Mapped[str] = mapped_column(String(20))
+    derivation: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    retired_at: Mapped[datetime | None]
+
+
+class DataKeyRow(Base):
+    """What seals the secrets of one key set (or those of none), wrapped by the master key."""
+
+    __tablename__ = "data_key"
+
+    id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
+    key_set_id: Mapped[str | None] = mapped_column(ForeignKey("key_set.id"), unique=True)
+    master_key_id: Mapped[str] = mapped_column(ForeignKey("master_key.id"), index=True)
+    wrapped: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime]
+
+
 class VaultSecretRow(Base):
-    """A secret. Under scheme ``plain`` the payload is the secret itself; nonce and wrapped key wait for encryption."""
+    """A sealed secret. Under scheme ``plain``, of before there was a master key, it is the secret itself."""
 
     __tablename__ = "vault_secret"
 
@@ -304,10 +379,8 @@ class VaultSecretRow(Base):
     kind: Mapped[str] = mapped_column(String(40))
     subject: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH))
     scheme: Mapped[str] = mapped_column(String(40))
-    nonce: Mapped[bytes | None] = mapped_column(LargeBinary)
+    data_key_id: Mapped[str | None] = mapped_column(ForeignKey("data_key.id"), index=True)
     ciphertext: Mapped[bytes] = mapped_column(LargeBinary)
-    wrapped_key: Mapped[bytes | None] = mapped_column(LargeBinary)
-    master_key: Mapped[str | None] = mapped_column(String(IDENTIFIER_LENGTH))
     created_at: Mapped[datetime]
 
     __table_args__ = (UniqueConstraint("kind", "subject"),)

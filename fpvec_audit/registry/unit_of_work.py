@@ -1,7 +1,8 @@
 """One short transaction per state change: commits on a clean exit, rolls back on an exception.
 
 A domain row and its ledger entry are written by the same unit, so either both last or neither. Never hold a unit
-across model work: on SQLite it holds the write lock from its first statement.
+across model work: it holds the registry's write lock from its first statement. A snapshot reads one moment and holds
+nobody up.
 """
 
 import secrets
@@ -10,14 +11,15 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Engine
+from sqlalchemy import URL, Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from fpvec_audit.errors import UsageError
 from fpvec_audit.registry import schema
-from fpvec_audit.registry.database import describe, make_engine, translated
+from fpvec_audit.registry.database import database_file, describe, make_engine, reading, translated
 from fpvec_audit.registry.ledger import Ledger
+from fpvec_audit.registry.master_key import MASTER_KEY_FILE, KeyFile, MasterKeySource, NoKey
 from fpvec_audit.registry.repositories.audits import AttackRunRepository, AuditRepository
 from fpvec_audit.registry.repositories.jobs import JobRepository
 from fpvec_audit.registry.repositories.key_sets import KeySetRepository
@@ -25,7 +27,8 @@ from fpvec_audit.registry.repositories.licensees import LicenseeRepository
 from fpvec_audit.registry.repositories.models import ModelRepository
 from fpvec_audit.registry.repositories.stamps import StampRepository
 from fpvec_audit.registry.repositories.vectors import VectorRepository
-from fpvec_audit.registry.vault import DatabaseVault, Vault
+from fpvec_audit.registry.upkeep import upkeep_at_opening
+from fpvec_audit.registry.vault import DatabaseVault, Keyring, Vault
 
 
 def utc_now() -> datetime:
@@ -50,20 +53,32 @@ class UnitOfWork:
     """
 
     def __init__(
-        self, session: Session, *, where: str, clock: Callable[[], datetime], entropy: Callable[[int], bytes]
+        self,
+        session: Session,
+        *,
+        where: str,
+        clock: Callable[[], datetime],
+        entropy: Callable[[int], bytes],
+        keyring: Keyring,
+        actor: str,
     ) -> None:
         self._session = session
         self._where = where
         self.ledger = Ledger(session, clock)
-        self.vault: Vault = DatabaseVault(session, self.ledger, clock)
+        self.vault: Vault = DatabaseVault(session, self.ledger, clock, keyring=keyring, actor=actor)
         self.licensees = LicenseeRepository(session, self.ledger, clock)
         self.key_sets = KeySetRepository(session, self.ledger, vault=self.vault, licensees=self.licensees, clock=clock)
         self.models = ModelRepository(session, self.ledger)
         self.vectors = VectorRepository(session, self.ledger)
         self.stamps = StampRepository(session, self.ledger, licensees=self.licensees)
-        self.audits = AuditRepository(session, self.ledger, clock)
+        self.audits = AuditRepository(session, self.ledger, clock, vault=self.vault)
         self.attack_runs = AttackRunRepository(session, self.ledger)
         self.jobs = JobRepository(session, clock, entropy)
+
+    @property
+    def session(self) -> Session:
+        """The session, for this package's own upkeep and copying; everybody else uses the repositories."""
+        return self._session
 
     def __enter__(self) -> Self:
         return self
@@ -100,12 +115,24 @@ class Registry:
         engine: connections to its database.
         clock: gives all times that are recorded.
         entropy: gives random bytes for ids.
+        keyring: opens what is sealed.
+        actor: who acts, for the ledger.
     """
 
-    def __init__(self, engine: Engine, *, clock: Callable[[], datetime], entropy: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        clock: Callable[[], datetime],
+        entropy: Callable[[int], bytes],
+        keyring: Keyring,
+        actor: str = "",
+    ) -> None:
         self._engine = engine
         self._clock = clock
         self._entropy = entropy
+        self._keyring = keyring
+        self._actor = actor
 
     def __repr__(self) -> str:
         return f"Registry({self.where!r})"
@@ -131,10 +158,33 @@ class Registry:
         """Gives the time that records carry."""
         return self._clock
 
+    @property
+    def keyring(self) -> Keyring:
+        """Opens what is sealed."""
+        return self._keyring
+
+    @property
+    def actor(self) -> str:
+        """Who acts, for the ledger."""
+        return self._actor
+
     def unit_of_work(self) -> UnitOfWork:
-        """Return a new transaction, to be used with ``with``."""
-        session = Session(self._engine, autoflush=False, expire_on_commit=False)
-        return UnitOfWork(session, where=self.where, clock=self._clock, entropy=self._entropy)
+        """Return a new transaction, to be used with ``with``; it has the registry's write lock."""
+        return self._unit(self._engine)
+
+    def snapshot(self) -> UnitOfWork:
+        """Return a view of one moment, to be used with ``with``; it takes no lock and cannot write."""
+        return self._unit(reading(self._engine))
+
+    def _unit(self, engine: Engine) -> UnitOfWork:
+        return UnitOfWork(
+            Session(engine, autoflush=False, expire_on_commit=False),
+            where=self.where,
+            clock=self._clock,
+            entropy=self._entropy,
+            keyring=self._keyring,
+            actor=self._actor,
+        )
 
     def close(self) -> None:
         """Close all connections."""
@@ -147,6 +197,8 @@ def open_registry(
     clock: Callable[[], datetime] = utc_now,
     create: bool = True,
     entropy: Callable[[int], bytes] = secrets.token_bytes,
+    master_key: MasterKeySource | None = None,
+    actor: str = "",
 ) -> Registry:
     """Open a registry; an empty database is brought to the current schema first.
 
@@ -155,10 +207,23 @@ def open_registry(
         clock: gives all times that are recorded.
         create: whether a missing or empty database may be filled.
         entropy: gives random bytes for ids.
+        master_key: where the key comes from that seals its secrets; a file beside an embedded registry when None.
+        actor: who acts, for the ledger.
 
     Raises:
         RegistryError: missing, locked, damaged, outdated, newer than this program, or out of reach.
     """
     engine = make_engine(url)
     schema.prepare(engine, create=create)
-    return Registry(engine, clock=clock, entropy=entropy)
+    keyring = Keyring(master_key or beside(engine.url), entropy=entropy)
+    registry = Registry(engine, clock=clock, entropy=entropy, keyring=keyring, actor=actor)
+    upkeep_at_opening(registry)
+    return registry
+
+
+def beside(url: URL) -> MasterKeySource:
+    """Return the key file beside an embedded registry; no key for any other."""
+    file = database_file(url)
+    if file is None:
+        return NoKey(f"no master key was given for {describe(url)}")
+    return KeyFile(file.parent / MASTER_KEY_FILE)

@@ -1,33 +1,79 @@
-"""The one place secrets are kept and come from.
+"""The one place where secrets are kept and come from.
 
-Today a secret lies in its row as it is (scheme ``plain``): the database file is the thing to protect, and it is
-created for its owner alone. Encryption is another scheme behind the same interface, with columns that wait for it.
+Every secret is sealed with the data key of its key set, and every data key with the master key
+(:mod:`~fpvec_audit.registry.master_key`), so that a database, a dump or a backup alone gives none away. What is sealed
+for one row opens in no other (:mod:`~fpvec_audit.registry.sealing`). Every disclosure is a ledger entry with who and
+why, in the transaction that gives the secret out.
 """
 
+import secrets
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.keys import KeySetSecret
 from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.ledger import Ledger
-from fpvec_audit.registry.tables import VaultSecretRow
+from fpvec_audit.registry.master_key import KEY_BYTES, KnownKey, MasterKey, MasterKeySource
+from fpvec_audit.registry.sealing import SCHEME, Place, sealed, unsealed
+from fpvec_audit.registry.tables import DataKeyRow, MasterKeyRow, VaultSecretRow
 
-_KEY_SET = "key_set"
+KEY_SET, TRANSCRIPT = "key_set", "transcript"
+"""Kinds of secrets."""
 PLAIN = "plain"
+"""The scheme of secrets of before there was a master key."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedValue:
+    """What a row holds of a secret.
+
+    Attributes:
+        scheme: how it is sealed.
+        data_key: id of the key that it is sealed with.
+        content: sealed bytes.
+    """
+
+    scheme: str
+    data_key: str | None
+    content: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class Keyring:
+    """The keys that a process has opened so far; they live as long as its registry.
+
+    Attributes:
+        source: where the master key comes from.
+        entropy: gives random bytes for keys.
+        master: the master key, once it was needed.
+        data_keys: data keys by id.
+    """
+
+    source: MasterKeySource
+    entropy: Callable[[int], bytes] = secrets.token_bytes
+    master: MasterKey | None = field(default=None, repr=False)
+    data_keys: dict[str, bytes] = field(default_factory=dict, repr=False)
 
 
 class Vault(Protocol):
     """Keeps secrets and gives them back; every disclosure is a ledger entry."""
 
-    def seal(self, kind: str, subject: str, secret: bytes) -> None:
+    def seal(self, kind: str, subject: str, secret: bytes, *, key_set: str | None = None) -> None:
         """Keep a secret of a kind for the thing with this id.
 
+        Args:
+            kind: what kind of secret.
+            subject: id of what it belongs to.
+            secret: what to keep.
+            key_set: id of the key set it is about; None for none.
+
         Raises:
-            RegistryError: there is one already.
+            RegistryError: there is one already, or there is no master key.
         """
         ...
 
@@ -35,7 +81,7 @@ class Vault(Protocol):
         """Give a secret back and record that it was.
 
         Raises:
-            RegistryError: there is none, or it is kept in a way that this program does not know.
+            RegistryError: there is none, it cannot be opened, or it is kept in a way that this program does not know.
         """
         ...
 
@@ -51,8 +97,33 @@ class Vault(Protocol):
             purpose: what it is wanted for, written to the ledger.
 
         Raises:
-            RegistryError: the vault does not have it.
+            RegistryError: the vault does not have it, or it cannot be opened.
         """
+        ...
+
+    def sealed_at(self, place: Place, secret: bytes, *, key_set: str | None) -> SealedValue:
+        """Return a secret sealed for a row of another table.
+
+        Args:
+            place: table and key of the row.
+            secret: what to seal.
+            key_set: id of the key set it is about; None for none.
+
+        Raises:
+            RegistryError: there is no master key.
+        """
+        ...
+
+    def opened_at(self, place: Place, value: SealedValue) -> bytes:
+        """Return what was sealed for a row; :meth:`disclose` records it.
+
+        Raises:
+            RegistryError: it cannot be opened.
+        """
+        ...
+
+    def disclose(self, kind: str, subject: str, *, purpose: str) -> None:
+        """Record that secrets of a kind, which belong to the thing with this id, are given out."""
         ...
 
 
@@ -63,19 +134,33 @@ class DatabaseVault:
         session: session of the surrounding unit of work.
         ledger: where disclosures are recorded.
         clock: gives the time a secret was kept.
+        keyring: the master key's source, and the keys opened so far.
+        actor: who acts, for the ledger.
     """
 
-    def __init__(self, session: Session, ledger: Ledger, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, session: Session, ledger: Ledger, clock: Callable[[], datetime], *, keyring: Keyring, actor: str
+    ) -> None:
         self._session = session
         self._ledger = ledger
         self._clock = clock
+        self._keyring = keyring
+        self._actor = actor
 
-    def seal(self, kind: str, subject: str, secret: bytes) -> None:
+    def seal(self, kind: str, subject: str, secret: bytes, *, key_set: str | None = None) -> None:
         """Keep a secret; see :meth:`Vault.seal`."""
         if self._row(kind, subject) is not None:
             raise RegistryError(f"the vault has a {kind} secret of {subject} already")
+        value = self.sealed_at(secret_place(kind, subject), secret, key_set=key_set)
         self._session.add(
-            VaultSecretRow(kind=kind, subject=subject, scheme=PLAIN, ciphertext=secret, created_at=self._clock())
+            VaultSecretRow(
+                kind=kind,
+                subject=subject,
+                scheme=value.scheme,
+                data_key_id=value.data_key,
+                ciphertext=value.content,
+                created_at=self._clock(),
+            )
         )
         self._session.flush()
 
@@ -84,22 +169,167 @@ class DatabaseVault:
         row = self._row(kind, subject)
         if row is None:
             raise RegistryError(f"the vault has no {kind} secret of {subject}", advice="restore it from a backup")
-        if row.scheme != PLAIN:
-            raise RegistryError(
-                f"the {kind} secret of {subject} is kept under the scheme {row.scheme!r}",
-                advice="use a newer fpvec-audit",
-            )
-        self._ledger.append("secret.revealed", subject, {"kind": kind, "purpose": purpose})
-        return row.ciphertext
+        value = SealedValue(row.scheme, row.data_key_id, row.ciphertext)
+        secret = self.opened_at(secret_place(kind, subject), value)
+        self.disclose(kind, subject, purpose=purpose)
+        return secret
 
     def keep(self, key_set_id: str, secret: KeySetSecret) -> None:
         """Keep the secret of a key set."""
-        self.seal(_KEY_SET, key_set_id, secret.reveal())
+        self.seal(KEY_SET, key_set_id, secret.reveal(), key_set=key_set_id)
 
     def reveal(self, key_set_id: str, *, purpose: str = "use") -> KeySetSecret:
         """Give the secret of a key set back; see :meth:`Vault.reveal`."""
-        return KeySetSecret(self.unseal(_KEY_SET, key_set_id, purpose=purpose))
+        return KeySetSecret(self.unseal(KEY_SET, key_set_id, purpose=purpose))
+
+    def sealed_at(self, place: Place, secret: bytes, *, key_set: str | None) -> SealedValue:
+        """Return a secret sealed for a row; see :meth:`Vault.sealed_at`."""
+        row = self._data_key_of(key_set)
+        content = sealed(self._data_key(row), secret, place, entropy=self._keyring.entropy)
+        return SealedValue(SCHEME, row.id, content)
+
+    def opened_at(self, place: Place, value: SealedValue) -> bytes:
+        """Return what was sealed for a row; see :meth:`Vault.opened_at`."""
+        where = " ".join(str(part) for part in place)
+        if value.scheme != SCHEME:
+            raise RegistryError(
+                f"the secret in {where} is kept under the scheme {value.scheme!r}",
+                advice="`fpvec registry upgrade` seals it" if value.scheme == PLAIN else "use a newer fpvec-audit",
+            )
+        row = None if value.data_key is None else self._session.get(DataKeyRow, value.data_key)
+        if row is None:
+            raise RegistryError(f"the key of the secret in {where} is not recorded", advice="restore a backup")
+        try:
+            return unsealed(self._data_key(row), value.content, place)
+        except ValueError as error:
+            raise RegistryError(
+                f"the secret in {where} cannot be opened: {error}",
+                advice="run `fpvec registry verify` and restore a backup",
+            ) from error
+
+    def disclose(self, kind: str, subject: str, *, purpose: str) -> None:
+        """Record that secrets are given out; see :meth:`Vault.disclose`."""
+        self._ledger.append("secret.revealed", subject, {"kind": kind, "purpose": purpose, "who": self._actor})
+
+    def known_master_key(self) -> KnownKey | None:
+        """Return what the registry knows of the master key in use; None while there is no secret."""
+        row = self._session.scalars(select(MasterKeyRow).where(MasterKeyRow.retired_at.is_(None))).one_or_none()
+        return None if row is None else KnownKey(row.id, row.source, row.derivation)
+
+    def rekey(self, new: MasterKey, source: MasterKeySource, derivation: dict[str, object]) -> tuple[str, str, int]:
+        """Wrap every data key with another master key; the secrets themselves are not touched.
+
+        Args:
+            new: the other key.
+            source: where it comes from; the keyring goes on with it.
+            derivation: how it follows from a passphrase.
+
+        Returns:
+            Id of the key before (empty when there was none) and now, and how many data keys were wrapped.
+
+        Raises:
+            RegistryError: the key in use is missing, or a data key cannot be opened.
+        """
+        known = self.known_master_key()
+        if known is not None and known.id == new.id:
+            raise RegistryError(f"the registry is sealed with the key {new.id} already", advice="give another one")
+        rows = self._session.scalars(select(DataKeyRow).order_by(DataKeyRow.id)).all()
+        contents = [self._data_key(row) for row in rows]
+        if known is not None:
+            retired = update(MasterKeyRow).where(MasterKeyRow.id == known.id).values(retired_at=self._clock())
+            self._session.execute(retired)
+        known_before = self._session.get(MasterKeyRow, new.id)
+        if known_before is None:
+            self._add_master_key(new, source.source, derivation)
+        else:
+            known_before.retired_at = None
+        for row, content in zip(rows, contents, strict=True):
+            row.master_key_id = new.id
+            row.wrapped = sealed(new.content, content, wrapping_place(row), entropy=self._keyring.entropy)
+        self._session.flush()
+        before = "" if known is None else known.id
+        self._ledger.append(
+            "vault.rekeyed",
+            new.id,
+            {"before": before, "data_keys": len(rows), "source": source.source, "who": self._actor},
+        )
+        return before, new.id, len(rows)
 
     def _row(self, kind: str, subject: str) -> VaultSecretRow | None:
         statement = select(VaultSecretRow).where(VaultSecretRow.kind == kind, VaultSecretRow.subject == subject)
         return self._session.scalars(statement).one_or_none()
+
+    def _data_key_of(self, key_set: str | None) -> DataKeyRow:
+        """Return the data key of a key set, or of what belongs to none, making it on first use."""
+        column = DataKeyRow.key_set_id
+        statement = select(DataKeyRow).where(column.is_(None) if key_set is None else column == key_set)
+        row = self._session.scalars(statement.order_by(DataKeyRow.created_at).limit(1)).one_or_none()
+        if row is not None:
+            return row
+        master = self._master_in_use()
+        content = self._keyring.entropy(KEY_BYTES)
+        row = DataKeyRow(
+            id=f"dk-{self._keyring.entropy(8).hex()}",
+            key_set_id=key_set,
+            master_key_id=master.id,
+            created_at=self._clock(),
+        )
+        row.wrapped = sealed(master.content, content, wrapping_place(row), entropy=self._keyring.entropy)
+        self._session.add(row)
+        self._session.flush()
+        return row
+
+    def _data_key(self, row: DataKeyRow) -> bytes:
+        content = self._keyring.data_keys.get(row.id)
+        if content is None:
+            master = self._master_in_use()
+            if master.id != row.master_key_id:
+                raise RegistryError(
+                    f"the data key {row.id} is wrapped with {row.master_key_id}, the registry uses {master.id}",
+                    advice="run `fpvec registry verify` and restore a backup",
+                )
+            try:
+                content = unsealed(master.content, row.wrapped, wrapping_place(row))
+            except ValueError as error:
+                raise RegistryError(
+                    f"the data key {row.id} cannot be opened: {error}",
+                    advice="run `fpvec registry verify` and restore a backup",
+                ) from error
+            self._keyring.data_keys[row.id] = content
+        return content
+
+    def _master_in_use(self) -> MasterKey:
+        known = self.known_master_key()
+        cached = self._keyring.master
+        if known is None:
+            key, derivation = self._keyring.source.first()
+            self._add_master_key(key, self._keyring.source.source, dict(derivation))
+        elif cached is not None and cached.id == known.id:
+            return cached
+        else:
+            key = self._keyring.source.find(known)
+        self._keyring.master = key
+        return key
+
+    def _add_master_key(self, key: MasterKey, source: str, derivation: dict[str, object]) -> None:
+        self._session.add(
+            MasterKeyRow(
+                id=key.id, source=source, derivation=dict(derivation), created_at=self._clock(), retired_at=None
+            )
+        )
+        self._session.flush()
+
+
+def secret_place(kind: str, subject: str) -> Place:
+    """Return where a secret of the vault lies."""
+    return ("vault_secret", kind, subject)
+
+
+def record_place(audit: str, serial: int) -> Place:
+    """Return where a record of a transcript lies."""
+    return ("audit_record", audit, serial)
+
+
+def wrapping_place(row: DataKeyRow) -> Place:
+    """Return where a data key lies; it is bound to its key set and to the master key too."""
+    return ("data_key", row.id, row.key_set_id or "", row.master_key_id)

@@ -270,7 +270,7 @@ def _waiting(plan_digest: str, registry: "Registry") -> tuple[AuditRecord, KeySe
             )
         if audit.ended_at is not None:
             raise EvidenceError(f"audit {audit.id} ended already with {audit.verdict}", advice="plan another one")
-        if uow.audits.records(audit.id):
+        if uow.audits.has_records(audit.id):
             raise EvidenceError(
                 f"audit {audit.id} was not left to the examiner: it was asked here as well",
                 advice="plan another one with `fpvec audit … --blind`",

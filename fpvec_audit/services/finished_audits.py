@@ -78,7 +78,7 @@ def finished_audit(uow: "UnitOfWork", reference: str) -> FinishedAudit:
         begin,
         record,
         uow.key_sets.chance_proof(record.id),
-        uow.audits.records(audit.id),
+        uow.audits.records(audit.id, purpose="evidence"),
         _burns(uow, audit, plan, ledger),
         earlier,
         segment,

@@ -34,7 +34,7 @@ class TranscriptKeeper:
         self._registry = registry
         self._start = genesis(plan.digest, begin.nonce)
         with registry.unit_of_work() as uow:
-            self._records = list(uow.audits.records(identifier))
+            self._records = list(uow.audits.records(identifier, purpose="go on with the audit"))
         misfit = first_misfit(self._records, start=self._start)
         if misfit is not None:
             raise RegistryError(

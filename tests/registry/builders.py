@@ -14,6 +14,7 @@ from fpvec_audit.domain.records import (
     StampRecord,
     VectorRecord,
 )
+from fpvec_audit.registry.master_key import KeyFile
 from fpvec_audit.registry.unit_of_work import Registry, open_registry
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
@@ -37,6 +38,11 @@ def url_of(file: Path) -> str:
 
 def opened(file: Path, **options) -> Registry:
     return open_registry(url_of(file), **({"clock": Clock()} | options))
+
+
+def opened_at(url: str, *, key_file: Path, **options) -> Registry:
+    """Open a registry anywhere, with its master key in a file."""
+    return open_registry(url, **({"clock": Clock(), "master_key": KeyFile(key_file), "actor": "tester"} | options))
 
 
 def secret(seed: int = 0) -> KeySetSecret:

@@ -1,6 +1,8 @@
+"""The registry on both databases: an embedded file, and a real PostgreSQL server."""
+
 import pytest
 
-from tests.registry.builders import opened
+from tests.registry.builders import opened, opened_at
 
 
 @pytest.fixture
@@ -8,7 +10,22 @@ def file(tmp_path):
     return tmp_path / "home" / "registry.db"
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, file):
+    """URL of a registry that nobody has opened yet (SQLite), or that holds an empty registry (PostgreSQL)."""
+    if request.param == "sqlite":
+        return f"sqlite:///{file}"
+    return request.getfixturevalue("postgresql").with_schema()
+
+
 @pytest.fixture
-def registry(file):
+def registry(url, file):
+    with opened_at(url, key_file=file.parent / "vault.key") as registry:
+        yield registry
+
+
+@pytest.fixture
+def embedded(file):
+    """A registry in a file, for what is about files."""
     with opened(file) as registry:
         yield registry

@@ -15,7 +15,7 @@ from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.ledger import Ledger, floatless
 from fpvec_audit.registry.repositories.lookup import Directory
 from fpvec_audit.registry.tables import AttackRunRow, AuditRecordRow, AuditRow
-from fpvec_audit.registry.vault import PLAIN
+from fpvec_audit.registry.vault import TRANSCRIPT, SealedValue, Vault, record_place
 
 AUDITS = Directory("audit", AuditRow.id, None, prefix="au-")
 
@@ -27,12 +27,14 @@ class AuditRepository:
         session: session of the surrounding unit of work.
         ledger: where plans and results are recorded.
         clock: gives the time an audit ended.
+        vault: seals transcripts.
     """
 
-    def __init__(self, session: Session, ledger: Ledger, clock: Callable[[], datetime]) -> None:
+    def __init__(self, session: Session, ledger: Ledger, clock: Callable[[], datetime], *, vault: Vault) -> None:
         self._session = session
         self._ledger = ledger
         self._clock = clock
+        self._vault = vault
 
     def plan(self, record: AuditRecord) -> AuditRecord:
         """Record an audit before its first query."""
@@ -82,30 +84,40 @@ class AuditRepository:
         return _audit(row)
 
     def append(self, identifier: str, records: Sequence[Record]) -> None:
-        """Append records to an audit's transcript."""
-        if records:
-            self._session.execute(
-                insert(AuditRecordRow),
-                [
-                    {
-                        "audit_id": identifier,
-                        "serial": record.serial,
-                        "scheme": PLAIN,
-                        "content": record.stored,
-                        "digest": record.digest,
-                    }
-                    for record in records
-                ],
-            )
-
-    def records(self, identifier: str) -> tuple[Record, ...]:
-        """Return an audit's transcript in order; it is secret.
+        """Append records to an audit's transcript, sealed.
 
         Raises:
-            RegistryError: a record cannot be read, or is kept in a way that this program does not know.
+            RegistryError: there is no such audit, or no master key.
+        """
+        if not records:
+            return
+        key_set = self._session.scalar(select(AuditRow.key_set_id).where(AuditRow.id == identifier))
+        if key_set is None:
+            raise RegistryError(f"there is no audit {identifier}")
+        self._session.execute(
+            insert(AuditRecordRow), [self._record_values(identifier, key_set, record) for record in records]
+        )
+
+    def records(self, identifier: str, *, purpose: str) -> tuple[Record, ...]:
+        """Return an audit's transcript in order; it is secret, so the ledger tells that it was read.
+
+        Args:
+            identifier: whole id.
+            purpose: what it is wanted for.
+
+        Raises:
+            RegistryError: a record cannot be opened or read, or is kept in a way that this program does not know.
         """
         statement = select(AuditRecordRow).where(AuditRecordRow.audit_id == identifier).order_by(AuditRecordRow.serial)
-        return tuple(_record(row) for row in self._session.scalars(statement))
+        found = tuple(self._record(row) for row in self._session.scalars(statement))
+        if found:
+            self._vault.disclose(TRANSCRIPT, identifier, purpose=purpose)
+        return found
+
+    def has_records(self, identifier: str) -> bool:
+        """Return whether anything was asked in an audit."""
+        statement = select(AuditRecordRow.serial).where(AuditRecordRow.audit_id == identifier).limit(1)
+        return self._session.scalar(statement) is not None
 
     def finish(
         self, identifier: str, *, verdict: str, result: Mapping[str, Any], transcript: str = "", records: int = 0
@@ -154,6 +166,33 @@ class AuditRepository:
         if key_set is not None:
             statement = statement.where(AuditRow.key_set_id == key_set)
         return tuple(_audit(row) for row in self._session.scalars(statement))
+
+    def _record_values(self, identifier: str, key_set: str, record: Record) -> dict[str, Any]:
+        place = record_place(identifier, record.serial)
+        value = self._vault.sealed_at(place, record.stored, key_set=key_set)
+        return {
+            "audit_id": identifier,
+            "serial": record.serial,
+            "scheme": value.scheme,
+            "data_key_id": value.data_key,
+            "content": value.content,
+            "digest": record.digest,
+        }
+
+    def _record(self, row: AuditRecordRow) -> Record:
+        place = record_place(row.audit_id, row.serial)
+        content = self._vault.opened_at(place, SealedValue(row.scheme, row.data_key_id, row.content))
+        try:
+            record = Record.from_json(json.loads(content))
+            intact = record.stored == content and record.digest == row.digest
+        except (ValueError, TypeError, KeyError, RecursionError):
+            intact = False
+        if not intact:
+            raise RegistryError(
+                f"record {row.serial} of audit {row.audit_id} is not what was written",
+                advice="run `fpvec registry verify` and restore a backup",
+            )
+        return record
 
     def _open_row(self, identifier: str) -> AuditRow:
         row = self._session.get(AuditRow, identifier)
@@ -231,25 +270,6 @@ def _audit(row: AuditRow) -> AuditRecord:
         ended_at=row.ended_at,
         begin=row.begin,
     )
-
-
-def _record(row: AuditRecordRow) -> Record:
-    if row.scheme != PLAIN:
-        raise RegistryError(
-            f"record {row.serial} of audit {row.audit_id} is kept under the scheme {row.scheme!r}",
-            advice="use a newer fpvec-audit",
-        )
-    try:
-        record = Record.from_json(json.loads(row.content))
-        intact = record.stored == row.content and record.digest == row.digest
-    except (ValueError, TypeError, KeyError, RecursionError):
-        intact = False
-    if not intact:
-        raise RegistryError(
-            f"record {row.serial} of audit {row.audit_id} is not what was written",
-            advice="run `fpvec registry verify` and restore a backup",
-        )
-    return record
 
 
 def _attack_run(row: AttackRunRow) -> AttackRunRecord:

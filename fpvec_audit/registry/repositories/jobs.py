@@ -45,6 +45,7 @@ class JobRepository:
             detail=dict(detail),
             process=os.getpid(),
             host=socket.gethostname(),
+            command=[],
             started_at=self._clock(),
             ended_at=None,
         )

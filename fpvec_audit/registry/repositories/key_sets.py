@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.canonical_json import canonical_digest
 from fpvec_audit.domain.keys import PENDING, Commitment, KeySet, KeySetSecret, leaf_digest, restore_key_set
-from fpvec_audit.domain.records import KeySetRecord
+from fpvec_audit.domain.records import KeySetRecord, KeySetState
 from fpvec_audit.domain.witness import BeaconSource, chance_source
 from fpvec_audit.errors import KeySetError, RegistryError
 from fpvec_audit.registry.ledger import Ledger
@@ -87,6 +87,7 @@ class KeySetRepository:
                 commitment_digest=record.commitment.digest,
                 root=record.commitment.root,
                 grade=record.grade,
+                state=KeySetState.PENDING.value if record.grade == PENDING else KeySetState.ISSUED.value,
                 chance=record.chance,
                 base_id=record.base,
                 created_at=record.created_at,
@@ -119,7 +120,7 @@ class KeySetRepository:
             raise KeySetError(f"key set {row.name!r} is issued already", advice="its assignment stays as it is")
         if key_set.commitment.digest != row.commitment_digest:
             raise KeySetError(f"this is not the key set that was committed as {row.name!r}")
-        row.grade, row.chance = grade, chance.hex()
+        row.grade, row.state, row.chance = grade, KeySetState.ISSUED.value, chance.hex()
         self._session.flush()
         self._add_candidates(identifier, key_set)
         record = self._record(row)
@@ -193,6 +194,8 @@ class KeySetRepository:
                 advice="issue a key set of its own for every base: `fpvec key issue NAME`",
             )
         row.base_id = model_id
+        if row.state == KeySetState.ISSUED.value:
+            row.state = KeySetState.EMBEDDED.value
         self._session.flush()
         self._ledger.append("key_set.bound", identifier, {**(content or {}), "base": model_id, "root": row.root})
         return self._record(row)
@@ -263,6 +266,7 @@ class KeySetRepository:
             chance=row.chance,
             base=row.base_id,
             created_at=row.created_at,
+            state=KeySetState(row.state),
         )
 
 

@@ -1,14 +1,15 @@
 """Registered checkpoints, identified by what their weights are and not by where they lie."""
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.manifest import Manifest
 from fpvec_audit.domain.records import ModelRecord, ModelRole
+from fpvec_audit.domain.sketch import sketch
 from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.ledger import Ledger
 from fpvec_audit.registry.repositories.lookup import Directory, checked_name, free_name, normalised, refuse_taken
-from fpvec_audit.registry.tables import DigestedFilesRow, ModelManifestRow, ModelRow
+from fpvec_audit.registry.tables import DigestedFilesRow, ModelManifestRow, ModelRow, ModelTensorRow
 
 MODELS = Directory("model", ModelRow.id, ModelRow.name, listing="fpvec model list")
 
@@ -126,6 +127,10 @@ class ModelRepository:
         row = ModelManifestRow(model_id=identifier, tensors=len(manifest.tensors), content=manifest.to_bytes())
         self._session.add(row)
         self._session.flush()
+        if values := sketch(manifest):
+            self._session.execute(
+                insert(ModelTensorRow), [{"content": value, "model_id": identifier} for value in values]
+            )
 
     def _check_parent(self, record: ModelRecord) -> None:
         if record.parent is not None and self._session.get(ModelRow, record.parent) is None:

@@ -1,0 +1,148 @@
+"""A real PostgreSQL server for tests: its own directory, loopback only, gone with the test session.
+
+``initdb`` refuses to run as root, so that the server then runs as the user ``postgres``. A developer without the
+server's programs sees the tests skipped with the reason; in CI (``CI`` set) they fail instead.
+"""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+_TEMPLATE = "fpvec_template"
+_SPEED = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200", "log_statement=none")
+"""Nothing here is about power cuts of the server; all else is as shipped."""
+
+
+def programs() -> Path | None:
+    """Return the directory of ``initdb`` and ``pg_ctl``, None where there is none."""
+    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    found = shutil.which("initdb")
+    candidates = [*places, *([Path(found).resolve().parent] if found else [])]
+    return next((place for place in candidates if all((place / name).exists() for name in ("initdb", "pg_ctl"))), None)
+
+
+@dataclass
+class PostgreSQL:
+    """A running server.
+
+    Attributes:
+        place: its directory.
+        port: where it listens on 127.0.0.1.
+    """
+
+    place: Path
+    port: int
+    _numbers: int = 0
+
+    def url(self, database: str = "postgres", *, user: str = "postgres", password: str = "") -> str:
+        """Return the SQLAlchemy URL of a database."""
+        login = f"{user}:{password}" if password else user
+        return f"postgresql+psycopg://{login}@127.0.0.1:{self.port}/{database}"
+
+    def fresh(self, *, template: str = "template0") -> str:
+        """Make a database that nobody has used, and return its URL."""
+        self._numbers += 1
+        name = f"fpvec_{os.getpid()}_{self._numbers}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return self.url(name)
+
+    def with_schema(self) -> str:
+        """Make a database that holds an empty registry at head, and return its URL."""
+        from fpvec_audit.registry.unit_of_work import open_registry
+
+        if not self.execute(f"SELECT 1 FROM pg_database WHERE datname = '{_TEMPLATE}'"):
+            self.execute(f"CREATE DATABASE {_TEMPLATE} TEMPLATE template0")
+            open_registry(self.url(_TEMPLATE)).close()
+        return self.fresh(template=_TEMPLATE)
+
+    def execute(self, statement: str, *, database: str = "postgres") -> list[tuple]:
+        """Run a statement as the server's administrator, outside of any transaction."""
+        import psycopg
+
+        with psycopg.connect(self.url(database).replace("+psycopg", ""), autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def control(self, *arguments: str) -> None:
+        """Run ``pg_ctl``."""
+        directory = programs()
+        assert directory is not None
+        _as_postgres([str(directory / "pg_ctl"), "-D", str(self.place / "data"), "-w", *arguments], self.place)
+
+    def start(self) -> None:
+        """Start the server."""
+        options = f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories= " + " ".join(
+            f"-c {option}" for option in _SPEED
+        )
+        self.control("-l", str(self.place / "log"), "-o", options, "start")
+
+    def stop(self, mode: str = "immediate") -> None:
+        """Stop the server: ``immediate`` as a crash, ``fast`` with rollbacks."""
+        self.control("-m", mode, "stop")
+
+    def dump(self, database: str) -> str:
+        """Return what ``pg_dump`` gives."""
+        directory = programs()
+        assert directory is not None
+        command = [str(directory / "pg_dump"), "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", database]
+        return subprocess.run(command, capture_output=True, check=True, text=True).stdout
+
+
+@contextmanager
+def running_server() -> Iterator[PostgreSQL]:
+    """Give a server of its own; skip where there are no programs for one."""
+    directory = programs()
+    if directory is None:
+        reason = "PostgreSQL's server is not installed (Debian: apt-get install postgresql)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    place = Path(tempfile.mkdtemp(prefix="fpvec-postgresql-"))
+    if os.geteuid() == 0:
+        user = pwd.getpwnam("postgres")
+        os.chown(place, user.pw_uid, user.pw_gid)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = PostgreSQL(place, port)
+    try:
+        data = str(place / "data")
+        _as_postgres(
+            [
+                str(directory / "initdb"),
+                "-D",
+                data,
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--no-sync",
+                "--locale=C.UTF-8",
+            ],
+            place,
+        )
+        server.start()
+        yield server
+    finally:
+        if (place / "data" / "postmaster.pid").exists():
+            server.stop()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _as_postgres(command: Sequence[str], place: Path) -> None:
+    user = "postgres" if os.geteuid() == 0 else None
+    log = place / "commands.log"
+    with log.open("ab") as output:  # a pipe would be held open by the server
+        done = subprocess.run(command, stdout=output, stderr=output, cwd=place, user=user, check=False)
+    assert done.returncode == 0, log.read_text()
