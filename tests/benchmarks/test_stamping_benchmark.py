@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 
 from benchmarks.llama_checkpoints import SIZES
-from benchmarks.stamping_report import BEGIN, END, NOTHING_YET, markdown, verdicts, write_docs
+from benchmarks.stamping_report import MARKERS, markdown, verdicts, write_docs
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "stamping.json"
+RESULTS = {
+    "warm": ROOT / "benchmarks" / "stamping_warm.json",
+    "dropped": ROOT / "benchmarks" / "stamping.json",
+}
 DOCS = ROOT / "docs" / "benchmarks.md"
 SCRIPT = ROOT / "benchmarks" / "stamping.py"
 CHECKPOINTS = ROOT / "benchmarks" / "llama_checkpoints.py"
@@ -64,16 +67,17 @@ def results(*contests: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def section() -> str:
+def section(page_cache: str) -> str:
     """Return what stands between the markers of the page."""
-    return DOCS.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0].strip()
+    begin, end = MARKERS[page_cache]
+    return DOCS.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0].strip()
 
 
-def test_page_says_what_the_results_say():
-    if not RESULTS.is_file():
-        assert section() == NOTHING_YET
-        pytest.skip("benchmarks/stamping.json is not there: nothing has been recorded yet")
-    assert section() == markdown(json.loads(RESULTS.read_text(encoding="utf-8")))
+@pytest.mark.parametrize("page_cache", MARKERS)
+def test_page_says_what_the_results_say(page_cache):
+    document = json.loads(RESULTS[page_cache].read_text(encoding="utf-8"))
+    assert document["page_cache"] == page_cache
+    assert section(page_cache) == markdown(document)
 
 
 def test_page_names_the_shapes_that_are_measured():
@@ -115,10 +119,11 @@ def test_who_did_not_take_part_is_named_with_the_reason():
 
 def test_writing_the_page_keeps_everything_outside_the_markers(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"before\n\n{BEGIN}\nold\n{END}\n\nafter\n", encoding="utf-8")
+    begin, end = MARKERS["dropped"]
+    page.write_text(f"before\n\n{begin}\nold\n{end}\n\nafter\n", encoding="utf-8")
     document = results(contest("many", contestant("1", "one", 10)))
     write_docs(page, document)
-    assert page.read_text(encoding="utf-8") == f"before\n\n{BEGIN}\n\n{markdown(document)}\n\n{END}\n\nafter\n"
+    assert page.read_text(encoding="utf-8") == f"before\n\n{begin}\n\n{markdown(document)}\n\n{end}\n\nafter\n"
 
 
 def test_page_without_markers_is_refused(tmp_path):
