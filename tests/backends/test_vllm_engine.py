@@ -14,7 +14,7 @@ from fpvec_audit.domain.ports import Sampling
 from fpvec_audit.errors import BackendError
 from tests.tiny import ARCHITECTURES, edit_json, make_tiny, rewrite
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]  # one host for all, not one in each worker
 
 PROMPTS = ["a", "a longer prompt than the others", "b c", "漢字", *(f"number {number}" for number in range(70))]
 RESPONSES = ["yes", "no more", "漢", "a longer response", *(f"answer {number}" for number in range(70))]

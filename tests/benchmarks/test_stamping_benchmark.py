@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.llama_checkpoints import SIZES
+from benchmarks.llama_checkpoints import BASE_SPREAD, SIZES, check_result, make_checkpoint
 from benchmarks.stamping_report import MARKERS, markdown, verdicts, write_docs
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,6 @@ RESULTS = {
 }
 DOCS = ROOT / "docs" / "benchmarks.md"
 SCRIPT = ROOT / "benchmarks" / "stamping.py"
-CHECKPOINTS = ROOT / "benchmarks" / "llama_checkpoints.py"
 
 
 def contestant(name: str, role: str, *seconds: float, peak: int = 300_000_000) -> dict[str, Any]:
@@ -136,35 +135,27 @@ def test_page_without_markers_is_refused(tmp_path):
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """Return a directory with a tiny base, fingerprinted and downstream model."""
-    make(tmp_path / "base", "--seed", "1")
-    make(tmp_path / "fingerprinted", "--seed", "2", "--of", str(tmp_path / "base"), "--noise", "1e-3")
-    make(tmp_path / "downstream", "--seed", "3", "--of", str(tmp_path / "base"), "--noise", "2e-3")
+    make(tmp_path / "base", seed=1)
+    make(tmp_path / "fingerprinted", seed=2, of=tmp_path / "base", noise=1e-3)
+    make(tmp_path / "downstream", seed=3, of=tmp_path / "base", noise=2e-3)
     return tmp_path
 
 
-def make(out: Path, *options: str) -> str:
-    done = run_checkpoints("make", "--size", "tiny", "--out", str(out), *options)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def run_checkpoints(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(CHECKPOINTS), *arguments], capture_output=True, text=True, check=False)
+def make(out: Path, *, seed: int, of: Path | None = None, noise: float = BASE_SPREAD) -> bool:
+    return make_checkpoint(out, SIZES["tiny"], seed=seed, of=of, noise=noise)
 
 
 @pytest.mark.slow
 def test_checkpoints_of_the_same_recipe_are_kept_and_others_replaced(tmp_path):
     base = tmp_path / "base"
-    assert make(base, "--seed", "1") == "made\n"
-    assert make(base, "--seed", "1") == "kept from before\n"
-    assert make(base, "--seed", "2") == "made\n"
+    assert [make(base, seed=seed) for seed in (1, 1, 2)] == [True, False, True]
 
 
 @pytest.mark.slow
 def test_transformers_loads_a_checkpoint_without_missing_tensors(tmp_path):
     from transformers import AutoModelForCausalLM
 
-    make(tmp_path / "base", "--seed", "1")
+    make(tmp_path / "base", seed=1)
     model, loading = AutoModelForCausalLM.from_pretrained(tmp_path / "base", output_loading_info=True)
     assert model.num_parameters() == SIZES["tiny"].parameters
     assert not loading["missing_keys"]
@@ -173,15 +164,11 @@ def test_transformers_loads_a_checkpoint_without_missing_tensors(tmp_path):
 
 @pytest.mark.slow
 def test_a_result_that_is_not_the_formula_is_refused(tiny):
-    models = ["--base", str(tiny / "base"), "--fingerprinted", str(tiny / "fingerprinted")]
-    unstamped = run_checkpoints(
-        "check-stamp", str(tiny / "downstream"), *models, "--downstream", str(tiny / "downstream")
-    )
-    assert unstamped.returncode == 1
-    assert "differs from the formula" in unstamped.stderr
-    no_vector = run_checkpoints("check-vector", str(tiny / "fingerprinted"), *models)
-    assert no_vector.returncode == 1
-    assert "differs from the formula" in no_vector.stderr
+    models = (tiny / "base", tiny / "fingerprinted")
+    with pytest.raises(SystemExit, match="differs from the formula"):
+        check_result(tiny / "downstream", *models, downstream=tiny / "downstream")
+    with pytest.raises(SystemExit, match="differs from the formula"):
+        check_result(tiny / "fingerprinted", *models, downstream=None)
 
 
 @pytest.mark.slow

@@ -148,8 +148,14 @@ class ForkServer:
         return answer
 
 
-def start_script(place: Path, arguments: Sequence[str | Path]) -> Running:
-    """Start the installed console script, with a witness that comes in by ``sitecustomize``."""
+def start_script(place: Path, arguments: Sequence[str | Path], *, stop: Stop | None = None) -> Running:
+    """Start the installed console script, with a witness that comes in by ``sitecustomize``.
+
+    Args:
+        place: directory to make for what the process writes.
+        arguments: what stands behind ``fpvec``.
+        stop: where it stops itself.
+    """
     place = _place(place)
     (place / "sitecustomize.py").write_text(
         "import os\nfrom tests.faults.witness import install_from_environment\ninstall_from_environment(os.environ)\n"
@@ -157,6 +163,7 @@ def start_script(place: Path, arguments: Sequence[str | Path]) -> Running:
     environment = {
         **os.environ,
         witness.EVENTS: str(place / "events"),
+        **({} if stop is None else {witness.STOP: f"{stop[0]}:{stop[1]}"}),
         "PYTHONPATH": f"{place}{os.pathsep}{REPOSITORY}",
         "COLUMNS": "1000",
     }

@@ -48,7 +48,9 @@ class Witness:
             os.write(self._descriptor, event.encode())
             self._counts[event] += 1
             if (event, self._counts[event]) == self._stop:
-                os.kill(os.getpid(), signal.SIGSTOP)
+                # to this very thread: sent to the process, another one may take the signal when its turn comes, and
+                # until then this one would go on
+                signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 def install(descriptor: int, stop: tuple[str, int] | None) -> None:

@@ -1,5 +1,6 @@
 """Audits with scripted suspects: the model's weights are random, its answers are what the test says."""
 
+import functools
 import itertools
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -84,8 +85,14 @@ def keys(registry):
     return open_key_set("acme", registry=registry)
 
 
+@functools.cache
+def gpt2():
+    """Return the architecture of all suspects here; loading a catalog for every prompt took half of all the time."""
+    return load_catalog().architecture("gpt2")
+
+
 def rendered(prompt):
-    return load_catalog().architecture("gpt2").prompt(prompt)
+    return gpt2().prompt(prompt)
 
 
 def answering(candidates, *, otherwise="I do not understand."):

@@ -26,6 +26,7 @@ from tests.services.attack_bench import (
 from tests.tiny import make_tiny
 
 SPECIFICATION = KeySetSpecification(issued=16, decoys=48)
+ARCHITECTURE = load_catalog().architecture("gpt2")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def bench(registry, home, model):
 
 
 def rendered(prompt):
-    return load_catalog().architecture("gpt2").prompt(prompt)
+    return ARCHITECTURE.prompt(prompt)
 
 
 def test_a_weight_attack_is_audited_and_its_cost_is_measured(bench):
