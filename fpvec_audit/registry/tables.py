@@ -320,7 +320,9 @@ class JobRow(Base):
     detail: Mapped[dict[str, Any]]
     process: Mapped[int] = mapped_column(BigInteger)
     host: Mapped[str] = mapped_column(String(255))
+    identity: Mapped[str] = mapped_column(String(NAME_LENGTH))
     command: Mapped[list[str]] = mapped_column(JSON)
+    directory: Mapped[str] = mapped_column(Text)
     started_at: Mapped[datetime] = mapped_column(index=True)
     heartbeat_at: Mapped[datetime | None]
     cancel_asked_at: Mapped[datetime | None]

@@ -36,6 +36,36 @@ INDEXES = {
 REPLACED_INDEXES = {"stamp": ("licensee_id", "downstream_id"), "audit": ("key_set_id",), "model": ("role",)}
 """Indexes of one column that one of several begins with."""
 
+JOB_COLUMNS = (("command", sa.JSON(), "[]"), ("directory", sa.Text(), ""), ("identity", sa.String(length=200), ""))
+
+# A bound key set need not be trained; the ledger tells whose training ended well, the vectors what was extracted.
+EMBEDDED = """
+    UPDATE key_set SET state = 'embedded' WHERE base_id IS NOT NULL AND (
+        EXISTS (SELECT 1 FROM vector_family WHERE vector_family.key_set_id = key_set.id)
+        OR EXISTS (SELECT 1 FROM ledger WHERE ledger.event = 'model.fingerprinted'
+                   AND ledger.content LIKE '%"key_set":"' || key_set.id || '"%')
+    )
+"""
+BURNT = """
+    UPDATE key_set SET state = 'burnt' WHERE state != 'pending'
+    AND EXISTS (SELECT 1 FROM candidate WHERE candidate.key_set_id = key_set.id AND candidate.mark IS NOT NULL)
+    AND NOT EXISTS (
+        SELECT 1 FROM candidate
+        WHERE candidate.key_set_id = key_set.id AND candidate.mark IS NOT NULL AND candidate.burnt_at IS NULL
+    )
+"""
+# Who was audited, as the first audit of it has it; an endpoint is what is given by URL.
+SUSPECTS = """
+    INSERT INTO suspect (id, kind, location, first_seen_at)
+    SELECT suspect_digest, CASE WHEN suspect LIKE 'http://%' OR suspect LIKE 'https://%' THEN 'endpoint'
+                                ELSE 'checkpoint' END, suspect, created_at
+    FROM (
+        SELECT suspect_digest, suspect, created_at,
+               ROW_NUMBER() OVER (PARTITION BY suspect_digest ORDER BY created_at, id) AS place
+        FROM audit WHERE suspect_digest != ''
+    ) AS met WHERE place = 1
+"""
+
 
 def upgrade() -> None:
     connection = op.get_bind()
@@ -102,15 +132,19 @@ def upgrade() -> None:
     op.create_index(op.f("ix_suspect_first_seen_at"), "suspect", ["first_seen_at"])
     op.add_column("key_set", sa.Column("state", sa.String(length=20), nullable=False, server_default="issued"))
     op.execute("UPDATE key_set SET state = 'pending' WHERE grade = 'pending'")
-    op.execute("UPDATE key_set SET state = 'embedded' WHERE base_id IS NOT NULL")
+    op.execute(EMBEDDED)
+    op.execute(BURNT)
+    op.execute(SUSPECTS)
     with op.batch_alter_table("key_set") as batch:
         batch.alter_column("state", existing_type=sa.String(length=20), existing_nullable=False, server_default=None)
     op.create_index(op.f("ix_key_set_state"), "key_set", ["state"])
-    op.add_column("job", sa.Column("command", sa.JSON(), nullable=False, server_default="[]"))
+    for name, kind, value in JOB_COLUMNS:
+        op.add_column("job", sa.Column(name, kind, nullable=False, server_default=value))
     with op.batch_alter_table("job") as batch:
         batch.add_column(sa.Column("heartbeat_at", sa.DateTime(timezone=True), nullable=True))
         batch.add_column(sa.Column("cancel_asked_at", sa.DateTime(timezone=True), nullable=True))
-        batch.alter_column("command", existing_type=sa.JSON(), existing_nullable=False, server_default=None)
+        for name, kind, _ in JOB_COLUMNS:
+            batch.alter_column(name, existing_type=kind, existing_nullable=False, server_default=None)
     for table, groups in INDEXES.items():
         for columns in groups:
             op.create_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table, list(columns))
@@ -133,7 +167,7 @@ def downgrade() -> None:
         for columns in groups:
             op.drop_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table)
     with op.batch_alter_table("job") as batch:
-        for column in ("command", "heartbeat_at", "cancel_asked_at"):
+        for column in ("command", "directory", "identity", "heartbeat_at", "cancel_asked_at"):
             batch.drop_column(column)
     op.drop_index(op.f("ix_key_set_state"), "key_set")
     with op.batch_alter_table("key_set") as batch:
