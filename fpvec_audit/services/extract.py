@@ -149,7 +149,7 @@ def extract_vector(
         OutputError: ``out`` exists, or the disk is full.
     """
     from fpvec_audit.tensors.delta import write_vector
-    from fpvec_audit.tensors.staging import refuse_existing, staged_directory
+    from fpvec_audit.tensors.staging import refuse_existing, sole_finisher, staged_directory
 
     started = time.perf_counter()
     refuse_existing(out)
@@ -161,11 +161,13 @@ def extract_vector(
     detail = {"base": str(base), "fingerprinted": str(fingerprinted), "out": str(out)}
     with (
         recorded_job(registry, "extract", detail),
+        sole_finisher() as claim,
         staged_directory(out, extraction.layout.bytes, progress=progress) as staging,
     ):
         written_vector = write_vector(extraction, staging, tool_version=__version__, progress=progress)
         vector = written_vector.description
         written = sum(file.stat().st_size for file in staging.iterdir())
+        claim([out])
         with registry.unit_of_work() as uow:
             carried = _key_set_of(uow, vector, key_set)
             _record(uow, extraction, written_vector, catalog=catalog, key_set=carried, out=out, registry=registry)

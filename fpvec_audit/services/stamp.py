@@ -210,6 +210,7 @@ def _carry_out(
     orders: Sequence[StampOrder], manner: _Manner, *, registry: "Registry", progress: Progress
 ) -> list[StampedModel]:
     """Make the copies that are not there yet, all in one reading of the vectors."""
+    from fpvec_audit.tensors.staging import sole_finisher
     from fpvec_audit.tensors.stamp import write_stamps
 
     if not orders:
@@ -224,6 +225,7 @@ def _carry_out(
         "vectors": [f"{vector}:{scale!r}" for vector, scale in orders[0].vectors],
     }
     with recorded_job(registry, "stamp", detail), ExitStack() as stack:
+        claim = stack.enter_context(sole_finisher())
         inputs = Inputs.look_at(orders, registry=registry, reread=manner.reread)
         places = _staged(orders, inputs, stack, resume=manner.resume, progress=progress)
         outcomes = write_stamps(places, checked=inputs.checked, progress=progress)
@@ -231,6 +233,7 @@ def _carry_out(
             if adapted is not None:
                 adapted.adapter.refuse_changed()
         digests = [_file_digests(place, progress=progress) if manner.file_digests else {} for place in places]
+        claim([order.out for order in orders])  # so that nothing is recorded of a copy that another process made first
         with registry.unit_of_work() as uow:
             known = [
                 _record_origin(uow, order, outcome, registry=registry)
