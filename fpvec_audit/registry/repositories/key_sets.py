@@ -299,7 +299,7 @@ class KeySetRepository:
     def burnt_counts(self) -> dict[str, int]:
         """Return the number of burnt candidates of every key set that has any, by id."""
         statement = select(CandidateRow.key_set_id, func.count()).where(CandidateRow.burnt_at.is_not(None))
-        return dict(self._session.execute(statement.group_by(CandidateRow.key_set_id)).tuples().all())
+        return dict(self._session.execute(statement.group_by(CandidateRow.key_set_id)).all())
 
     def _has_fresh(self, identifier: str) -> bool:
         """Return whether an issued candidate is left that nobody was shown."""
