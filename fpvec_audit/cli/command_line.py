@@ -48,10 +48,10 @@ def recordable(arguments: Sequence[str]) -> tuple[str, ...]:
 
 
 def _without_secrets(argument: str) -> str:
-    from fpvec_audit.services.jobs import REDACTED
-
     if "://" not in argument:
         return argument
+    from fpvec_audit.services.jobs import REDACTED
+
     for pattern in (_PASSWORD, _USER, _QUERY):
         argument = pattern.sub(rf"\g<before>{REDACTED}", argument)
     return argument

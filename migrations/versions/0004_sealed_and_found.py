@@ -54,6 +54,12 @@ BURNT = """
         WHERE candidate.key_set_id = key_set.id AND candidate.mark IS NOT NULL AND candidate.burnt_at IS NULL
     )
 """
+# A registry that comes back from an older schema: what its owner said about its key sets stands in the ledger.
+ENDED = """
+    UPDATE key_set SET state = '{state}' WHERE EXISTS (
+        SELECT 1 FROM ledger WHERE ledger.subject = key_set.id AND ledger.event = 'key_set.{state}'
+    )
+"""
 # Who was audited, as the first audit of it has it; an endpoint is what is given by URL.
 SUSPECTS = """
     INSERT INTO suspect (id, kind, location, first_seen_at)
@@ -134,6 +140,8 @@ def upgrade() -> None:
     op.execute("UPDATE key_set SET state = 'pending' WHERE grade = 'pending'")
     op.execute(EMBEDDED)
     op.execute(BURNT)
+    for state in ("retired", "compromised"):
+        op.execute(ENDED.format(state=state))
     op.execute(SUSPECTS)
     with op.batch_alter_table("key_set") as batch:
         batch.alter_column("state", existing_type=sa.String(length=20), existing_nullable=False, server_default=None)
