@@ -64,7 +64,9 @@ def log(
         list[str] | None,
         typer.Option(metavar="EVENT", help="Show this event alone, or all that begin with it (audit)."),
     ] = None,
-    subject: Annotated[str, typer.Option(metavar="ID", help="Show what happened to this id; it may be shortened.")] = "",
+    subject: Annotated[
+        str, typer.Option(metavar="ID", help="Show what happened to this id; it may be shortened.")
+    ] = "",
     since: Annotated[str | None, typer.Option(metavar="TIME", help="Show entries from this time (UTC) on.")] = None,
     home: HomeOption = None,
     registry: RegistryOption = None,

@@ -85,9 +85,7 @@ class Ledger:
         now = time_text(self._clock())
         if head is None or now >= head.at:
             return None
-        return self._insert(
-            CLOCK_ACCEPTED, "registry", {"before": head.at, "now": now, "who": who}, head=head, at=now
-        )
+        return self._insert(CLOCK_ACCEPTED, "registry", {"before": head.at, "now": now, "who": who}, head=head, at=now)
 
     def _insert(
         self, event: str, subject: str, content: Mapping[str, Any], *, head: LedgerEntry | None, at: str

@@ -106,7 +106,7 @@ def contradictions(kind: str, contents: Sequence[Mapping[str, Any]], row: Row) -
 
 
 def _named(content: Mapping[str, Any]) -> dict[str, Any]:
-    if content["event"] not in EVENTS:
+    if content["event"] not in EVENTS or content["event"] == "key_set.burnt":
         return {}
     if content["event"] == "key_set.bound":  # the rest is about the training
         return {"base": content.get("base"), "root": content.get("root")}

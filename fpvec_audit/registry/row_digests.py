@@ -73,6 +73,7 @@ CHRONICLED: Mapping[str, Chronicled] = {
             "model",
             ("id", "name", "role", "architecture", "parent_id", "parameters", "created_at"),
             left_out=frozenset({"location"}),
+            parts=(Part("model_manifest", "model_id", ("tensors",)),),  # whose content gives the model's id
         ),
         Chronicled(
             "key_set",
@@ -133,9 +134,7 @@ CHRONICLED: Mapping[str, Chronicled] = {
             documents=frozenset({"policies"}),
             parts=(Part("stamp_vector", "stamp_id", ("position", "vector_id", "scale")),),
         ),
-        Chronicled(
-            "suspect", ("id", "kind", "location", "first_seen_at"), times=frozenset({"first_seen_at"})
-        ),
+        Chronicled("suspect", ("id", "kind", "location", "first_seen_at"), times=frozenset({"first_seen_at"})),
         Chronicled(
             "audit",
             (

@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, column, collate, func, select, table
+from sqlalchemy import ColumnElement, Select, collate, column, func, select, table
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.manifest import HEADING
@@ -270,11 +270,9 @@ class _Grouped:
 
 
 def _check_manifests(session: Session, report: _Report) -> None:
-    """Check that every manifest gives the digest of its model: it needs no entry, since the digest is made of it."""
+    """Check that every manifest gives the digest of its model, which says more than an entry could."""
     manifests = table("model_manifest", column("model_id"), column("tensors"), column("content"))
-    report.rows["model_manifest"] = 0
     for model, tensors, content in _streamed(session, select(*manifests.c), at_once=50):
-        report.rows["model_manifest"] += 1
         try:
             entries = zlib.decompress(content)
         except (zlib.error, TypeError):

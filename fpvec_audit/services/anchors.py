@@ -209,9 +209,7 @@ def _held(uow: "UnitOfWork", anchor: ReadAnchor) -> HeldAnchor:
         (entry,) = uow.ledger.entries(after=serial - 1, limit=1)
         if (entry.serial, entry.digest) != (serial, anchor.digest):
             problem = f"{anchor.file}: ledger entry {serial} is not the one that was anchored at {anchor.time}"
-    return HeldAnchor(
-        anchor.file, anchor.digest, serial, anchor.time, anchor.signer, anchor.pinned, problem
-    )
+    return HeldAnchor(anchor.file, anchor.digest, serial, anchor.time, anchor.signer, anchor.pinned, problem)
 
 
 def _registry_id(uow: "UnitOfWork") -> str:

@@ -40,9 +40,7 @@ def chosen_entries(*, events: Sequence[str] = (), subject: str = "", since: str 
     return Choice(tuple(events), subject, moment)
 
 
-def ledger_entries(
-    *, registry: "Registry", limit: int = 50, chosen: "Choice | None" = None
-) -> list[dict[str, Any]]:
+def ledger_entries(*, registry: "Registry", limit: int = 50, chosen: "Choice | None" = None) -> list[dict[str, Any]]:
     """Return the newest entries of the history as JSON objects, oldest of them first.
 
     Args:

@@ -10,8 +10,6 @@ from fpvec_audit.domain.records import LedgerEntry
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from fpvec_audit.registry.unit_of_work import Registry
-
 
 @dataclass(frozen=True, slots=True)
 class RegistryState:
