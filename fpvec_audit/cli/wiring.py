@@ -107,6 +107,14 @@ class Workbench:
         else:
             render(document, self.output)
 
+    def emit_line(self, document: Any, line: Callable[[Any], str]) -> None:
+        """Show one of many results at once: JSON on a line of its own, or a line of text; nothing is held back."""
+        if self.json:
+            sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+            sys.stdout.flush()
+        else:
+            self.output.print(line(document), markup=False, highlight=False, soft_wrap=True)
+
     def say(self, text: str) -> None:
         """Tell the user something beside the result, on stderr."""
         self.errors.print(text, highlight=False, soft_wrap=True)

@@ -9,13 +9,13 @@ from sqlalchemy import Select, insert, select
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.canonical_json import canonical_digest
-from fpvec_audit.domain.records import AttackRunRecord, AuditRecord, JobState, SuspectKind
+from fpvec_audit.domain.records import AttackRunRecord, AuditRecord, JobState
 from fpvec_audit.domain.transcript import Record
 from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.ledger import Ledger, floatless
 from fpvec_audit.registry.repositories.lookup import Directory
 from fpvec_audit.registry.repositories.models import carrying
-from fpvec_audit.registry.repositories.suspects import SuspectRepository
+from fpvec_audit.registry.repositories.suspects import SuspectRepository, suspect_kind
 from fpvec_audit.registry.tables import AttackRunRow, AuditRecordRow, AuditRow
 from fpvec_audit.registry.vault import TRANSCRIPT, SealedValue, Vault, record_place
 
@@ -53,9 +53,8 @@ class AuditRepository:
     def plan(self, record: AuditRecord) -> AuditRecord:
         """Record an audit before its first query, and its suspect where that was never met before."""
         if record.suspect_digest:
-            kind = record.plan.get("suspect", {}).get("kind", "")
-            met = SuspectKind.ENDPOINT if kind == SuspectKind.ENDPOINT.value else SuspectKind.CHECKPOINT
-            self._suspects.meet(record.suspect_digest, met, location=record.suspect, at=record.created_at)
+            kind = suspect_kind(record.plan)
+            self._suspects.meet(record.suspect_digest, kind, location=record.suspect, at=record.created_at)
         row = AuditRow(
             id=record.id,
             key_set_id=record.key_set,

@@ -42,7 +42,8 @@ class ModelRepository:
     def add(self, record: ModelRecord, *, manifest: Manifest | None = None) -> ModelRecord:
         """Register a model; one with the same weights is the same model.
 
-        Its manifest, where it is given, is kept beside it: the digest is made of it, so it needs no ledger entry.
+        Its manifest, where it is given, is kept beside it: the digest is made of it, so the ledger says no more than
+        that it is there.
 
         A model that is known keeps its name and its first date. Its location is brought up to date, a parent that was
         unknown is filled in, and a mere suspect becomes what it is now said to be.
@@ -54,8 +55,7 @@ class ModelRepository:
         row = self._session.get(ModelRow, record.id)
         self._check_parent(record)
         if row is not None:
-            self._keep(record.id, manifest)
-            return self._completed(row, record)
+            return self._completed(row, record, kept=self._keep(record.id, manifest))
         name = checked_name("model", record.name)
         refuse_taken(self._session, MODELS, name, option="--name")
         row = ModelRow(
@@ -70,8 +70,8 @@ class ModelRepository:
         )
         self._session.add(row)
         self._session.flush()
-        self._ledger.append("model.registered", row.id, _content(row))
         self._keep(record.id, manifest)
+        self._ledger.append("model.registered", row.id, _content(row))
         return _record(row)
 
     def get(self, reference: str) -> ModelRecord:
@@ -179,9 +179,10 @@ class ModelRepository:
         """Return a name that no model has yet: ``wanted``, or with a number after it."""
         return free_name(self._session, MODELS, normalised(wanted))
 
-    def _keep(self, identifier: str, manifest: Manifest | None) -> None:
+    def _keep(self, identifier: str, manifest: Manifest | None) -> bool:
+        """Keep a manifest where none is kept yet, and return whether it was."""
         if manifest is None or self._session.get(ModelManifestRow, identifier) is not None:
-            return
+            return False
         assert manifest.digest == identifier, "a manifest was recorded for another model"
         row = ModelManifestRow(model_id=identifier, tensors=len(manifest.tensors), content=manifest.to_bytes())
         self._session.add(row)
@@ -190,6 +191,7 @@ class ModelRepository:
             self._session.execute(
                 insert(ModelTensorRow), [{"content": value, "model_id": identifier} for value in values]
             )
+        return True
 
     def _check_parent(self, record: ModelRecord) -> None:
         if record.parent is not None and self._session.get(ModelRow, record.parent) is None:
@@ -198,7 +200,7 @@ class ModelRepository:
                 advice="register it first: `fpvec model register PATH`",
             )
 
-    def _completed(self, row: ModelRow, record: ModelRecord) -> ModelRecord:
+    def _completed(self, row: ModelRow, record: ModelRecord, *, kept: bool) -> ModelRecord:
         before = _content(row)
         row.location = record.location or row.location
         row.architecture = row.architecture or record.architecture
@@ -207,7 +209,7 @@ class ModelRepository:
         if row.role == ModelRole.SUSPECT.value:
             row.role = record.role.value
         self._session.flush()
-        if {**_content(row), "location": ""} != {**before, "location": ""}:
+        if kept or {**_content(row), "location": ""} != {**before, "location": ""}:
             self._ledger.append("model.completed", row.id, _content(row))
         return _record(row)
 

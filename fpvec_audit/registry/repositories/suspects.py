@@ -1,6 +1,8 @@
 """Who was audited, and when each was met first."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -60,6 +62,12 @@ class SuspectRepository:
         nameless = select(func.count(AuditRow.suspect.distinct())).where(AuditRow.suspect_digest == "")
         counted = select(select(func.count()).select_from(SuspectRow).scalar_subquery() + nameless.scalar_subquery())
         return int(self._session.scalars(counted).one())
+
+
+def suspect_kind(plan: Mapping[str, Any]) -> SuspectKind:
+    """Return what an audit's plan says that its suspect is."""
+    kind = plan.get("suspect", {}).get("kind", "")
+    return SuspectKind.ENDPOINT if kind == SuspectKind.ENDPOINT.value else SuspectKind.CHECKPOINT
 
 
 def _record(row: SuspectRow) -> SuspectRecord:
