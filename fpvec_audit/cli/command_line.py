@@ -4,15 +4,13 @@ Options of the registry are left out, so that no database password is ever recor
 its registry already. What is left and looks like an address keeps neither a password nor the values of its query.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from fpvec_audit.domain.addresses import without_secrets
+
 _PLACES = ("--home", "--registry")
-_PASSWORD = re.compile(r"(?P<before>\w[\w+.-]*://[^\s/?#@]*:)[^\s/?#]*(?=@)")
-_USER = re.compile(r"(?P<before>\w[\w+.-]*://)[^\s/?#@:]+(?=@)")
-_QUERY = re.compile(r"(?P<before>\w[\w+.-]*://[^\s?#]*\?)[^\s#]+")
 _COMMAND: ContextVar[tuple[str, ...]] = ContextVar("command", default=())
 
 
@@ -43,15 +41,5 @@ def recordable(arguments: Sequence[str]) -> tuple[str, ...]:
         if skip or argument in _PLACES:
             skip = not skip and argument in _PLACES
         elif not argument.startswith(tuple(f"{place}=" for place in _PLACES)):
-            kept.append(_without_secrets(argument))
+            kept.append(without_secrets(argument))
     return tuple(kept)
-
-
-def _without_secrets(argument: str) -> str:
-    if "://" not in argument:
-        return argument
-    from fpvec_audit.services.jobs import REDACTED
-
-    for pattern in (_PASSWORD, _USER, _QUERY):
-        argument = pattern.sub(rf"\g<before>{REDACTED}", argument)
-    return argument

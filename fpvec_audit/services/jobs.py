@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fpvec_audit.domain.addresses import REDACTED
 from fpvec_audit.domain.records import JobRecord, JobState
 from fpvec_audit.errors import FpvecError, OperationError, UsageError
 from fpvec_audit.services.heartbeat import Heartbeat
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger(__name__)
 RESUMABLE = ("fingerprint", "stamp", "audit")
 """Commands that know ``--resume``."""
-REDACTED = "***"
-"""What stands in a recorded command for a secret."""
 _LOOK_SECONDS = 0.2
 
 

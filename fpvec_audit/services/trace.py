@@ -37,7 +37,7 @@ from fpvec_audit.services.planning import begun, commit, planned
 from fpvec_audit.services.positive_controls import ControlSearch, find_positive_control
 from fpvec_audit.services.spending import announce_spending
 from fpvec_audit.services.subjects import Bench, Subject, answer_length, open_key_sets, open_subject
-from fpvec_audit.services.suspects import is_endpoint
+from fpvec_audit.services.suspects import is_endpoint, printable
 from fpvec_audit.services.transcripts import TranscriptKeeper
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def trace(
             device="cpu" if device == "auto" else device,
             trace=f"tr-{entropy(8).hex()}",
         )
-        detail = {"suspect": ascii(str(suspect))[1:-1], "key_sets": len(records), "trace": bench.trace}
+        detail = {"suspect": printable(suspect), "key_sets": len(records), "trace": bench.trace}
         with recorded_job(registry, "trace", detail):
             return _trace(str(suspect), records, bench, announce)
 

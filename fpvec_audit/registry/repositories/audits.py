@@ -186,8 +186,9 @@ class AuditRepository:
 
     def of_suspect(self, digest: str, *, key_set: str | None = None) -> tuple[AuditRecord, ...]:
         """Return the audits of a suspect, all or with one key set (id), oldest first."""
-        statement = _oldest_first().where(AuditRow.suspect_digest == digest)
-        return self._found(statement if key_set is None else statement.where(AuditRow.key_set_id == key_set))
+        # A suspect has few audits and a key set may have all of them; a condition on both might be read the long way.
+        found = self._found(_oldest_first().where(AuditRow.suspect_digest == digest))
+        return tuple(audit for audit in found if key_set in (None, audit.key_set))
 
     def unfinished(self, key_set: str) -> tuple[AuditRecord, ...]:
         """Return the audits with a key set (id) that have not ended, oldest first."""

@@ -126,11 +126,8 @@ class ModelRepository:
 
     def lying_at(self, location: str) -> ModelRecord | None:
         """Return the model that was registered last of those whose place this is, None if there is none."""
-        statement = select(ModelRow).where(ModelRow.location == location)
-        row = self._session.scalars(
-            statement.order_by(ModelRow.created_at.desc(), ModelRow.id.desc()).limit(1)
-        ).one_or_none()
-        return None if row is None else _record(row)
+        rows = self._session.scalars(select(ModelRow).where(ModelRow.location == location)).all()
+        return _record(max(rows, key=lambda row: (row.created_at, row.id))) if rows else None
 
     def own(self, key_set: str, *, base: str | None, most: int) -> Iterator[ModelRecord]:
         """Yield own models that should answer a key set, the likeliest first, each once.
