@@ -66,7 +66,7 @@ def test_key_set_is_burnt_with_the_last_issued_candidate_that_nobody_had_seen(uo
     assert state(uow) is KeySetState.ISSUED
     uow.key_sets.burn(KEY_SET, [last], where="au-2")
     assert state(uow) is KeySetState.BURNT
-    assert uow.ledger.about(KEY_SET, events=["key_set.used_up"])[0].content == {"where": "au-2"}
+    assert uow.ledger.about(KEY_SET, events=["key_set.used_up"])[0].content["where"] == "au-2"
     assert uow.key_sets.burnt_counts() == {KEY_SET: 10}
 
 
@@ -78,7 +78,8 @@ def test_key_set_ends_for_good_and_the_ledger_says_who_and_why(uow):
         uow.key_sets.end(KEY_SET, KeySetState.RETIRED, reason="again", by="ann")
     uow.key_sets.end(KEY_SET, KeySetState.COMPROMISED, reason="leaked", by="bob")
     assert uow.key_sets.ended(KEY_SET).reason == "leaked"
-    assert uow.ledger.entries()[-1].content == {"reason": "leaked", "by": "bob", "before": "retired"}
+    said = {"reason": "leaked", "by": "bob", "before": "retired"}
+    assert said.items() <= uow.ledger.entries()[-1].content.items()
     for other in (KeySetState.RETIRED, KeySetState.COMPROMISED):
         with pytest.raises(KeySetError, match="compromised already"):
             uow.key_sets.end(KEY_SET, other, reason="again", by="ann")
