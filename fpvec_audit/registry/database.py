@@ -16,7 +16,7 @@ from sqlite3 import Connection as SqliteConnection
 from sqlite3 import Error as SqliteError
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, NullPool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from fpvec_audit.errors import RegistryError
@@ -87,6 +87,7 @@ def make_engine(url: str) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
     elif is_postgresql(parsed):
         event.listen(engine, "begin", _begin_postgresql)
+        event.listen(engine, "handle_error", _leave_values_out)
     else:
         raise RegistryError(
             f"the registry {describe(parsed)} is neither SQLite nor PostgreSQL",
@@ -201,6 +202,13 @@ def translated(error: SQLAlchemyError, where: str) -> RegistryError:
 def _prepare_connection(driver_connection: SqliteConnection, _record: object) -> None:
     driver_connection.isolation_level = None  # transactions are begun by _begin_immediate, not guessed by the driver
     driver_connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _leave_values_out(context: ExceptionContext) -> None:
+    """Cut the lines off in which the server repeats a whole row."""
+    for error in (context.original_exception, context.sqlalchemy_exception):
+        if error is not None and error.args and isinstance(error.args[0], str):
+            error.args = (re.split(r"\n(?:DETAIL|CONTEXT|HINT|LINE)\b", error.args[0])[0], *error.args[1:])
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -213,7 +213,7 @@ def rows_statement(spec: Chronicled, *, identifier: str | None = None) -> Select
     """Return what selects the digested columns of a kind as the driver gives them, of one row or of all."""
     own = table(spec.kind, *(column(name) for name in spec.columns))
     if spec.joined is None:
-        statement = select(*own.c)
+        statement: Select[Any] = select(*own.c)
     else:
         name, reference, columns = spec.joined
         other = table(name, column("id"), *(column(each) for each in columns))
