@@ -28,7 +28,14 @@ POSTGRESQL_LOCK = 0x66707665632D6C67
 READING = "fpvec_reading"
 
 _FAULTS = (
-    ("locked", "is locked by another process", "wait until it ends and try again"),
+    (
+        r'fatal: +database ".*" does not exist',
+        "does not exist: the server has no such database",
+        "make it with `createdb`, or check its name in --registry",
+    ),
+    (r'fatal: +role ".*" does not exist', "does not let you in", "check user and password in --registry"),
+    (r'relation ".*" does not exist', "lacks a table", "run `fpvec registry check`"),
+    ("is locked", "is locked by another process", "wait until it ends and try again"),
     ("lock timeout", "is locked by another process", "wait until it ends and try again"),
     ("connection refused", "does not answer", "start the database server, or check host and port in --registry"),
     ("could not translate host", "does not answer", "check the host name in --registry"),
@@ -56,7 +63,7 @@ _FAULTS = (
     ("no such table", "lacks a table", "run `fpvec registry check`"),
     ("append-only", "holds a ledger that takes new entries only", "append an entry that corrects the old one"),
 )
-"""(part of the driver's message, problem, advice)."""
+"""(pattern in the driver's message, problem, advice)."""
 
 
 def make_engine(url: str) -> Engine:
@@ -189,7 +196,7 @@ def translated(error: SQLAlchemyError, where: str) -> RegistryError:
     """
     message = str(error.orig) if isinstance(error, DBAPIError) else str(error)
     for part, problem, advice in _FAULTS:
-        if part in message.lower():
+        if re.search(part, message, re.IGNORECASE):
             return RegistryError(f"the registry {where} {problem} ({message})", advice=advice)
     if isinstance(error, IntegrityError):
         return RegistryError(
