@@ -225,7 +225,8 @@ def rows_statement(spec: Chronicled) -> Select[Any]:
 
 def parts_statement(part: Part) -> Select[Any]:
     """Return what selects the rows of a part: the owner's id, then the digested columns."""
-    return select(column(part.owner), *map(column, part.columns)).select_from(table(part.table))
+    wanted: list[Any] = [column(part.owner), *map(column, part.columns)]
+    return select(*wanted).select_from(table(part.table))
 
 
 @cache
