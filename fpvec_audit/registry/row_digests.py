@@ -52,7 +52,7 @@ class Chronicled:
         columns: what is digested, the id first.
         documents: those of the columns that hold JSON.
         times: those that hold times.
-        left_out: columns that change without history.
+        left_out: columns that change without history, or follow from others.
         joined: another table, our column that holds its id, and its columns that are digested too.
         parts: rows of other tables that belong to it.
     """
@@ -73,7 +73,7 @@ CHRONICLED: Mapping[str, Chronicled] = {
         Chronicled(
             "model",
             ("id", "name", "role", "architecture", "parent_id", "parameters", "created_at"),
-            left_out=frozenset({"location"}),
+            left_out=frozenset({"location", "base_id"}),  # the base follows from the parents
             parts=(Part("model_manifest", "model_id", ("tensors",)),),  # whose content gives the model's id
         ),
         Chronicled(
@@ -133,6 +133,7 @@ CHRONICLED: Mapping[str, Chronicled] = {
                 "created_at",
             ),
             documents=frozenset({"policies"}),
+            left_out=frozenset({"base_id", "key_set_id"}),  # they follow from the first vector
             parts=(Part("stamp_vector", "stamp_id", ("position", "vector_id", "scale")),),
         ),
         Chronicled("suspect", ("id", "kind", "location", "first_seen_at"), times=frozenset({"first_seen_at"})),

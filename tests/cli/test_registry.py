@@ -72,9 +72,9 @@ def test_log_shows_what_is_asked_for(fpvec):
 
 
 def test_clock_is_accepted_once_an_entry_of_the_future_stands_in_the_way(fpvec, home):
-    with opened(home / "registry.db", clock=lambda: utc_now() + timedelta(days=1)) as ahead:
-        with ahead.unit_of_work() as uow:
-            uow.ledger.append("thing.done", "thing", {})
+    ahead = opened(home / "registry.db", clock=lambda: utc_now() + timedelta(days=1))
+    with ahead, ahead.unit_of_work() as uow:
+        uow.ledger.append("thing.done", "thing", {})
     assert fpvec("registry", "accept-clock")["accepted"]
     assert not fpvec("registry", "accept-clock")["accepted"]
     assert fpvec("registry", "verify")["valid"]
