@@ -216,7 +216,7 @@ class Choice:
         """What the columns must fulfil."""
         wanted: list[ColumnElement[bool]] = []
         if self.events:
-            named = [LedgerRow.event.in_(self.events)]
+            named: list[ColumnElement[bool]] = [LedgerRow.event.in_(self.events)]
             named += [LedgerRow.event.startswith(f"{name.rstrip('.*')}.", autoescape=True) for name in self.events]
             wanted.append(or_(*named))
         if self.subject:

@@ -167,7 +167,7 @@ def _under_root(candidates: Sequence[Sequence[Any]], root: Any) -> bool:
     if [candidate[0] for candidate in candidates] != list(range(len(candidates))) or not candidates:
         return False
     try:
-        return merkle_root([bytes.fromhex(candidate[2]) for candidate in candidates]).hex() == root
+        return bool(merkle_root([bytes.fromhex(candidate[2]) for candidate in candidates]).hex() == root)
     except (ValueError, TypeError):
         return False
 

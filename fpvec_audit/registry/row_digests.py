@@ -10,9 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, column, select, table
+from sqlalchemy import Select, bindparam, column, select, table
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.canonical_json import canonical_digest
@@ -51,7 +52,7 @@ class Chronicled:
         columns: what is digested, the id first.
         documents: those of the columns that hold JSON.
         times: those that hold times.
-        left_out: columns that change without history.
+        left_out: columns that change without history, or follow from others.
         joined: another table, our column that holds its id, and its columns that are digested too.
         parts: rows of other tables that belong to it.
     """
@@ -72,7 +73,7 @@ CHRONICLED: Mapping[str, Chronicled] = {
         Chronicled(
             "model",
             ("id", "name", "role", "architecture", "parent_id", "parameters", "created_at"),
-            left_out=frozenset({"location"}),
+            left_out=frozenset({"location", "base_id"}),  # the base follows from the parents
             parts=(Part("model_manifest", "model_id", ("tensors",)),),  # whose content gives the model's id
         ),
         Chronicled(
@@ -132,6 +133,7 @@ CHRONICLED: Mapping[str, Chronicled] = {
                 "created_at",
             ),
             documents=frozenset({"policies"}),
+            left_out=frozenset({"base_id", "key_set_id"}),  # they follow from the first vector
             parts=(Part("stamp_vector", "stamp_id", ("position", "vector_id", "scale")),),
         ),
         Chronicled("suspect", ("id", "kind", "location", "first_seen_at"), times=frozenset({"first_seen_at"})),
@@ -199,32 +201,45 @@ def row_digest(session: Session, event: str, subject: str) -> str | None:
     if kind is None:
         return None
     spec = CHRONICLED[kind]
-    found = session.execute(rows_statement(spec, identifier=subject)).first()
+    found = session.execute(_row_statement(kind), {"subject": subject}).first()
     if found is None:
         return None
     parts = {}
     for part in spec.parts:
-        statement = parts_statement(part).where(column(part.owner) == subject).order_by(column(part.columns[0]))
-        parts[part.table] = [part_values(part, values) for values in session.execute(statement)]
+        found_parts = session.execute(_part_statement(part), {"subject": subject})
+        parts[part.table] = [part_values(part, values) for values in found_parts]
     return row_of(spec, found, parts).digest
 
 
-def rows_statement(spec: Chronicled, *, identifier: str | None = None) -> Select[Any]:
-    """Return what selects the digested columns of a kind as the driver gives them, of one row or of all."""
+def rows_statement(spec: Chronicled) -> Select[Any]:
+    """Return what selects the digested columns of a kind as the driver gives them."""
     own = table(spec.kind, *(column(name) for name in spec.columns))
-    if spec.joined is None:
-        statement = select(*own.c)
-    else:
+    wanted: list[Any] = list(own.c)
+    source: Any = own
+    if spec.joined is not None:
         name, reference, columns = spec.joined
         other = table(name, column("id"), *(column(each) for each in columns))
-        wanted = [other.c[each].label(f"{name}_{each}") for each in columns]
-        statement = select(*own.c, *wanted).select_from(own.outerjoin(other, own.c[reference] == other.c.id))
-    return statement if identifier is None else statement.where(own.c.id == identifier)
+        wanted += [other.c[each].label(f"{name}_{each}") for each in columns]
+        source = own.outerjoin(other, own.c[reference] == other.c.id)
+    return select(*wanted).select_from(source)
 
 
 def parts_statement(part: Part) -> Select[Any]:
     """Return what selects the rows of a part: the owner's id, then the digested columns."""
-    return select(column(part.owner), *map(column, part.columns)).select_from(table(part.table))
+    wanted: list[Any] = [column(part.owner), *map(column, part.columns)]
+    return select(*wanted).select_from(table(part.table))
+
+
+@cache
+def _row_statement(kind: str) -> Select[Any]:
+    statement = rows_statement(CHRONICLED[kind])
+    return statement.where(statement.selected_columns.id == bindparam("subject"))
+
+
+@cache
+def _part_statement(part: Part) -> Select[Any]:
+    statement = parts_statement(part)
+    return statement.where(column(part.owner) == bindparam("subject")).order_by(column(part.columns[0]))
 
 
 def row_of(spec: Chronicled, values: Sequence[Any], parts: Mapping[str, Sequence[Sequence[Any]]]) -> Row:

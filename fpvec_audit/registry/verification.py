@@ -238,8 +238,8 @@ class _Grouped:
     def __init__(self, session: Session, part: Part, report: _Report) -> None:
         self.part = part
         self._report = report
-        owner = column(part.owner)
-        order = (_in_bytes(session, owner), column(part.columns[0]))
+        owner: ColumnElement[Any] = column(part.owner)
+        order: tuple[ColumnElement[Any], ...] = (_in_bytes(session, owner), column(part.columns[0]))
         self._rows = iter(_streamed(session, parts_statement(part).order_by(*order)))
         report.rows.setdefault(part.table, 0)
         self._next = next(self._rows, None)

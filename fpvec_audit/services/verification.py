@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.records import LedgerEntry
-from fpvec_audit.services.anchors import HeldAnchor, hold_against, read_anchors
+from fpvec_audit.services.anchors import HeldAnchor, ReadAnchor, hold_against, read_anchors
 from fpvec_audit.services.registry import entry_json
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def verify_registry(
     """
     from fpvec_audit.registry.verification import verify_snapshot
 
-    published = ()
+    published: tuple[ReadAnchor, ...] = ()
     if anchors:
         from fpvec_audit.evidence.verify import read_signer
 

@@ -3,9 +3,8 @@
 Revision: 0004
 Revises: 0003
 
-Going back loses nothing: what older schemas have no place for, and every row should they be taken away too, is set aside
-in one plain table, from which going forward again brings back what is missing. Rows that are still there keep what an
-older program made of them meanwhile.
+Going back loses nothing: every row is set aside in one plain table, from which going forward again brings back what is
+missing. Rows that are still there keep what an older program made of them meanwhile.
 """
 
 import json

@@ -55,7 +55,7 @@ def test_everything_recorded_through_the_repositories_fits(filled):
 def test_every_column_is_vouched_for_or_left_out_on_purpose():
     for spec in CHRONICLED.values():
         mapped = set(Base.metadata.tables[spec.kind].columns.keys())
-        assert mapped == set(spec.columns) | spec.left_out, spec.kind
+        assert set(spec.columns) <= mapped <= set(spec.columns) | spec.left_out, spec.kind
 
 
 def test_digests_are_the_same_on_both_databases(filled, tmp_path):
