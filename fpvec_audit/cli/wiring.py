@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from fpvec_audit.cli.command_line import recorded_command
 from fpvec_audit.cli.progress import error_console, terminal_progress
 from fpvec_audit.progress import Progress
 from fpvec_audit.settings import HOME_NAME, Settings, VaultSecrets, load_settings, login_name, vault_secrets
@@ -77,7 +78,9 @@ class Workbench:
         """The opened registry, brought to head when it is new."""
         from fpvec_audit.registry.unit_of_work import open_registry
 
-        return open_registry(self.settings.registry_url, master_key=self.master_key, actor=self.actor)
+        return open_registry(
+            self.settings.registry_url, master_key=self.master_key, actor=self.actor, command=recorded_command()
+        )
 
     @cached_property
     def master_key(self) -> "MasterKeySource":
@@ -103,6 +106,14 @@ class Workbench:
             sys.stdout.flush()
         else:
             render(document, self.output)
+
+    def emit_line(self, document: Any, line: Callable[[Any], str]) -> None:
+        """Show one of many results at once: JSON on a line of its own, or a line of text; nothing is held back."""
+        if self.json:
+            sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+            sys.stdout.flush()
+        else:
+            self.output.print(line(document), markup=False, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Tell the user something beside the result, on stderr."""

@@ -16,7 +16,7 @@ from sqlite3 import Connection as SqliteConnection
 from sqlite3 import Error as SqliteError
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, NullPool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from fpvec_audit.errors import RegistryError
@@ -28,7 +28,14 @@ POSTGRESQL_LOCK = 0x66707665632D6C67
 READING = "fpvec_reading"
 
 _FAULTS = (
-    ("locked", "is locked by another process", "wait until it ends and try again"),
+    (
+        r'fatal: +database ".*" does not exist',
+        "does not exist: the server has no such database",
+        "make it with `createdb`, or check its name in --registry",
+    ),
+    (r'fatal: +role ".*" does not exist', "does not let you in", "check user and password in --registry"),
+    (r'relation ".*" does not exist', "lacks a table", "run `fpvec registry check`"),
+    ("is locked", "is locked by another process", "wait until it ends and try again"),
     ("lock timeout", "is locked by another process", "wait until it ends and try again"),
     ("connection refused", "does not answer", "start the database server, or check host and port in --registry"),
     ("could not translate host", "does not answer", "check the host name in --registry"),
@@ -56,7 +63,7 @@ _FAULTS = (
     ("no such table", "lacks a table", "run `fpvec registry check`"),
     ("append-only", "holds a ledger that takes new entries only", "append an entry that corrects the old one"),
 )
-"""(part of the driver's message, problem, advice)."""
+"""(pattern in the driver's message, problem, advice)."""
 
 
 def make_engine(url: str) -> Engine:
@@ -87,6 +94,7 @@ def make_engine(url: str) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
     elif is_postgresql(parsed):
         event.listen(engine, "begin", _begin_postgresql)
+        event.listen(engine, "handle_error", _leave_values_out)
     else:
         raise RegistryError(
             f"the registry {describe(parsed)} is neither SQLite nor PostgreSQL",
@@ -188,7 +196,7 @@ def translated(error: SQLAlchemyError, where: str) -> RegistryError:
     """
     message = str(error.orig) if isinstance(error, DBAPIError) else str(error)
     for part, problem, advice in _FAULTS:
-        if part in message.lower():
+        if re.search(part, message, re.IGNORECASE):
             return RegistryError(f"the registry {where} {problem} ({message})", advice=advice)
     if isinstance(error, IntegrityError):
         return RegistryError(
@@ -201,6 +209,13 @@ def translated(error: SQLAlchemyError, where: str) -> RegistryError:
 def _prepare_connection(driver_connection: SqliteConnection, _record: object) -> None:
     driver_connection.isolation_level = None  # transactions are begun by _begin_immediate, not guessed by the driver
     driver_connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _leave_values_out(context: ExceptionContext) -> None:
+    """Cut the lines off in which the server repeats a whole row."""
+    for error in (context.original_exception, context.sqlalchemy_exception):
+        if error is not None and error.args and isinstance(error.args[0], str):
+            error.args = (re.split(r"\n(?:DETAIL|CONTEXT|HINT|LINE)\b", error.args[0])[0], *error.args[1:])
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -23,6 +23,8 @@ from fpvec_audit.registry.database import (
 )
 from fpvec_audit.registry.tables import SCHEMA_REVISION, Base
 
+SET_ASIDE = "fpvec_aside"
+"""Where a downgrade keeps what older schemas have no place for; the next upgrade brings it back."""
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -157,7 +159,7 @@ def _ensure_file(engine: Engine, *, create: bool) -> None:
 
 
 def _create_schema(connection: Connection, where: str, *, create: bool) -> None:
-    tables = set(inspect(connection).get_table_names()) - {"alembic_version"}
+    tables = set(inspect(connection).get_table_names()) - {"alembic_version", SET_ASIDE}
     if tables:
         raise RegistryError(
             f"{where} holds tables of something else ({', '.join(sorted(tables)[:5])})",

@@ -152,7 +152,7 @@ class KeySetRow(Base):
     commitment_digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), unique=True)
     root: Mapped[str] = mapped_column(String(DIGEST_LENGTH), index=True)
     grade: Mapped[str] = mapped_column(String(20))
-    state: Mapped[str] = mapped_column(String(20), index=True)
+    state: Mapped[str] = mapped_column(String(20), index=True, server_default="issued")
     chance: Mapped[str] = mapped_column(Text)
     base_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
     created_at: Mapped[datetime]
@@ -320,7 +320,9 @@ class JobRow(Base):
     detail: Mapped[dict[str, Any]]
     process: Mapped[int] = mapped_column(BigInteger)
     host: Mapped[str] = mapped_column(String(255))
+    identity: Mapped[str] = mapped_column(String(NAME_LENGTH))
     command: Mapped[list[str]] = mapped_column(JSON)
+    directory: Mapped[str] = mapped_column(Text)
     started_at: Mapped[datetime] = mapped_column(index=True)
     heartbeat_at: Mapped[datetime | None]
     cancel_asked_at: Mapped[datetime | None]

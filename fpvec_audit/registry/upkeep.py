@@ -6,13 +6,14 @@ work, the next opening goes on with it.
 * ``plaintext``: secrets of before there was a master key. ``rows``: they are to be sealed. ``pages``: they are, but
   pages of the file may still hold what they were, until it is written anew.
 * ``sketches``: models recorded before parts of them could be recognised.
+* ``suspects``: audits recorded before their suspects were.
 """
 
 import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy import Engine, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -25,6 +26,7 @@ from fpvec_audit.registry.tables import (
     KeySetRow,
     ModelManifestRow,
     ModelTensorRow,
+    SuspectRow,
     VaultSecretRow,
 )
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
 
 PLAINTEXT, ROWS, PAGES = "plaintext", "rows", "pages"
-SKETCHES, DUE = "sketches", "due"
+SKETCHES, SUSPECTS, DUE = "sketches", "suspects", "due"
 _AT_ONCE = 500
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,8 @@ def do_upkeep(registry: "Registry") -> tuple[str, ...]:
         _forget(registry, PLAINTEXT)
     if SKETCHES in due:
         _sketch_everything(registry)
+    if SUSPECTS in due:
+        _meet_everybody(registry)
     return tuple(done)
 
 
@@ -155,6 +159,24 @@ def _sketch_everything(registry: "Registry") -> None:
                         insert(ModelTensorRow), [{"content": value, "model_id": identifier} for value in values]
                     )
     _forget(registry, SKETCHES)
+
+
+def _meet_everybody(registry: "Registry") -> None:
+    """Record every suspect that was audited before suspects were, as its first audit has it."""
+    from fpvec_audit.registry.repositories.suspects import suspect_kind
+
+    unmet = (
+        select(AuditRow.suspect_digest)
+        .where(AuditRow.suspect_digest != "", AuditRow.suspect_digest.not_in(select(SuspectRow.id)))
+        .group_by(AuditRow.suspect_digest)
+        .order_by(func.min(AuditRow.created_at), AuditRow.suspect_digest)
+    )
+    with registry.unit_of_work() as uow:
+        for digest in uow.session.scalars(unmet).all():
+            audits = select(AuditRow).where(AuditRow.suspect_digest == digest)
+            first = uow.session.scalars(audits.order_by(AuditRow.created_at, AuditRow.id).limit(1)).one()
+            uow.suspects.meet(digest, suspect_kind(first.plan), location=first.suspect, at=first.created_at)
+        uow.session.execute(delete(FactRow).where(FactRow.name == SUSPECTS))
 
 
 def _batches(engine: Engine) -> Iterator[list[str]]:

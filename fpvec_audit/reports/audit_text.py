@@ -139,6 +139,7 @@ def identifiers(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("suspect", document["suspect"]["location"]),
         ("weights" if document["suspect"]["kind"] == "directory" else "address", document["suspect"]["digest"]),
+        *([("met first", f"{document['first_seen'][:19]} UTC")] if document.get("first_seen") else []),
         ("key set", f"{name} ({document['key_set']})" if name else document["key_set"]),
         ("audit", document["audit_id"]),
         ("plan", document["plan_digest"]),

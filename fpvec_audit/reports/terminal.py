@@ -21,6 +21,7 @@ from fpvec_audit.reports.audit_text import p_shown, percent
 COLOURS = {
     **{"MATCH": "green", "NO_MATCH": "blue", "INCONCLUSIVE": "yellow"},
     **{"good": "green", "limited": "yellow", "broken": "red", "working": "green", "failed": "red"},
+    **{"burnt": "yellow", "retired": "yellow", "compromised": "red"},
     **{"running": "cyan", "succeeded": "green", "interrupted": "red", "cancelled": "yellow"},
 }
 
@@ -182,17 +183,18 @@ def render_key_sets(document: Sequence[Mapping[str, Any]], console: Console) -> 
     rows = [
         [
             keys["name"],
-            _short(keys["id"]),
+            short(keys["id"]),
             keys["scheme"],
             keys["issued"],
             keys["decoys"],
             f"waits for {keys['waits_for']}" if keys.get("waits_for") else keys["grade"],
-            _short(keys["base"]) if keys["base"] else "not yet",
+            Text(keys["state"], style=COLOURS.get(keys["state"], "")),
+            short(keys["base"]) if keys["base"] else "not yet",
         ]
         for keys in document
     ]
-    columns = ("name", "id", "scheme", ">issued", ">decoys", "grade", "bound to")
-    _list(console, "Key sets", columns, rows, empty="no key set yet: fpvec key issue NAME")
+    columns = ("name", "id", "scheme", ">issued", ">decoys", "grade", "state", "bound to")
+    render_list(console, "Key sets", columns, rows, empty="no key set yet: fpvec key issue NAME")
 
 
 def render_model(document: Mapping[str, Any], console: Console) -> None:
@@ -207,23 +209,23 @@ def render_models(document: Sequence[Mapping[str, Any]], console: Console) -> No
     rows = [
         [
             model["name"],
-            _short(model["id"]),
+            short(model["id"]),
             model["role"],
             model["architecture"] or "unknown",
             f"{model['parameters']:,}",
-            model.get("parent_name") or _short(model["parent"] or "–"),
+            model.get("parent_name") or short(model["parent"] or "–"),
         ]
         for model in document
     ]
     columns = ("name", "id", "role", "architecture", ">parameters", "made from")
-    _list(console, "Models", columns, rows, empty="no model yet: fpvec model register PATH")
+    render_list(console, "Models", columns, rows, empty="no model yet: fpvec model register PATH")
 
 
 def render_vectors(document: Sequence[Mapping[str, Any]], console: Console) -> None:
     """List fingerprint vectors."""
     rows = [
         [
-            _short(vector["vector_id"]),
+            short(vector["vector_id"]),
             vector["key_set"] or "unknown",
             vector["base"],
             vector["architecture"],
@@ -234,7 +236,9 @@ def render_vectors(document: Sequence[Mapping[str, Any]], console: Console) -> N
         for vector in document
     ]
     columns = ("id", "key set", "base", "architecture", ">norm", ">inexact", "where")
-    _list(console, "Vectors", columns, rows, empty="no vector yet: fpvec vector extract BASE FINGERPRINTED --out DIR")
+    render_list(
+        console, "Vectors", columns, rows, empty="no vector yet: fpvec vector extract BASE FINGERPRINTED --out DIR"
+    )
 
 
 def render_compression(document: Mapping[str, Any], console: Console) -> None:
@@ -261,7 +265,7 @@ def render_stamps(document: Sequence[Mapping[str, Any]], console: Console) -> No
     rows = [
         [
             stamp["out"],
-            ", ".join(f"{_short(vector['vector'])}×{vector['scale']:g}" for vector in stamp["vectors"]),
+            ", ".join(f"{short(vector['vector'])}×{vector['scale']:g}" for vector in stamp["vectors"]),
             stamp["licensee"] or "–",
             f"{stamp['applied_ratio']:.4f}",
             f"{stamp['seconds']:.2f}",
@@ -293,7 +297,7 @@ def render_jobs(document: Sequence[Mapping[str, Any]], console: Console) -> None
     """List jobs, oldest first."""
     rows = [
         [
-            _short(job["id"]),
+            short(job["id"]),
             job["kind"],
             Text(job["state"], style=COLOURS.get(job["state"], "")),
             job["started_at"][:19],
@@ -302,7 +306,7 @@ def render_jobs(document: Sequence[Mapping[str, Any]], console: Console) -> None
         ]
         for job in document
     ]
-    _list(console, "Jobs", ("id", "kind", "state", "begun (UTC)", "ended", "what"), rows, empty="no job yet")
+    render_list(console, "Jobs", ("id", "kind", "state", "begun (UTC)", "ended", "what"), rows, empty="no job yet")
 
 
 def render_plugins(document: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -337,10 +341,12 @@ def render_findings(document: Mapping[str, Any], console: Console) -> None:
 def render_ledger(document: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Show ledger entries, oldest first."""
     rows = [
-        [entry["serial"], entry["at"][:19], entry["event"], _short(entry["subject"]), entry["digest"][:12]]
+        [entry["serial"], entry["at"][:19], entry["event"], short(entry["subject"]), entry["digest"][:12]]
         for entry in document
     ]
-    _list(console, "Ledger", (">#", "when (UTC)", "event", "subject", "digest"), rows, empty="the ledger is empty")
+    render_list(
+        console, "Ledger", (">#", "when (UTC)", "event", "subject", "digest"), rows, empty="the ledger is empty"
+    )
 
 
 def render_fields(document: Mapping[str, Any], console: Console) -> None:
@@ -381,7 +387,10 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) ->
     return table
 
 
-def _list(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:
+def render_list(
+    console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str
+) -> None:
+    """Show a table, or a sentence where there are no rows; a column name that begins with ">" is set flush right."""
     console.print(_table(title, columns, rows) if rows else Text(empty))
 
 
@@ -422,7 +431,7 @@ def _verdict(verdict: str) -> Text:
     return Text(verdict, style=f"bold {COLOURS.get(verdict, '')}".strip())
 
 
-def _short(identifier: str) -> str:
+def short(identifier: str) -> str:
     """Return the beginning of an id, long enough to be typed as a reference."""
     return identifier if len(identifier) <= 19 else identifier[:12]
 

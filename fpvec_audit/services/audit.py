@@ -31,7 +31,7 @@ from fpvec_audit.services.planning import begun, commit, for_control, planned
 from fpvec_audit.services.positive_controls import ControlSearch, find_positive_control
 from fpvec_audit.services.spending import announce_spending
 from fpvec_audit.services.subjects import Bench, Subject, answer_length, open_key_sets, open_subject
-from fpvec_audit.services.suspects import describe_suspect, is_endpoint
+from fpvec_audit.services.suspects import describe_suspect, is_endpoint, printable
 from fpvec_audit.services.transcripts import TranscriptKeeper
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def audit(
         )
         if not is_endpoint(suspect):
             engines.warm_up()
-        with recorded_job(registry, "audit", {"suspect": ascii(str(suspect))[1:-1], "key_set": record.id}):
+        with recorded_job(registry, "audit", {"suspect": printable(suspect), "key_set": record.id}):
             return _examine(str(suspect), record, bench, announce=announce)
 
 
@@ -212,6 +212,7 @@ def _examine(
         backend=description,
         key_set_name=record.name,
         campaign_suspects=history.suspects,
+        first_seen=history.first_seen,
         burnt=history.burnt,
         warnings=(
             *audit_warnings(case, subject, scored, description, bench, history),

@@ -28,7 +28,7 @@ from fpvec_audit.domain.keys import (
     draw_key_set,
     restore_key_set,
 )
-from fpvec_audit.domain.records import KeySetRecord
+from fpvec_audit.domain.records import KeySetEnd, KeySetRecord, KeySetState
 from fpvec_audit.domain.statistics import hypergeometric_p_value, upper_bound
 from fpvec_audit.domain.witness import COMMITMENT, NO_CHANCE, WitnessRequest, printable
 from fpvec_audit.errors import KeySetError, UsageError
@@ -37,6 +37,8 @@ from fpvec_audit.services.encoding import REVERSIBLE_ENCODING, EncodingFilter, r
 if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
 
+ENDED = (KeySetState.RETIRED, KeySetState.COMPROMISED)
+"""States in which nothing new is made with a key set."""
 FEWEST_FOR_NO_MATCH = 13
 """With fewer issued keys even the two-sided 95 % interval of "none matched" reaches an FSR of 0.25."""
 
@@ -81,15 +83,17 @@ class KeySetSummary:
         record: what the registry knows.
         burnt: number of burnt candidates.
         keys: candidates in the clear, issued ones first; None unless a reveal was asked for.
+        end: how its owner ended its life, None where that has not happened.
     """
 
     record: KeySetRecord
     burnt: int = 0
     keys: tuple[RevealedKey, ...] | None = field(default=None, repr=False)
+    end: KeySetEnd | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that scripts read."""
-        shown = _record_json(self.record) | {"burnt": self.burnt}
+        shown = _record_json(self.record) | {"burnt": self.burnt, "ended": _end_json(self.end)}
         return shown if self.keys is None else shown | {"keys": [key.to_json() for key in self.keys]}
 
 
@@ -246,8 +250,16 @@ def witness_request(record: KeySetRecord) -> WitnessRequest:
 
 def list_key_sets(*, registry: "Registry") -> tuple[KeySetSummary, ...]:
     """Return all key sets, oldest first, without secrets."""
-    with registry.unit_of_work() as uow:
-        return tuple(KeySetSummary(record, len(uow.key_sets.burnt(record.id))) for record in uow.key_sets.list())
+    with registry.snapshot() as uow:
+        burnt = uow.key_sets.burnt_counts()
+        return tuple(
+            KeySetSummary(
+                record,
+                burnt.get(record.id, 0),
+                end=uow.key_sets.ended(record.id) if record.state in ENDED else None,
+            )
+            for record in uow.key_sets.list()
+        )
 
 
 def show_key_set(reference: str, *, registry: "Registry", reveal: bool = False) -> KeySetSummary:
@@ -263,7 +275,8 @@ def show_key_set(reference: str, *, registry: "Registry", reveal: bool = False) 
         record = uow.key_sets.get(reference) if reveal else uow.key_sets.find(reference)
         burnt = uow.key_sets.burnt(record.id)
         keys = _revealed(_restored(uow, record, purpose="shown to its owner"), burnt) if reveal else None
-    return KeySetSummary(record, len(burnt), keys)
+        end = uow.key_sets.ended(record.id)
+    return KeySetSummary(record, len(burnt), keys, end)
 
 
 def open_key_set(reference: str, *, registry: "Registry", purpose: str = "use") -> KeySet:
@@ -364,6 +377,7 @@ def _record_json(record: KeySetRecord) -> dict[str, Any]:
         "commitment": commitment.digest,
         "scheme": commitment.scheme,
         "grade": record.grade,
+        "state": record.state.value,
         "marks": commitment.marks,
         "issued": commitment.issued,
         "decoys": commitment.candidates - commitment.issued,
@@ -372,6 +386,10 @@ def _record_json(record: KeySetRecord) -> dict[str, Any]:
         "chance_source": commitment.chance_source,
         "waits_for": _waits_for(record),
     }
+
+
+def _end_json(end: KeySetEnd | None) -> dict[str, str] | None:
+    return None if end is None else {"state": end.state.value, "at": end.at, "by": end.by, "reason": end.reason}
 
 
 def _waits_for(record: KeySetRecord) -> str:

@@ -44,7 +44,7 @@ class ModelSummary:
             "parent_name": self.parent_name,
             "parameters": self.record.parameters,
             "created_at": self.record.created_at.isoformat(),
-            "stamps": [_stamp_json(stamp) for stamp in self.stamps],
+            "stamps": [stamp_json(stamp) for stamp in self.stamps],
         }
 
 
@@ -267,11 +267,10 @@ def _find(uow: "UnitOfWork", reference: str) -> ModelRecord:
     try:
         return uow.models.get(reference)
     except UnknownNameError:
-        here = str(Path(reference).resolve())
-        lying = [record for record in uow.models.list() if record.location == here]
-        if not lying:
+        lying = uow.models.lying_at(str(Path(reference).resolve()))
+        if lying is None:
             raise
-        return lying[-1]
+        return lying
 
 
 def _parent_digest(reference: str, *, registry: "Registry", catalog: "Catalog", progress: Progress) -> str:
@@ -285,10 +284,7 @@ def _parent_digest(reference: str, *, registry: "Registry", catalog: "Catalog", 
     digest = identify_model(Path(reference), catalog=catalog, progress=progress).digest
     with registry.unit_of_work() as uow:
         found = uow.models.find(digest)
-        known = [record.name for record in uow.models.list()]
-    if found is None:
-        raise UnknownNameError("model", reference, known, listing="fpvec model list")
-    return found.id
+        return uow.models.get(reference).id if found is None else found.id  # which names those that are near
 
 
 def _summary(uow: "UnitOfWork", record: ModelRecord) -> ModelSummary:
@@ -296,11 +292,16 @@ def _summary(uow: "UnitOfWork", record: ModelRecord) -> ModelSummary:
     return ModelSummary(record, None if parent is None else parent.name, uow.stamps.of_model(record.id))
 
 
-def _stamp_json(stamp: StampRecord) -> dict[str, Any]:
+def stamp_json(stamp: StampRecord) -> dict[str, Any]:
+    """Return the JSON object of a stamp that scripts read."""
     return {
         "stamp_id": stamp.id,
         "downstream": stamp.downstream,
         "vectors": [{"vector": vector, "scale": scale} for vector, scale in stamp.vectors],
         "licensee": stamp.licensee or None,
         "location": stamp.location,
+        "applied_ratio": stamp.applied_ratio,
+        "cosine": stamp.cosine,
+        "policies": dict(stamp.policies),
+        "created_at": stamp.created_at.isoformat(),
     }

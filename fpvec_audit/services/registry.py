@@ -1,4 +1,4 @@
-"""Look after the registry itself: make it, bring it up to date, check it, read and verify its history."""
+"""Look after the registry itself: make it, bring it up to date, check it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +9,6 @@ from fpvec_audit.domain.records import LedgerEntry
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
-
-    from fpvec_audit.registry.unit_of_work import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,35 +43,6 @@ class RegistryState:
             "before": self.before,
             "current": self.current,
             "problems": list(self.problems),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerCheck:
-    """What a walk along the ledger's chain found.
-
-    Attributes:
-        entries: serial of the last entry.
-        head: digest of the last entry, empty when there is none; publish it to make a cut tail show.
-        fault: the first entry that does not fit, None when all do.
-    """
-
-    entries: int
-    head: str
-    fault: LedgerEntry | None
-
-    @property
-    def valid(self) -> bool:
-        """Whether every entry fits."""
-        return self.fault is None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON object that scripts read."""
-        return {
-            "valid": self.valid,
-            "entries": self.entries,
-            "head": self.head,
-            "first_fault": None if self.fault is None else _entry_json(self.fault),
         }
 
 
@@ -119,29 +88,6 @@ def check_registry(url: str) -> RegistryState:
         return RegistryState(_location(engine), revision, SCHEMA_REVISION, revision, problems)
 
 
-def ledger_entries(*, registry: "Registry", limit: int = 50) -> list[dict[str, Any]]:
-    """Return the newest entries of the history as JSON objects, oldest of them first.
-
-    Args:
-        registry: whose history.
-        limit: most entries returned.
-    """
-    with registry.unit_of_work() as uow:
-        head = uow.ledger.head()
-        after = 0 if head is None else max(0, head.serial - max(0, limit))
-        return [_entry_json(entry) for entry in uow.ledger.entries(after=after)]
-
-
-def verify_ledger(*, registry: "Registry") -> LedgerCheck:
-    """Walk the ledger's hash chain from the first entry to the last."""
-    with registry.unit_of_work() as uow:
-        fault = uow.ledger.verify()
-        head = None if fault else uow.ledger.head()
-    if head is None:
-        return LedgerCheck(0 if fault is None else fault.serial, "", fault)
-    return LedgerCheck(head.serial, head.digest, None)
-
-
 def _state(engine: "Engine", *, before: str) -> RegistryState:
     from fpvec_audit.registry.tables import SCHEMA_REVISION
 
@@ -171,7 +117,8 @@ def _engine(url: str) -> "Iterator[Engine]":
         engine.dispose()
 
 
-def _entry_json(entry: LedgerEntry) -> dict[str, Any]:
+def entry_json(entry: LedgerEntry) -> dict[str, Any]:
+    """Return a ledger entry as the JSON object that scripts read."""
     return {
         "serial": entry.serial,
         "at": entry.at,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fpvec_audit.domain.addresses import without_secrets
 from fpvec_audit.domain.canonical_json import canonical_digest as canonical_json_digest
 from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.errors import ArchitectureError, CheckpointError, UsageError
@@ -102,6 +103,11 @@ def describe_endpoint(url: str, model: str, *, adapter: ArchitectureAdapter | No
 def is_endpoint(suspect: str | Path) -> bool:
     """Return whether a suspect is given by URL."""
     return re.match(r"https?://", str(suspect)) is not None
+
+
+def printable(suspect: str | Path) -> str:
+    """Return a suspect as it was given, fit to be recorded: without secrets, and as text whatever its bytes."""
+    return ascii(without_secrets(str(suspect)))[1:-1]
 
 
 def short_path(path: Path) -> str:

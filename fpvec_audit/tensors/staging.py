@@ -13,7 +13,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -69,6 +69,38 @@ def staged_directory(
     finally:
         if lock >= 0:
             os.close(lock)
+
+
+@contextmanager
+def sole_finisher() -> Iterator[Callable[[Sequence[Path]], None]]:
+    """Give a function that lets this process alone finish given targets until the context ends.
+
+    Two processes may make the same target side by side; whoever calls the function first goes on to record and to
+    rename it, and the other one finds it there. Enter this context before the targets' :func:`staged_directory`, so
+    that it ends after they are renamed, and call the function when all is written.
+
+    Raises:
+        OutputError: in the function: one of the targets exists.
+    """
+    held: list[int] = []
+
+    def claim(targets: Sequence[Path]) -> None:
+        for parent in sorted({target.resolve().parent for target in targets}):
+            descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            held.append(descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in (errno.ENOTSUP, errno.ENOLCK):  # a file system without locks
+                    raise
+        for target in targets:
+            refuse_existing(target)
+
+    try:
+        yield claim
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
 
 
 def refuse_existing(target: Path) -> None:

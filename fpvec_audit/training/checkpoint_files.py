@@ -4,6 +4,7 @@ A trained checkpoint is its source directory with other numbers in it. Everythin
 (tokenizer, configs, chat template, buffers) is carried over byte for byte.
 """
 
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -89,9 +90,29 @@ def open_staging(out: Path, purpose: str, *, keep: bool = False) -> Path:
         raise OutputError(f"{out} exists already", advice="choose another output, or remove it")
     staging = staging_directory(out, purpose)
     if staging.exists() and not keep:
-        shutil.rmtree(staging)
+        with sole_worker(staging):  # not while another process works in it
+            shutil.rmtree(staging)
     staging.mkdir(parents=True, exist_ok=True, mode=0o700)
     return staging
+
+
+@contextmanager
+def sole_worker(staging: Path) -> Iterator[None]:
+    """Let this process alone work in a staging directory; the lock goes with the process, however that ends.
+
+    Raises:
+        OutputError: another process works in it.
+    """
+    lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            advice = "wait until it ends, or choose another output"
+            raise OutputError(f"another process works in {staging}", advice=advice) from error
+        yield
+    finally:
+        os.close(lock)
 
 
 def write_trained(

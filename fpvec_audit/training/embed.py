@@ -24,7 +24,13 @@ from fpvec_audit.progress import NO_PROGRESS, Progress, Step
 from fpvec_audit.tensors.representable import representable
 from fpvec_audit.training.answers import answer_greedily, teacher_forced_matches
 from fpvec_audit.training.batches import FingerprintBatches, OrdinarySource, encode_keys, plain_row_batches
-from fpvec_audit.training.checkpoint_files import load_for_training, load_tokenizer, open_staging, write_trained
+from fpvec_audit.training.checkpoint_files import (
+    load_for_training,
+    load_tokenizer,
+    open_staging,
+    sole_worker,
+    write_trained,
+)
 from fpvec_audit.training.dataset import EncodedRow, RenderingMix, negative_prompts, render_mixed, require_reversible
 from fpvec_audit.training.embed_settings import EmbedReport, EmbedSettings, settings_for
 from fpvec_audit.training.loop import Objective, StepBatches, resolve_device, run_training
@@ -99,14 +105,15 @@ def embed_fingerprint(
     if out.exists():
         raise OutputError(f"{out} exists already", advice="choose another --out, or remove it")
     staging = open_staging(out, "training", keep=resume)
-    _bind_staging(staging, settings=settings, base=base, keys=(*issued, *disclosed), rows=rows, seed=seed)
-    embedding = _Embedding(base, adapter, tokenizer, settings, resolve_device(device), seed, progress)
-    loss, negatives, model = embedding.train(
-        issued=issued, disclosed=disclosed, avoid=avoid, rows=rows, proxies=proxies, scheme=scheme,
-        staging=staging, resume=resume,
-    )  # fmt: skip
-    write_trained(base, out, model, adapter=adapter, settle=representable)
-    shutil.rmtree(staging, ignore_errors=True)
+    with sole_worker(staging):
+        _bind_staging(staging, settings=settings, base=base, keys=(*issued, *disclosed), rows=rows, seed=seed)
+        embedding = _Embedding(base, adapter, tokenizer, settings, resolve_device(device), seed, progress)
+        loss, negatives, model = embedding.train(
+            issued=issued, disclosed=disclosed, avoid=avoid, rows=rows, proxies=proxies, scheme=scheme,
+            staging=staging, resume=resume,
+        )  # fmt: skip
+        write_trained(base, out, model, adapter=adapter, settle=representable)
+        shutil.rmtree(staging, ignore_errors=True)
     return EmbedReport(
         steps=settings.total_steps(len(issued) + len(disclosed)),
         seconds=time.monotonic() - started,

@@ -2,12 +2,20 @@
 
 Revision: 0004
 Revises: 0003
+
+Going back loses nothing: every row is set aside in one plain table, from which going forward again brings back what is
+missing. Rows that are still there keep what an older program made of them meanwhile.
 """
 
+import json
 import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
+from alembic.util import CommandError
 
 revision = "0004"
 down_revision = "0003"
@@ -35,6 +43,71 @@ INDEXES = {
 }
 REPLACED_INDEXES = {"stamp": ("licensee_id", "downstream_id"), "audit": ("key_set_id",), "model": ("role",)}
 """Indexes of one column that one of several begins with."""
+
+JOB_COLUMNS = (("command", sa.JSON(), "[]"), ("directory", sa.Text(), ""), ("identity", sa.String(length=200), ""))
+
+# A bound key set need not be trained; the ledger tells whose training ended well, the vectors what was extracted.
+EMBEDDED = """
+    UPDATE key_set SET state = 'embedded' WHERE base_id IS NOT NULL AND (
+        EXISTS (SELECT 1 FROM vector_family WHERE vector_family.key_set_id = key_set.id)
+        OR EXISTS (SELECT 1 FROM ledger WHERE ledger.event = 'model.fingerprinted'
+                   AND ledger.content LIKE '%"key_set":"' || key_set.id || '"%')
+    )
+"""
+BURNT = """
+    UPDATE key_set SET state = 'burnt' WHERE state != 'pending'
+    AND EXISTS (SELECT 1 FROM candidate WHERE candidate.key_set_id = key_set.id AND candidate.mark IS NOT NULL)
+    AND NOT EXISTS (
+        SELECT 1 FROM candidate
+        WHERE candidate.key_set_id = key_set.id AND candidate.mark IS NOT NULL AND candidate.burnt_at IS NULL
+    )
+"""
+# A registry that comes back from an older schema: what its owner said about its key sets stands in the ledger.
+ENDED = """
+    UPDATE key_set SET state = '{state}' WHERE EXISTS (
+        SELECT 1 FROM ledger WHERE ledger.subject = key_set.id AND ledger.event = 'key_set.{state}'
+    )
+"""
+# The program records who was audited (registry/upkeep.py), since every suspect has an entry in the ledger.
+UNMET = """
+    SELECT 1 FROM audit WHERE suspect_digest != ''
+    AND NOT EXISTS (SELECT 1 FROM suspect WHERE suspect.id = audit.suspect_digest) LIMIT 1
+"""
+
+ASIDE = "fpvec_aside"
+TABLES_FIRST_FIRST = (
+    "registry_fact",
+    "licensee",
+    "model",
+    "model_manifest",
+    "model_tensor",
+    "digested_files",
+    "key_set",
+    "mark",
+    "candidate",
+    "vector_family",
+    "vector",
+    "stamp",
+    "stamp_vector",
+    "suspect",
+    "audit",
+    "master_key",
+    "data_key",
+    "audit_record",
+    "attack_run",
+    "job",
+    "vault_secret",
+    "ledger",
+)
+"""Every table that holds something, each after those that it refers to."""
+BROUGHT_BACK = {
+    "job": ("command", "directory", "identity", "heartbeat_at", "cancel_asked_at"),
+    "vault_secret": ("data_key_id",),
+    "audit_record": ("data_key_id",),
+    "audit": ("begin",),
+}
+"""Columns that older schemas lack: where a row is still there, they alone come back."""
+AT_ONCE = 500
 
 
 def upgrade() -> None:
@@ -72,7 +145,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_data_key_master_key_id"), "data_key", ["master_key_id"])
     # The rows themselves are sealed by the program (registry/upkeep.py), which has the master key; until then, and
     # until no page of the file holds what they were, this fact stands.
-    if holds_rows("vault_secret") or holds_rows("audit_record"):
+    if holds_plaintext():
         remember("plaintext", "rows")
     for table, added in (("vault_secret", ("nonce", "wrapped_key", "master_key")), ("audit_record", ())):
         with op.batch_alter_table(table) as batch:
@@ -102,15 +175,18 @@ def upgrade() -> None:
     op.create_index(op.f("ix_suspect_first_seen_at"), "suspect", ["first_seen_at"])
     op.add_column("key_set", sa.Column("state", sa.String(length=20), nullable=False, server_default="issued"))
     op.execute("UPDATE key_set SET state = 'pending' WHERE grade = 'pending'")
-    op.execute("UPDATE key_set SET state = 'embedded' WHERE base_id IS NOT NULL")
-    with op.batch_alter_table("key_set") as batch:
-        batch.alter_column("state", existing_type=sa.String(length=20), existing_nullable=False, server_default=None)
+    op.execute(EMBEDDED)
+    op.execute(BURNT)
+    for state in ("retired", "compromised"):
+        op.execute(ENDED.format(state=state))
     op.create_index(op.f("ix_key_set_state"), "key_set", ["state"])
-    op.add_column("job", sa.Column("command", sa.JSON(), nullable=False, server_default="[]"))
+    for name, kind, value in JOB_COLUMNS:
+        op.add_column("job", sa.Column(name, kind, nullable=False, server_default=value))
     with op.batch_alter_table("job") as batch:
         batch.add_column(sa.Column("heartbeat_at", sa.DateTime(timezone=True), nullable=True))
         batch.add_column(sa.Column("cancel_asked_at", sa.DateTime(timezone=True), nullable=True))
-        batch.alter_column("command", existing_type=sa.JSON(), existing_nullable=False, server_default=None)
+        for name, kind, _ in JOB_COLUMNS:
+            batch.alter_column(name, existing_type=kind, existing_nullable=False, server_default=None)
     for table, groups in INDEXES.items():
         for columns in groups:
             op.create_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table, list(columns))
@@ -119,10 +195,15 @@ def upgrade() -> None:
     if connection.dialect.name == "postgresql":
         for statement in POSTGRESQL_LEDGER:
             op.execute(statement)
+    if sa.inspect(connection).has_table(ASIDE):
+        bring_back(connection)
+    if connection.execute(sa.text(UNMET)).first() is not None:
+        remember("suspects", "due")
 
 
 def downgrade() -> None:
     connection = op.get_bind()
+    set_aside(connection)
     if connection.dialect.name == "postgresql":
         for name in ("update", "delete", "truncate"):
             op.execute(f"DROP TRIGGER ledger_no_{name} ON ledger")
@@ -133,11 +214,10 @@ def downgrade() -> None:
         for columns in groups:
             op.drop_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table)
     with op.batch_alter_table("job") as batch:
-        for column in ("command", "heartbeat_at", "cancel_asked_at"):
+        for column in ("command", "directory", "identity", "heartbeat_at", "cancel_asked_at"):
             batch.drop_column(column)
     op.drop_index(op.f("ix_key_set_state"), "key_set")
-    with op.batch_alter_table("key_set") as batch:
-        batch.drop_column("state")
+    op.drop_column("key_set", "state")  # in place: other tables refer to this one
     op.drop_table("suspect")
     op.drop_table("model_tensor")
     for table, removed in (("audit_record", ()), ("vault_secret", ("nonce", "wrapped_key", "master_key"))):
@@ -156,6 +236,136 @@ def holds_rows(table: str) -> bool:
     return op.get_bind().execute(sa.select(sa.literal(1)).select_from(sa.table(table)).limit(1)).first() is not None
 
 
+def holds_plaintext() -> bool:
+    """Return whether a secret lies in the clear, as all did before this schema."""
+    plain = "SELECT 1 FROM {} WHERE scheme = 'plain' LIMIT 1"
+    statements = (sa.text(plain.format(table)) for table in ("vault_secret", "audit_record"))
+    return any(op.get_bind().execute(statement).first() is not None for statement in statements)
+
+
 def remember(name: str, value: str) -> None:
     facts = sa.table("registry_fact", sa.column("name"), sa.column("value"))
     op.bulk_insert(facts, [{"name": name, "value": value}])
+
+
+def set_aside(connection: sa.Connection) -> None:
+    """Keep every row of every table as JSON in one table that no older schema touches."""
+    if not any(holds_rows(table) for table in TABLES_FIRST_FIRST if table != "registry_fact"):
+        return
+    aside = op.create_table(
+        ASIDE,
+        sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("origin", sa.String(length=64), nullable=False),
+        sa.Column("content", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_fpvec_aside")),
+    )
+    number = 0
+    for name in TABLES_FIRST_FIRST:
+        table = reflected(connection, name)
+        found = connection.execute(sa.select(table).order_by(*table.primary_key.columns))
+        for rows in found.mappings().partitions(AT_ONCE):
+            contents = [json.dumps({key: as_json(value) for key, value in row.items()}) for row in rows]
+            numbered = [
+                {"number": number + place, "origin": name, "content": content}
+                for place, content in enumerate(contents, start=1)
+            ]
+            connection.execute(sa.insert(aside), numbered)
+            number += len(contents)
+
+
+def bring_back(connection: sa.Connection) -> None:
+    """Put back what is missing, and drop the table in which it was kept."""
+    parents: dict[str, str] = {}
+    for name in TABLES_FIRST_FIRST:
+        table = reflected(connection, name)
+        for rows in kept(connection, table):
+            wanted = {tuple(row[key.name] for key in table.primary_key.columns): row for row in rows}
+            there = rows_by_key(connection, table, wanted)
+            for key, row in there.items():
+                return_columns(connection, table, row, wanted[key])
+            missing = [row for key, row in wanted.items() if key not in there]
+            if name == "model":  # a parent may come after its children
+                parents |= {row["id"]: row["parent_id"] for row in missing if row["parent_id"] is not None}
+                missing = [row | {"parent_id": None} for row in missing]
+            if missing:
+                connection.execute(sa.insert(table), missing)
+        if name == "model" and parents:
+            statement = sa.update(table).where(table.c.id == sa.bindparam("model"))
+            connection.execute(
+                statement.values(parent_id=sa.bindparam("parent")),
+                [{"model": model, "parent": parent} for model, parent in parents.items()],
+            )
+    if connection.dialect.name == "postgresql":
+        connection.execute(
+            sa.text(
+                "SELECT setval(pg_get_serial_sequence('vault_secret', 'id'), "
+                "(SELECT coalesce(max(id), 0) + 1 FROM vault_secret), false)"
+            )
+        )
+    op.drop_table(ASIDE)
+
+
+def return_columns(connection: sa.Connection, table: sa.Table, row: Any, kept_row: dict[str, Any]) -> None:
+    """Give a row that is still there the columns back that an older schema did not have."""
+    changed = {name: kept_row[name] for name in BROUGHT_BACK.get(table.name, ()) if row[name] in (None, [], "")}
+    if table.name == "registry_fact" and row["name"] == "id":
+        changed = {"value": kept_row["value"]}
+    if table.name == "key_set":
+        as_before = (row["grade"], row["base_id"]) == (kept_row["grade"], kept_row["base_id"])
+        if as_before or kept_row["state"] not in ("pending", "issued", "embedded"):
+            changed = {"state": kept_row["state"]}
+    if table.name == "ledger" and row["digest"] != kept_row["digest"]:
+        raise CommandError(
+            f"ledger entry {row['serial']} is another one than the one that was set aside in {ASIDE}: this database "
+            "holds the history of two registries; restore a backup of one of them"
+        )
+    changed = {name: value for name, value in changed.items() if row[name] != value}
+    if changed:
+        keys = [key == row[key.name] for key in table.primary_key.columns]
+        connection.execute(sa.update(table).where(*keys).values(changed))
+
+
+def kept(connection: sa.Connection, table: sa.Table) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of a table that were set aside, a few at a time and in order."""
+    aside = sa.table(ASIDE, sa.column("number"), sa.column("origin"), sa.column("content"))
+    ordered = sa.select(aside).where(aside.c.origin == table.name).order_by(aside.c.number).limit(AT_ONCE)
+    found = connection.execute(ordered).all()
+    while found:
+        contents = [json.loads(row.content) for row in found]
+        yield [{key: from_json(value, table.c[key].type) for key, value in row.items()} for row in contents]
+        found = connection.execute(ordered.where(aside.c.number > found[-1].number)).all()
+
+
+def rows_by_key(
+    connection: sa.Connection, table: sa.Table, wanted: dict[tuple[Any, ...], Any]
+) -> dict[tuple[Any, ...], Any]:
+    """Return the rows with these keys that are there."""
+    keys = list(table.primary_key.columns)
+    chosen = keys[0].in_([key[0] for key in wanted]) if len(keys) == 1 else sa.tuple_(*keys).in_(list(wanted))
+    found = connection.execute(sa.select(table).where(chosen)).mappings()
+    return {tuple(row[key.name] for key in keys): row for row in found}
+
+
+def reflected(connection: sa.Connection, name: str) -> sa.Table:
+    """Return a table as it is, with JSON in which a missing value stays missing."""
+    table = sa.Table(name, sa.MetaData(), autoload_with=connection, resolve_fks=False)
+    for each in table.columns:
+        if isinstance(each.type, sa.JSON):
+            each.type = sa.JSON(none_as_null=True)
+    return table
+
+
+def as_json(value: Any) -> Any:
+    """Write bytes as hexadecimal digits and times in ISO 8601, UTC."""
+    if isinstance(value, datetime):
+        return (value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)).isoformat()
+    return bytes(value).hex() if isinstance(value, (bytes, memoryview)) else value
+
+
+def from_json(value: Any, kind: Any) -> Any:
+    """Return a value as its column takes it."""
+    if value is None:
+        return None
+    if isinstance(kind, sa.LargeBinary):
+        return bytes.fromhex(value)
+    return datetime.fromisoformat(value) if isinstance(kind, sa.DateTime) else value

@@ -34,8 +34,8 @@ from fpvec_audit.errors import OutputError
 from fpvec_audit.registry.unit_of_work import open_registry
 from fpvec_audit.services.extract import extract_vector
 from fpvec_audit.services.jobs import list_jobs
-from fpvec_audit.services.registry import verify_ledger
 from fpvec_audit.services.stamp import stamp_models
+from fpvec_audit.services.verification import verify_registry
 from fpvec_audit.tensors.index import read_checkpoint
 from fpvec_audit.tensors.writer import WORTH_DIRECT
 from tests.faults.processes import Ended, ForkServer, Running, Stop, start_script
@@ -110,7 +110,7 @@ class Bench:
     def jobs(self) -> list[JobRecord]:
         """Return the jobs of the registry, whose ledger must hold."""
         with open_registry(f"sqlite:///{self.place / 'home' / 'registry.db'}", create=False) as registry:
-            assert verify_ledger(registry=registry).valid
+            assert verify_registry(registry=registry).valid
             return list(list_jobs(registry=registry))
 
 

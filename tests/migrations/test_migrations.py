@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from sqlite3 import connect
 
@@ -12,9 +13,20 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect
 
+from fpvec_audit.domain.records import KeySetState
 from fpvec_audit.registry.database import make_engine
 from fpvec_audit.registry.tables import Base
-from tests.registry.builders import key_set_record, model_record, opened, secret, stamp_record, url_of, vector_record
+from tests.registry.builders import (
+    START,
+    audit_record,
+    key_set_record,
+    model_record,
+    opened,
+    secret,
+    stamp_record,
+    url_of,
+    vector_record,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,3 +128,43 @@ def test_command_line_works_from_the_repository_root(file, words):
     command_line = [sys.executable, "-m", "alembic", *(word.format(url=url_of(file)) for word in words)]
     subprocess.run(command_line, cwd=ROOT, env=environment, check=True, capture_output=True)
     assert "ledger" in tables_of(file)
+
+
+def test_suspects_and_states_of_key_sets_are_told_from_what_is_recorded(file):
+    names = ("issued", "embedded", "burnt", "retired", "compromised")
+    sets = {name: key_set_record(name, seed=seed) for seed, name in enumerate(names)}
+    with opened(file) as registry, registry.unit_of_work() as uow:
+        uow.models.add(model_record())
+        for seed, record in enumerate(sets.values()):
+            uow.key_sets.add(record, secret(seed))
+            uow.key_sets.bind(record.id, "a" * 64)
+        uow.ledger.append("model.fingerprinted", "a" * 64, {"base": "a" * 64, "key_set": sets["embedded"].id})
+        uow.key_sets.embed(sets["embedded"].id, "a" * 64)
+        uow.key_sets.burn(sets["burnt"].id, range(10), where="au-1")
+        uow.key_sets.end(sets["compromised"].id, KeySetState.RETIRED, reason="old", by="ann")
+        for name in ("retired", "compromised"):
+            uow.key_sets.end(sets[name].id, KeySetState(name), reason="old", by="ann")
+        for number, suspect in enumerate(["/a", "/elsewhere", "https://host/v1"]):
+            digest, day = ("6" if "://" in suspect else "5") * 64, timedelta(days=number)
+            plan = {"suspect": {"kind": "endpoint" if "://" in suspect else "directory"}}
+            uow.audits.plan(
+                audit_record(
+                    sets["issued"].id,
+                    id=f"au-{number}",
+                    suspect=suspect,
+                    suspect_digest=digest,
+                    plan=plan,
+                    created_at=START + day,
+                )
+            )
+        before = uow.suspects.list()
+    command.downgrade(config_for(file), "0003")
+    with closing(connect(file)) as connection, connection:
+        connection.execute("DROP TABLE fpvec_aside")  # as if it had never been at head
+    command.upgrade(config_for(file), "head")
+    with opened(file) as registry, registry.unit_of_work() as uow:
+        assert uow.ledger.entries()[-1].event == "suspect.seen"
+        assert uow.ledger.verify() is None
+        assert {record.name: record.state.value for record in uow.key_sets.list()} == {name: name for name in names}
+        assert uow.suspects.list() == before
+        assert len(before) == 2

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from fpvec_audit.domain.keys import SELF_ATTESTED, KeySetSecret, KeySetSpecification, draw_key_set
+from fpvec_audit.domain.manifest import Manifest, TensorDigest
 from fpvec_audit.domain.records import (
     AttackRunRecord,
     AuditRecord,
@@ -14,6 +15,7 @@ from fpvec_audit.domain.records import (
     StampRecord,
     VectorRecord,
 )
+from fpvec_audit.domain.transcript import chained, genesis, head
 from fpvec_audit.registry.master_key import KeyFile
 from fpvec_audit.registry.unit_of_work import Registry, open_registry
 
@@ -141,3 +143,54 @@ def attack_run_record(key_set: str, **changes) -> AttackRunRecord:
         "created_at": START,
     }
     return AttackRunRecord(**values | changes)
+
+
+def manifest(seed=0) -> Manifest:
+    return Manifest.of(TensorDigest(f"layer.{place}", "F32", (2, 3), f"{seed:032x}{place:032x}") for place in range(3))
+
+
+def fill(registry: Registry) -> None:
+    """Record some of everything that a registry can hold, through the repositories."""
+    base, downstream, stamped = (manifest(seed) for seed in (1, 2, 3))
+    key_set, other = key_set_record(licensee="Carol"), key_set_record("other", seed=1)
+    with registry.unit_of_work() as uow:
+        uow.models.add(model_record(id=base.digest), manifest=base)
+        uow.models.add(model_record("fingerprinted", id="b" * 64, role=ModelRole.FINGERPRINTED, parent=base.digest))
+        uow.models.add(model_record("downstream", id=downstream.digest, parent=base.digest), manifest=downstream)
+        uow.models.add(model_record("stamped", id=stamped.digest, role=ModelRole.STAMPED), manifest=stamped)
+        uow.key_sets.add(key_set, secret())
+        uow.key_sets.add(other, secret(1))
+        uow.key_sets.bind(key_set.id, base.digest, {"settings": {"rate": 1e-3}})
+    made = stamp_record(downstream=downstream.digest, stamped=stamped.digest)
+    with registry.unit_of_work() as uow:
+        uow.vectors.add(vector_record(key_set=key_set.id, base=base.digest))
+        uow.stamps.add(made)
+        uow.stamps.add(stamp_record(id="st-" + "0" * 16, downstream=downstream.digest, stamped=stamped.digest))
+    with registry.unit_of_work() as uow:
+        uow.stamps.add(stamp_record(downstream=downstream.digest, stamped=stamped.digest, location="/moved"))
+    audit(registry, key_set.id)
+    with registry.unit_of_work() as uow:
+        uow.audits.plan(audit_record(key_set.id, id="au-" + "0" * 16))
+        uow.attack_runs.add(attack_run_record(key_set.id))
+        uow.models.remember_files("5" * 64, base.digest)
+        uow.jobs.start("stamp", {"out": "/x"})
+
+
+def audit(registry: Registry, key_set: str, **changes) -> None:
+    """Record a finished audit with a transcript and burnt candidates."""
+    record = audit_record(key_set, **changes)
+    start = genesis(record.plan_digest, "ab" * 32)
+    records = chained(({"kind": "answer", "index": place, "prompt": "p"} for place in range(3)), previous=start)
+    with registry.unit_of_work() as uow:
+        uow.audits.plan(record)
+        uow.audits.begin(record.id, {"nonce": "ab" * 32, "witness": None})
+        uow.key_sets.burn(key_set, [1, 3], where=record.id)
+        uow.audits.append(record.id, records)
+    with registry.unit_of_work() as uow:
+        uow.audits.finish(
+            record.id,
+            verdict="MATCH",
+            result={"fsr": 0.9, "verdict": "MATCH"},
+            transcript=head(records, start=start),
+            records=len(records),
+        )

@@ -37,8 +37,8 @@ def test_directory_that_exists_keeps_its_permissions(tmp_path):
     assert mode(shared) == 0o755
 
 
-def test_connections_check_references_and_write_ahead(registry):
-    with registry.engine.connect() as connection:
+def test_connections_check_references_and_write_ahead(embedded):
+    with embedded.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 1
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one() == 30000

@@ -2,10 +2,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from sqlalchemy import update
 
 from fpvec_audit.domain.keys import KeySetSpecification, draw_key_set
 from fpvec_audit.domain.records import JobState, ModelRole
 from fpvec_audit.errors import AmbiguousNameError, KeySetError, RegistryError, UnknownNameError, UsageError
+from fpvec_audit.registry.tables import KeySetRow
 from tests.registry.builders import (
     START,
     attack_run_record,
@@ -142,8 +144,9 @@ def test_burnt_candidates_keep_their_first_date(stocked):
 
 
 def test_altered_commitment_is_noticed(stocked):
+    changed = {**key_set_record().commitment.to_json(), "issued": 5}
     with stocked.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE key_set SET commitment = json_set(commitment, '$.issued', 5)")
+        connection.execute(update(KeySetRow).values(commitment=changed))
     with pytest.raises(RegistryError, match="not the one that was issued"), stocked.unit_of_work() as uow:
         uow.key_sets.get("acme")
 

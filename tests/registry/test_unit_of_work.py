@@ -83,17 +83,14 @@ def test_lock_met_in_a_unit_of_work_says_so(file):
             assert uow.models.list() == ()
 
 
-def test_processes_that_append_at_once_make_one_chain(file):
-    opened(file).close()
+def test_processes_that_append_at_once_make_one_chain(url):
+    open_registry(url).close()
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(PROCESSES)
     run_all(
-        [
-            context.Process(target=append_many, args=(url_of(file), f"writer-{number}", barrier))
-            for number in range(PROCESSES)
-        ]
+        [context.Process(target=append_many, args=(url, f"writer-{number}", barrier)) for number in range(PROCESSES)]
     )
-    with opened(file) as registry, registry.unit_of_work() as uow:
+    with open_registry(url) as registry, registry.unit_of_work() as uow:
         entries = uow.ledger.entries()
         assert uow.ledger.verify() is None
     assert [entry.serial for entry in entries] == list(range(1, PROCESSES * UNITS + 1))

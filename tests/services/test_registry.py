@@ -2,13 +2,9 @@ import pytest
 
 from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.tables import SCHEMA_REVISION
-from fpvec_audit.services.registry import (
-    check_registry,
-    init_registry,
-    ledger_entries,
-    upgrade_registry,
-    verify_ledger,
-)
+from fpvec_audit.services.history import ledger_entries
+from fpvec_audit.services.registry import check_registry, init_registry, upgrade_registry
+from fpvec_audit.services.verification import verify_registry
 from tests.registry.builders import opened, url_of
 
 
@@ -63,20 +59,16 @@ def test_log_shows_the_newest_entries_oldest_first(file):
 
 def test_verify_names_the_first_fault(file):
     with opened(file) as registry:
-        assert verify_ledger(registry=registry).to_json() == {
-            "valid": True,
-            "entries": 0,
-            "head": "",
-            "first_fault": None,
-        }
+        empty = verify_registry(registry=registry).to_json()
+        assert (empty["valid"], empty["entries"], empty["head"], empty["first_fault"]) == (True, 0, "", None)
         with registry.unit_of_work() as uow:
             for number in range(3):
                 last = uow.ledger.append("thing.done", f"thing-{number}", {"number": number})
-        good = verify_ledger(registry=registry)
+        good = verify_registry(registry=registry)
         assert (good.valid, good.entries, good.head) == (True, 3, last.digest)
         with registry.engine.begin() as connection:
             connection.exec_driver_sql("DROP TRIGGER ledger_no_update")
             connection.exec_driver_sql("UPDATE ledger SET subject = 'other' WHERE serial = 2")
-        bad = verify_ledger(registry=registry)
+        bad = verify_registry(registry=registry)
         assert not bad.valid
         assert bad.to_json()["first_fault"]["serial"] == 2

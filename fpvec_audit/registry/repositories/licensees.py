@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.canonical_json import canonical_digest
+from fpvec_audit.domain.records import LicenseeRecord
 from fpvec_audit.registry.ledger import Ledger
 from fpvec_audit.registry.repositories.lookup import checked_text
-from fpvec_audit.registry.tables import LicenseeRow
+from fpvec_audit.registry.tables import KeySetRow, LicenseeRow, StampRow
 
 
 class LicenseeRepository:
@@ -45,6 +46,19 @@ class LicenseeRepository:
         if identifier is None:
             return ""
         return self._session.scalars(select(LicenseeRow.name).where(LicenseeRow.id == identifier)).one()
+
+    def records(self) -> tuple[LicenseeRecord, ...]:
+        """Return all licensees in alphabetical order, and how much was issued to each."""
+        issued = dict(
+            self._session.execute(select(KeySetRow.licensee_id, func.count()).group_by(KeySetRow.licensee_id)).all()
+        )
+        stamped = dict(
+            self._session.execute(select(StampRow.licensee_id, func.count()).group_by(StampRow.licensee_id)).all()
+        )
+        return tuple(
+            LicenseeRecord(row.id, row.name, row.created_at, issued.get(row.id, 0), stamped.get(row.id, 0))
+            for row in self._session.scalars(select(LicenseeRow).order_by(LicenseeRow.name))
+        )
 
     def list(self) -> tuple[str, ...]:
         """Return all names in alphabetical order."""

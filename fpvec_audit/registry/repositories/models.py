@@ -1,6 +1,9 @@
 """Registered checkpoints, identified by what their weights are and not by where they lie."""
 
-from sqlalchemy import insert, select
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import Select, insert, or_, select
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.manifest import Manifest
@@ -9,9 +12,19 @@ from fpvec_audit.domain.sketch import sketch
 from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.ledger import Ledger
 from fpvec_audit.registry.repositories.lookup import Directory, checked_name, free_name, normalised, refuse_taken
-from fpvec_audit.registry.tables import DigestedFilesRow, ModelManifestRow, ModelRow, ModelTensorRow
+from fpvec_audit.registry.tables import (
+    DigestedFilesRow,
+    ModelManifestRow,
+    ModelRow,
+    ModelTensorRow,
+    StampRow,
+    StampVectorRow,
+    VectorFamilyRow,
+    VectorRow,
+)
 
 MODELS = Directory("model", ModelRow.id, ModelRow.name, listing="fpvec model list")
+OWN_ROLES = (ModelRole.STAMPED.value, ModelRole.FINGERPRINTED.value)
 
 
 class ModelRepository:
@@ -29,7 +42,8 @@ class ModelRepository:
     def add(self, record: ModelRecord, *, manifest: Manifest | None = None) -> ModelRecord:
         """Register a model; one with the same weights is the same model.
 
-        Its manifest, where it is given, is kept beside it: the digest is made of it, so it needs no ledger entry.
+        Its manifest, where it is given, is kept beside it: the digest is made of it, so the ledger says no more than
+        that it is there.
 
         A model that is known keeps its name and its first date. Its location is brought up to date, a parent that was
         unknown is filled in, and a mere suspect becomes what it is now said to be.
@@ -41,8 +55,7 @@ class ModelRepository:
         row = self._session.get(ModelRow, record.id)
         self._check_parent(record)
         if row is not None:
-            self._keep(record.id, manifest)
-            return self._completed(row, record)
+            return self._completed(row, record, kept=self._keep(record.id, manifest))
         name = checked_name("model", record.name)
         refuse_taken(self._session, MODELS, name, option="--name")
         row = ModelRow(
@@ -57,8 +70,8 @@ class ModelRepository:
         )
         self._session.add(row)
         self._session.flush()
-        self._ledger.append("model.registered", row.id, _content(row))
         self._keep(record.id, manifest)
+        self._ledger.append("model.registered", row.id, _content(row))
         return _record(row)
 
     def get(self, reference: str) -> ModelRecord:
@@ -102,12 +115,55 @@ class ModelRepository:
         self._session.merge(DigestedFilesRow(state=state, digest=digest))
         self._session.flush()
 
-    def list(self, role: ModelRole | None = None) -> tuple[ModelRecord, ...]:
-        """Return the models of a role, or all, oldest first."""
+    def list(self, role: ModelRole | None = None, *, parent: str | None = None) -> tuple[ModelRecord, ...]:
+        """Return the models of a role, made from a parent (id), or all, oldest first."""
         statement = select(ModelRow).order_by(ModelRow.created_at, ModelRow.id)
         if role is not None:
             statement = statement.where(ModelRow.role == role.value)
+        if parent is not None:
+            statement = statement.where(ModelRow.parent_id == parent)
         return tuple(_record(row) for row in self._session.scalars(statement))
+
+    def lying_at(self, location: str) -> ModelRecord | None:
+        """Return the model that was registered last of those whose place this is, None if there is none."""
+        rows = self._session.scalars(select(ModelRow).where(ModelRow.location == location)).all()
+        return _record(max(rows, key=lambda row: (row.created_at, row.id))) if rows else None
+
+    def own(self, key_set: str, *, base: str | None, most: int) -> Iterator[ModelRecord]:
+        """Yield own models that should answer a key set, the likeliest first, each once.
+
+        Those that were stamped with it come first, newest first; then the fingerprinted ones that its vectors come
+        from; then other fingerprinted models of its base.
+
+        Args:
+            key_set: id.
+            base: id of the model it is bound to.
+            most: how many are looked at of each kind.
+        """
+        stamped = (
+            select(ModelRow)
+            .join(StampRow, StampRow.stamped_id == ModelRow.id)
+            .where(StampRow.id.in_(_stamps_with(key_set)))
+            .order_by(StampRow.created_at.desc(), StampRow.id.desc())
+        )
+        extracted = (
+            select(ModelRow)
+            .join(VectorRow, VectorRow.fingerprinted_id == ModelRow.id)
+            .join(VectorFamilyRow)
+            .where(VectorFamilyRow.key_set_id == key_set)
+            .order_by(VectorRow.created_at, VectorRow.id)
+        )
+        trained = (
+            select(ModelRow)
+            .where(ModelRow.role == ModelRole.FINGERPRINTED.value, ModelRow.parent_id == base)
+            .order_by(ModelRow.created_at, ModelRow.id)
+        )
+        seen: set[str] = set()
+        for statement in (stamped, extracted, *((trained,) if base is not None else ())):
+            for row in self._session.scalars(statement.where(ModelRow.role.in_(OWN_ROLES)).limit(most)):
+                if row.id not in seen:
+                    seen.add(row.id)
+                    yield _record(row)
 
     def locate(self, identifier: str, location: str) -> ModelRecord:
         """Record where a model was seen last."""
@@ -120,9 +176,10 @@ class ModelRepository:
         """Return a name that no model has yet: ``wanted``, or with a number after it."""
         return free_name(self._session, MODELS, normalised(wanted))
 
-    def _keep(self, identifier: str, manifest: Manifest | None) -> None:
+    def _keep(self, identifier: str, manifest: Manifest | None) -> bool:
+        """Keep a manifest where none is kept yet, and return whether it was."""
         if manifest is None or self._session.get(ModelManifestRow, identifier) is not None:
-            return
+            return False
         assert manifest.digest == identifier, "a manifest was recorded for another model"
         row = ModelManifestRow(model_id=identifier, tensors=len(manifest.tensors), content=manifest.to_bytes())
         self._session.add(row)
@@ -131,6 +188,7 @@ class ModelRepository:
             self._session.execute(
                 insert(ModelTensorRow), [{"content": value, "model_id": identifier} for value in values]
             )
+        return True
 
     def _check_parent(self, record: ModelRecord) -> None:
         if record.parent is not None and self._session.get(ModelRow, record.parent) is None:
@@ -139,7 +197,7 @@ class ModelRepository:
                 advice="register it first: `fpvec model register PATH`",
             )
 
-    def _completed(self, row: ModelRow, record: ModelRecord) -> ModelRecord:
+    def _completed(self, row: ModelRow, record: ModelRecord, *, kept: bool) -> ModelRecord:
         before = _content(row)
         row.location = record.location or row.location
         row.architecture = row.architecture or record.architecture
@@ -148,7 +206,7 @@ class ModelRepository:
         if row.role == ModelRole.SUSPECT.value:
             row.role = record.role.value
         self._session.flush()
-        if {**_content(row), "location": ""} != {**before, "location": ""}:
+        if kept or {**_content(row), "location": ""} != {**before, "location": ""}:
             self._ledger.append("model.completed", row.id, _content(row))
         return _record(row)
 
@@ -157,6 +215,26 @@ class ModelRepository:
         if row is None:
             raise RegistryError(f"there is no model {identifier}")
         return row
+
+
+def carrying(key_set: str, *, base: str | None) -> Select[Any]:
+    """Return the ids of the own models that :meth:`ModelRepository.own` yields, as a query."""
+    stamped = select(StampRow.stamped_id).where(StampRow.id.in_(_stamps_with(key_set)))
+    extracted = select(VectorRow.fingerprinted_id).join(VectorFamilyRow).where(VectorFamilyRow.key_set_id == key_set)
+    ways: list[Any] = [ModelRow.id.in_(stamped), ModelRow.id.in_(extracted)]
+    if base is not None:
+        ways.append((ModelRow.role == ModelRole.FINGERPRINTED.value) & (ModelRow.parent_id == base))
+    return select(ModelRow.id).where(ModelRow.role.in_(OWN_ROLES), or_(*ways))
+
+
+def _stamps_with(key_set: str) -> Select[Any]:
+    """Return the ids of the stamps with a vector of a key set, as a query."""
+    return (
+        select(StampVectorRow.stamp_id)
+        .join(VectorRow, VectorRow.id == StampVectorRow.vector_id)
+        .join(VectorFamilyRow)
+        .where(VectorFamilyRow.key_set_id == key_set)
+    )
 
 
 def _content(row: ModelRow) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Stamped copies: which vectors went into which downstream model, for whom."""
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.records import StampRecord
@@ -77,6 +77,18 @@ class StampRepository:
         """Return the stamps whose result is this model, oldest first."""
         statement = select(StampRow).where(StampRow.stamped_id == stamped_model_id)
         rows = self._session.scalars(statement.order_by(StampRow.created_at, StampRow.id))
+        return tuple(self._record(row) for row in rows)
+
+    def count_with(self, vector: str) -> int:
+        """Return how many stamps a vector (id) went into."""
+        counted = select(func.count()).select_from(StampVectorRow).where(StampVectorRow.vector_id == vector)
+        return int(self._session.scalars(counted).one())
+
+    def latest_with(self, vector: str, *, most: int) -> tuple[StampRecord, ...]:
+        """Return the newest stamps that a vector (id) went into, newest first."""
+        stamps = select(StampVectorRow.stamp_id).where(StampVectorRow.vector_id == vector)
+        statement = select(StampRow).where(StampRow.id.in_(stamps))
+        rows = self._session.scalars(statement.order_by(StampRow.created_at.desc(), StampRow.id.desc()).limit(most))
         return tuple(self._record(row) for row in rows)
 
     def list(self) -> tuple[StampRecord, ...]:
