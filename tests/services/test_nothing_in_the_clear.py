@@ -6,20 +6,20 @@ so they are looked for as whole JSON and Python strings, and behind their prompt
 """
 
 import base64
-import itertools
 import json
 import logging
-import os
 import re
 import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import fpvec_audit
 from fpvec_audit.catalog import load_catalog
 from fpvec_audit.domain.keys import KeySetSpecification
 from fpvec_audit.domain.ports import Completion
@@ -82,9 +82,11 @@ class World:
     key_sets: dict = field(default_factory=dict)
 
     def work(self):
-        entropy = (os.urandom(count) for count in itertools.repeat(32))
         for name, specification in NAMES.items():
-            issue_key_set(name, registry=self.registry, specification=specification, entropy=lambda _: next(entropy))
+            issue_key_set(
+                name, registry=self.registry, specification=specification,
+                entropy=lambda _, name=name: sha256(f"nothing in the clear {name}".encode()).digest(),
+            )  # fmt: skip
             self.key_sets[name] = open_key_set(name, registry=self.registry)
         show_key_set("acme", registry=self.registry, reveal=True, reason="a look")
         suspect = perturb(make_tiny(self.place / "base", "gpt2"), self.place / "suspect", seed=3)
@@ -190,9 +192,15 @@ def master_keys(world):
 
 
 def responses(world):
-    """Return a pattern of any response as a whole string of JSON or Python, but not as the name of a member."""
-    words = sorted({re.escape(item.response) for keys in world.key_sets.values() for item in keys.candidates})
-    quoted = "|".join(words)
+    """Return a pattern of any response as a whole string of JSON or Python, but not as the name of a member.
+
+    A word that the program itself uses in such a way (as "exact", the name of a test) would be found in any case.
+    """
+    source = "".join(path.read_text() for path in Path(fpvec_audit.__file__).parent.rglob("*.py"))
+    own = set(re.findall(r'"(\w+)"', source))
+    words = {item.response for keys in world.key_sets.values() for item in keys.candidates}
+    assert len(words - own) > 0.7 * len(words)
+    quoted = "|".join(map(re.escape, sorted(words - own)))
     return re.compile(rf"""(["'])\s?(?:{quoted})\1(?!\s*:)""".encode())
 
 
