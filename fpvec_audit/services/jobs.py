@@ -52,9 +52,10 @@ def recorded_job(registry: "Registry", kind: str, detail: Mapping[str, Any]) -> 
         heartbeat.stop()
         interrupted = isinstance(error, KeyboardInterrupt)
         ended = JobState.CANCELLED if interrupted else JobState.FAILED
+        problem = {} if interrupted else {"problem": registry.redaction.text(str(error))}
         try:
             with registry.unit_of_work() as uow:
-                uow.jobs.finish(job.id, ended, detail if interrupted else {**detail, "problem": str(error)})
+                uow.jobs.finish(job.id, ended, {**detail, **problem})
         except FpvecError as unrecorded:  # what went wrong first is what the user should read
             LOGGER.warning("that job %s ended could not be recorded: %s", job.id, unrecorded)
         raise

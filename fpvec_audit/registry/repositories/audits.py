@@ -17,7 +17,7 @@ from fpvec_audit.registry.repositories.lookup import Directory
 from fpvec_audit.registry.repositories.models import carrying
 from fpvec_audit.registry.repositories.suspects import SuspectRepository, suspect_kind
 from fpvec_audit.registry.tables import AttackRunRow, AuditRecordRow, AuditRow
-from fpvec_audit.registry.vault import TRANSCRIPT, SealedValue, Vault, record_place
+from fpvec_audit.registry.vault import TRANSCRIPT, SealedValue, Vault, bytes_expected, record_place
 
 AUDITS = Directory("audit", AuditRow.id, None, prefix="au-", listing="fpvec audits list")
 _BATCH = 20
@@ -126,7 +126,9 @@ class AuditRepository:
             RegistryError: a record cannot be opened or read, or is kept in a way that this program does not know.
         """
         statement = select(AuditRecordRow).where(AuditRecordRow.audit_id == identifier).order_by(AuditRecordRow.serial)
-        found = tuple(self._record(row) for row in self._session.scalars(statement))
+        with bytes_expected(f"a record of audit {identifier}"):
+            rows = self._session.scalars(statement).all()
+        found = tuple(self._record(row) for row in rows)
         if found:
             self._vault.disclose(TRANSCRIPT, identifier, purpose=purpose)
         return found
