@@ -131,6 +131,7 @@ def show(
     reveal: Annotated[
         bool, typer.Option("--reveal", help="Show prompts and responses; recorded in the ledger.")
     ] = False,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why they are shown, for the ledger.")] = "",
     home: HomeOption = None,
     registry: RegistryOption = None,
     json: JsonOption = False,
@@ -143,4 +144,7 @@ def show(
     from fpvec_audit.services.keys import show_key_set
 
     bench = open_bench(home, registry, json)
-    bench.emit(show_key_set(key, registry=bench.registry, reveal=reveal).to_json(), render_key_set)
+    if reason and not reveal:
+        raise UsageError("--reason is of no use without --reveal")
+    shown = show_key_set(key, registry=bench.registry, reveal=reveal, reason=reason)
+    bench.emit(shown.to_json(), render_key_set)

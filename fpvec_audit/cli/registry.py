@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from fpvec_audit.cli.new_master_key import new_master_key
 from fpvec_audit.cli.wiring import HomeOption, JsonOption, RegistryOption, open_bench
 
 app = typer.Typer(
@@ -26,7 +27,7 @@ def init(home: HomeOption = None, registry: RegistryOption = None, json: JsonOpt
 
 @app.command()
 def upgrade(home: HomeOption = None, registry: RegistryOption = None, json: JsonOption = False) -> None:
-    """Bring an outdated registry to this program's schema.
+    """Bring an outdated registry to this program's schema, and seal secrets that older ones kept in the clear.
 
     Example: fpvec registry upgrade
     """
@@ -34,12 +35,13 @@ def upgrade(home: HomeOption = None, registry: RegistryOption = None, json: Json
     from fpvec_audit.services.registry import upgrade_registry
 
     bench = open_bench(home, registry, json)
-    bench.emit(upgrade_registry(bench.settings.registry_url).to_json(), render_fields)
+    state = upgrade_registry(bench.settings.registry_url, master_key=bench.master_key, actor=bench.actor)
+    bench.emit(state.to_json(), render_fields)
 
 
 @app.command()
 def check(home: HomeOption = None, registry: RegistryOption = None, json: JsonOption = False) -> int:
-    """Say whether the registry's schema is this program's.
+    """Say whether the registry's schema is this program's, and which master key it needs.
 
     Example: fpvec registry check
     """
@@ -47,9 +49,35 @@ def check(home: HomeOption = None, registry: RegistryOption = None, json: JsonOp
     from fpvec_audit.services.registry import check_registry
 
     bench = open_bench(home, registry, json)
-    state = check_registry(bench.settings.registry_url)
+    state = check_registry(bench.settings.registry_url, master_key=bench.master_key)
     bench.emit(state.to_json(), render_fields)
     return 0 if state.current else 4
+
+
+@app.command()
+def rekey(
+    to: Annotated[
+        str, typer.Option(metavar="file|environment|passphrase", help="Where the new key comes from.")
+    ] = "file",
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Seal the registry with another master key: a new random one in the key file, or one that you give.
+
+    With --to environment it is FPVEC_NEW_VAULT_KEY (64 hexadecimal digits), with --to passphrase it follows from
+    FPVEC_NEW_VAULT_PASSPHRASE, which is asked for on a terminal where it is not set. The key in use is needed too. It
+    is kept as a retired key, for backups of before and for other registries that share the key file.
+
+    Example: fpvec registry rekey
+    """
+    from fpvec_audit.reports.terminal import render_fields
+    from fpvec_audit.services.master_key import rekey_registry
+
+    bench = open_bench(home, registry, json)
+    target = new_master_key(bench.settings, to)
+    result = rekey_registry(registry=bench.registry, target=target)
+    bench.emit(result.to_json(), render_fields)
 
 
 @app.command()

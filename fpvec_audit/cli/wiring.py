@@ -16,12 +16,13 @@ import typer
 from rich.console import Console
 
 from fpvec_audit.cli.progress import error_console, terminal_progress
+from fpvec_audit.errors import SettingsError
 from fpvec_audit.progress import Progress
 from fpvec_audit.settings import HOME_NAME, Settings, VaultSecrets, load_settings, login_name, vault_secrets
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
-    from fpvec_audit.registry.master_key import MasterKeySource
+    from fpvec_audit.registry.master_key import KeyFile, MasterKeySource
     from fpvec_audit.registry.unit_of_work import Registry
 
 HomeOption = Annotated[
@@ -76,13 +77,26 @@ class Workbench:
     def registry(self) -> "Registry":
         """The opened registry, brought to head when it is new."""
         from fpvec_audit.registry.unit_of_work import open_registry
+        from fpvec_audit.registry.upkeep import upkeep_at_opening
 
-        return open_registry(self.settings.registry_url, master_key=self.master_key, actor=self.actor)
+        def upkeep(registry: "Registry") -> None:
+            upkeep_at_opening(registry, warn=lambda sentence: self.say(f"warning: {sentence}"))
+
+        return open_registry(self.settings.registry_url, master_key=self.master_key, actor=self.actor, upkeep=upkeep)
 
     @cached_property
     def master_key(self) -> "MasterKeySource":
-        """Where the key comes from that seals the registry's secrets: environment, else a file."""
-        return master_key_source(self.settings, vault_secrets())
+        """Where the key comes from that seals the registry's secrets: environment, else a file.
+
+        What is wrong with it shows when a secret is needed, and not before.
+        """
+        from fpvec_audit.registry.master_key import NoKey
+
+        try:
+            given = vault_secrets()
+        except SettingsError as error:
+            return NoKey(error.problem, error.advice)
+        return master_key_source(self.settings, given)
 
     @cached_property
     def actor(self) -> str:
@@ -111,12 +125,19 @@ class Workbench:
 
 def master_key_source(settings: Settings, given: VaultSecrets) -> "MasterKeySource":
     """Return where a master key comes from: what the environment gives, else a file."""
-    from fpvec_audit.registry.master_key import MASTER_KEY_FILE, GivenKey, KeyFile, Passphrase
+    from fpvec_audit.registry.given_key import GivenKey, Passphrase
 
     if given.key:
         return GivenKey(given.key)
     if given.passphrase:
         return Passphrase(given.passphrase)
+    return key_file(settings)
+
+
+def key_file(settings: Settings) -> "KeyFile":
+    """Return the file of the master key, whether it is there or not."""
+    from fpvec_audit.registry.master_key import MASTER_KEY_FILE, KeyFile
+
     file = Path(settings.vault_key_file).expanduser() if settings.vault_key_file else settings.home / MASTER_KEY_FILE
     return KeyFile(file)
 

@@ -20,6 +20,7 @@ from fpvec_audit.registry import schema
 from fpvec_audit.registry.database import database_file, describe, make_engine, reading, translated
 from fpvec_audit.registry.ledger import Ledger
 from fpvec_audit.registry.master_key import MASTER_KEY_FILE, KeyFile, MasterKeySource, NoKey
+from fpvec_audit.registry.redaction import Redaction
 from fpvec_audit.registry.repositories.audits import AttackRunRepository, AuditRepository
 from fpvec_audit.registry.repositories.jobs import JobRepository
 from fpvec_audit.registry.repositories.key_sets import KeySetRepository
@@ -133,6 +134,7 @@ class Registry:
         self._entropy = entropy
         self._keyring = keyring
         self._actor = actor
+        self._redaction = Redaction()
 
     def __repr__(self) -> str:
         return f"Registry({self.where!r})"
@@ -168,6 +170,11 @@ class Registry:
         """Who acts, for the ledger."""
         return self._actor
 
+    @property
+    def redaction(self) -> Redaction:
+        """Takes prompts that were opened out of what is recorded in the clear."""
+        return self._redaction
+
     def unit_of_work(self) -> UnitOfWork:
         """Return a new transaction, to be used with ``with``; it has the registry's write lock."""
         return self._unit(self._engine)
@@ -199,6 +206,7 @@ def open_registry(
     entropy: Callable[[int], bytes] = secrets.token_bytes,
     master_key: MasterKeySource | None = None,
     actor: str = "",
+    upkeep: Callable[[Registry], object] = upkeep_at_opening,
 ) -> Registry:
     """Open a registry; an empty database is brought to the current schema first.
 
@@ -206,18 +214,23 @@ def open_registry(
         url: SQLAlchemy URL.
         clock: gives all times that are recorded.
         create: whether a missing or empty database may be filled.
-        entropy: gives random bytes for ids.
+        entropy: gives random bytes for ids; keys and nonces always come from the system.
         master_key: where the key comes from that seals its secrets; a file beside an embedded registry when None.
         actor: who acts, for the ledger.
+        upkeep: does what a migration left to be done.
 
     Raises:
         RegistryError: missing, locked, damaged, outdated, newer than this program, or out of reach.
     """
     engine = make_engine(url)
     schema.prepare(engine, create=create)
-    keyring = Keyring(master_key or beside(engine.url), entropy=entropy)
+    keyring = Keyring(master_key or beside(engine.url))
     registry = Registry(engine, clock=clock, entropy=entropy, keyring=keyring, actor=actor)
-    upkeep_at_opening(registry)
+    try:
+        upkeep(registry)
+    except BaseException:
+        registry.close()
+        raise
     return registry
 
 

@@ -9,15 +9,15 @@ work, the next opening goes on with it.
 """
 
 import logging
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Engine, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from fpvec_audit.errors import RegistryError
-from fpvec_audit.registry.database import describe, is_sqlite, reading, translated
+from fpvec_audit.registry.database import LOCK_WAIT_SECONDS, describe, is_sqlite, reading, translated
 from fpvec_audit.registry.tables import (
     AuditRecordRow,
     AuditRow,
@@ -34,6 +34,16 @@ if TYPE_CHECKING:
 PLAINTEXT, ROWS, PAGES = "plaintext", "rows", "pages"
 SKETCHES, DUE = "sketches", "due"
 _AT_ONCE = 500
+_PATIENCE_AT_OPENING = 1.0
+_SECRET_TABLES = ("vault_secret", "audit_record")
+_DUE = {
+    (PLAINTEXT, ROWS): "secrets of before there was a master key lie in the clear: `fpvec registry upgrade` seals them",
+    (PLAINTEXT, PAGES): "pages of the database may still hold what secrets were before they were sealed: "
+    "`fpvec registry upgrade` writes it anew",
+    (SKETCHES, DUE): "models cannot be recognised by a part of them yet: `fpvec registry upgrade` makes that up",
+}
+
+RowType = TypeVar("RowType", VaultSecretRow, AuditRecordRow)
 
 logger = logging.getLogger(__name__)
 
@@ -47,101 +57,147 @@ def facts(engine: Engine) -> dict[str, str]:
         raise translated(error, describe(engine.url)) from error
 
 
-def do_upkeep(registry: "Registry") -> tuple[str, ...]:
+def due(engine: Engine) -> tuple[str, ...]:
+    """Return what is due, in sentences."""
+    found = facts(engine)
+    return tuple(_DUE[name, found[name]] for name in (PLAINTEXT, SKETCHES) if (name, found.get(name)) in _DUE)
+
+
+def do_upkeep(registry: "Registry", *, patience: float = LOCK_WAIT_SECONDS) -> tuple[str, ...]:
     """Do what is due, and return what was done, in sentences.
+
+    Args:
+        registry: whose upkeep.
+        patience: seconds to wait for others that use the database, before its file is left as it is.
 
     Raises:
         RegistryError: there is no master key to seal with, or the database cannot be written.
     """
-    due, done = facts(registry.engine), []
-    if due.get(PLAINTEXT) == ROWS:
-        done.append(_seal_everything(registry))
-    if PLAINTEXT in due:
-        _write_anew(registry.engine)
+    found, done = facts(registry.engine), []
+    if found.get(PLAINTEXT) == ROWS:
+        done += _seal_everything(registry)
+    if PLAINTEXT in found:
+        _write_anew(registry.engine, patience)
         _forget(registry, PLAINTEXT)
-    if SKETCHES in due:
-        _sketch_everything(registry)
+        done.append("the database was written anew, so that none of its pages holds what they were before")
+    if SKETCHES in found:
+        done.append(_sketch_everything(registry))
     return tuple(done)
 
 
-def upkeep_at_opening(registry: "Registry") -> None:
-    """Do what is due, as far as whoever opens the registry can; a warning tells of the rest."""
+def upkeep_at_opening(registry: "Registry", *, warn: Callable[[str], None] | None = None) -> None:
+    """Do what is due, as far as whoever opens the registry can, without waiting for others.
+
+    Args:
+        registry: whose upkeep.
+        warn: takes a sentence about what could not be done; it goes to the log when None.
+    """
     try:
-        do_upkeep(registry)
+        do_upkeep(registry, patience=_PATIENCE_AT_OPENING)
     except RegistryError as error:
-        logger.warning("upkeep of the registry is due, but could not be done: %s", error)
+        sentence = f"upkeep of the registry is due, but could not be done: {error}"
+        if warn is None:
+            logger.warning("%s", sentence)
+        else:
+            warn(sentence)
 
 
-def _seal_everything(registry: "Registry") -> str:
-    """Seal every secret that lies in the clear, in one transaction."""
+def _seal_everything(registry: "Registry") -> list[str]:
+    """Seal every secret that lies in the clear, in one transaction: all or none."""
+    with registry.unit_of_work() as uow:
+        if uow.session.scalar(select(FactRow.value).where(FactRow.name == PLAINTEXT)) != ROWS:
+            return []  # another process was quicker
+        secrets = sum(_seal_secret(uow, row) for row in _plain_rows(uow.session, VaultSecretRow, VaultSecretRow.id))
+        place = (AuditRecordRow.audit_id, AuditRecordRow.serial)
+        key_sets = dict(uow.session.execute(select(AuditRow.id, AuditRow.key_set_id)).tuples())
+        rows = _plain_rows(uow.session, AuditRecordRow, *place)
+        records = sum(_seal_record(uow, row, key_sets[row.audit_id]) for row in rows)
+        uow.session.execute(update(FactRow).where(FactRow.name == PLAINTEXT).values(value=PAGES))
+        uow.session.flush()
+        uow.ledger.append("vault.sealed", "registry", {"secrets": secrets, "records": records, "who": registry.actor})
+    return [f"{secrets} secrets and {records} records of transcripts were sealed"]
+
+
+def _plain_rows(session: Session, table: type[RowType], *key: InstrumentedAttribute[Any]) -> Iterator[RowType]:
+    """Yield the rows of a table that lie in the clear, a page at a time, so that memory does not grow with them."""
     from fpvec_audit.registry.vault import PLAIN
 
-    with registry.unit_of_work() as uow:
-        session = uow.session
-        secrets = session.scalars(select(VaultSecretRow).where(VaultSecretRow.scheme == PLAIN)).all()
-        for secret in secrets:
-            _seal_secret(uow, secret)
-        records = 0
-        statement = select(AuditRecordRow, AuditRow.key_set_id).join(AuditRow, AuditRow.id == AuditRecordRow.audit_id)
-        for record, key_set in session.execute(statement.where(AuditRecordRow.scheme == PLAIN)).all():
-            _seal_record(uow, record, key_set)
-            records += 1
-        session.execute(update(FactRow).where(FactRow.name == PLAINTEXT).values(value=PAGES))
+    statement = select(table).where(table.scheme == PLAIN).order_by(*key).limit(_AT_ONCE)
+    while page := session.scalars(statement).all():  # those that were sealed are found no more
+        yield from page
         session.flush()
-        uow.ledger.append(
-            "vault.sealed", "registry", {"secrets": len(secrets), "records": records, "who": registry.actor}
-        )
-    return f"{len(secrets)} secrets and {records} records of transcripts were sealed"
+        session.expunge_all()
 
 
-def _seal_secret(uow: "UnitOfWork", row: VaultSecretRow) -> None:
+def _seal_secret(uow: "UnitOfWork", row: VaultSecretRow) -> int:
     from fpvec_audit.registry.vault import secret_place
 
     session = uow.session
-    key_set = row.subject if session.get(KeySetRow, row.subject) is not None else None
+    key_set = session.scalar(select(KeySetRow.id).where(KeySetRow.id == row.subject))
     if key_set is None:
         key_set = session.scalar(select(AuditRow.key_set_id).where(AuditRow.id == row.subject))
     value = uow.vault.sealed_at(secret_place(row.kind, row.subject), row.ciphertext, key_set=key_set)
     row.scheme, row.data_key_id, row.ciphertext = value.scheme, value.data_key, value.content
+    return 1
 
 
-def _seal_record(uow: "UnitOfWork", row: AuditRecordRow, key_set: str) -> None:
+def _seal_record(uow: "UnitOfWork", row: AuditRecordRow, key_set: str) -> int:
     from fpvec_audit.registry.vault import record_place
 
     value = uow.vault.sealed_at(record_place(row.audit_id, row.serial), row.content, key_set=key_set)
     row.scheme, row.data_key_id, row.content = value.scheme, value.data_key, value.content
+    return 1
 
 
-def _write_anew(engine: Engine) -> None:
-    """Let no page hold what rows were before; nothing else may use the database meanwhile."""
-    statements = ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)")
-    if not is_sqlite(engine.url):
-        statements = ("VACUUM FULL vault_secret", "VACUUM FULL audit_record")
+def _write_anew(engine: Engine, patience: float) -> None:
+    """Let no page hold what rows were before; nothing else may use the database meanwhile.
+
+    Raises:
+        RegistryError: something does.
+    """
+    embedded = is_sqlite(engine.url)
+    statements = (
+        ("PRAGMA busy_timeout={wait}", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)")
+        if embedded  # and on a server the samples that its planner keeps of every column
+        else ("SET lock_timeout = {wait}", *(f"VACUUM (FULL, ANALYZE) {table}" for table in _SECRET_TABLES))
+    )
     connection = engine.raw_connection()
     try:
         driver: Any = connection.driver_connection
-        if not is_sqlite(engine.url):
+        if not embedded:
             driver.autocommit = True
         for statement in statements:
-            row = driver.execute(statement)
-            if statement.startswith("PRAGMA") and (busy := row.fetchone()) and busy[0]:
-                raise RegistryError(
-                    f"the registry {describe(engine.url)} is in use, so that its log could not be emptied",
-                    advice="end what uses it and run `fpvec registry upgrade`",
-                )
+            rows = _execute(driver, statement.format(wait=int(patience * 1000)))
+            if "wal_checkpoint" in statement and (answer := rows.fetchone()) and answer[0]:
+                raise _in_use(engine)
     except engine.dialect.loaded_dbapi.Error as error:
-        raise translated(DBAPIError("", None, error), describe(engine.url)) from error
+        failure = translated(DBAPIError("", None, error), describe(engine.url))
+        raise (_in_use(engine) if "locked" in failure.problem else failure) from error
     finally:
         connection.invalidate()
         connection.close()
 
 
-def _sketch_everything(registry: "Registry") -> None:
+def _execute(driver: Any, statement: str) -> Any:
+    return driver.execute(statement)
+
+
+def _in_use(engine: Engine) -> RegistryError:
+    return RegistryError(
+        f"the secrets of the registry {describe(engine.url)} are sealed, but it is in use by another process, so that "
+        "pages of it may still hold what they were",
+        advice="end what uses it and run `fpvec registry upgrade`",
+    )
+
+
+def _sketch_everything(registry: "Registry") -> str:
     """Make every recorded model findable by its tensors, in transactions of a few models."""
     from fpvec_audit.domain.manifest import Manifest
     from fpvec_audit.domain.sketch import sketch
 
+    models = 0
     for identifiers in _batches(registry.engine):
+        models += len(identifiers)
         with registry.unit_of_work() as uow:
             session = uow.session
             for identifier in identifiers:
@@ -155,6 +211,7 @@ def _sketch_everything(registry: "Registry") -> None:
                         insert(ModelTensorRow), [{"content": value, "model_id": identifier} for value in values]
                     )
     _forget(registry, SKETCHES)
+    return f"{models} models can be recognised by a part of them"
 
 
 def _batches(engine: Engine) -> Iterator[list[str]]:

@@ -7,10 +7,10 @@ why, in the transaction that gives the secret out.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -126,6 +126,44 @@ class Vault(Protocol):
         """Record that secrets of a kind, which belong to the thing with this id, are given out."""
         ...
 
+    def check_master_key(self) -> None:
+        """Look whether the given master key is the one in use, where there is one.
+
+        Raises:
+            RegistryError: it is not, or there is none.
+        """
+        ...
+
+    def rekey(self, new: MasterKey, *, source: str, derivation: Mapping[str, Any]) -> "Rewrapped":
+        """Wrap every data key with another master key; the secrets themselves are not touched.
+
+        Args:
+            new: the other key.
+            source: where it comes from.
+            derivation: how it follows from a passphrase.
+
+        Raises:
+            RegistryError: the key in use is missing, or a data key cannot be opened.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrapped:
+    """A change of the master key.
+
+    Attributes:
+        before: id of the key before; empty when there was none.
+        now: id of the key in use.
+        former: ids of all keys that this registry does not use any more.
+        data_keys: how many data keys were wrapped anew.
+    """
+
+    before: str
+    now: str
+    former: tuple[str, ...]
+    data_keys: int
+
 
 class DatabaseVault:
     """A vault in the registry's own database.
@@ -146,6 +184,7 @@ class DatabaseVault:
         self._clock = clock
         self._keyring = keyring
         self._actor = actor
+        self._data_key_rows: dict[str | None, DataKeyRow] = {}
 
     def seal(self, kind: str, subject: str, secret: bytes, *, key_set: str | None = None) -> None:
         """Keep a secret; see :meth:`Vault.seal`."""
@@ -211,49 +250,39 @@ class DatabaseVault:
         """Record that secrets are given out; see :meth:`Vault.disclose`."""
         self._ledger.append("secret.revealed", subject, {"kind": kind, "purpose": purpose, "who": self._actor})
 
-    def known_master_key(self) -> KnownKey | None:
-        """Return what the registry knows of the master key in use; None while there is no secret."""
-        row = self._session.scalars(select(MasterKeyRow).where(MasterKeyRow.retired_at.is_(None))).one_or_none()
-        return None if row is None else KnownKey(row.id, row.source, row.derivation)
+    def check_master_key(self) -> None:
+        """Look whether the given master key is the one in use; see :meth:`Vault.check_master_key`."""
+        if master_key_in_use(self._session) is not None:
+            self._master_in_use()
 
-    def rekey(self, new: MasterKey, source: MasterKeySource, derivation: dict[str, object]) -> tuple[str, str, int]:
-        """Wrap every data key with another master key; the secrets themselves are not touched.
-
-        Args:
-            new: the other key.
-            source: where it comes from; the keyring goes on with it.
-            derivation: how it follows from a passphrase.
-
-        Returns:
-            Id of the key before (empty when there was none) and now, and how many data keys were wrapped.
-
-        Raises:
-            RegistryError: the key in use is missing, or a data key cannot be opened.
-        """
-        known = self.known_master_key()
+    def rekey(self, new: MasterKey, *, source: str, derivation: Mapping[str, Any]) -> Rewrapped:
+        """Wrap every data key with another master key; see :meth:`Vault.rekey`."""
+        known = master_key_in_use(self._session)
         if known is not None and known.id == new.id:
             raise RegistryError(f"the registry is sealed with the key {new.id} already", advice="give another one")
         rows = self._session.scalars(select(DataKeyRow).order_by(DataKeyRow.id)).all()
         contents = [self._data_key(row) for row in rows]
-        if known is not None:
-            retired = update(MasterKeyRow).where(MasterKeyRow.id == known.id).values(retired_at=self._clock())
-            self._session.execute(retired)
-        known_before = self._session.get(MasterKeyRow, new.id)
-        if known_before is None:
-            self._add_master_key(new, source.source, derivation)
-        else:
-            known_before.retired_at = None
+        self._use_master_key(new, source, derivation)
         for row, content in zip(rows, contents, strict=True):
             row.master_key_id = new.id
             row.wrapped = sealed(new.content, content, wrapping_place(row), entropy=self._keyring.entropy)
         self._session.flush()
         before = "" if known is None else known.id
         self._ledger.append(
-            "vault.rekeyed",
-            new.id,
-            {"before": before, "data_keys": len(rows), "source": source.source, "who": self._actor},
+            "vault.rekeyed", new.id, {"before": before, "data_keys": len(rows), "source": source, "who": self._actor}
         )
-        return before, new.id, len(rows)
+        former = select(MasterKeyRow.id).where(MasterKeyRow.retired_at.is_not(None)).order_by(MasterKeyRow.id)
+        return Rewrapped(before, new.id, tuple(self._session.scalars(former)), len(rows))
+
+    def _use_master_key(self, new: MasterKey, source: str, derivation: Mapping[str, Any]) -> None:
+        in_use = update(MasterKeyRow).where(MasterKeyRow.retired_at.is_(None)).values(retired_at=self._clock())
+        self._session.execute(in_use, execution_options={"synchronize_session": "fetch"})
+        row = self._session.get(MasterKeyRow, new.id)
+        if row is None:
+            self._add_master_key(new, source, derivation)
+        else:  # it was in use before
+            row.retired_at, row.source, row.derivation = None, source, dict(derivation)
+            self._session.flush()
 
     def _row(self, kind: str, subject: str) -> VaultSecretRow | None:
         statement = select(VaultSecretRow).where(VaultSecretRow.kind == kind, VaultSecretRow.subject == subject)
@@ -261,11 +290,16 @@ class DatabaseVault:
 
     def _data_key_of(self, key_set: str | None) -> DataKeyRow:
         """Return the data key of a key set, or of what belongs to none, making it on first use."""
+        if key_set not in self._data_key_rows:
+            self._data_key_rows[key_set] = self._recorded_data_key(key_set) or self._new_data_key(key_set)
+        return self._data_key_rows[key_set]
+
+    def _recorded_data_key(self, key_set: str | None) -> DataKeyRow | None:
         column = DataKeyRow.key_set_id
         statement = select(DataKeyRow).where(column.is_(None) if key_set is None else column == key_set)
-        row = self._session.scalars(statement.order_by(DataKeyRow.created_at).limit(1)).one_or_none()
-        if row is not None:
-            return row
+        return self._session.scalars(statement.order_by(DataKeyRow.created_at).limit(1)).one_or_none()
+
+    def _new_data_key(self, key_set: str | None) -> DataKeyRow:
         master = self._master_in_use()
         content = self._keyring.entropy(KEY_BYTES)
         row = DataKeyRow(
@@ -299,11 +333,11 @@ class DatabaseVault:
         return content
 
     def _master_in_use(self) -> MasterKey:
-        known = self.known_master_key()
+        known = master_key_in_use(self._session)
         cached = self._keyring.master
         if known is None:
             key, derivation = self._keyring.source.first()
-            self._add_master_key(key, self._keyring.source.source, dict(derivation))
+            self._add_master_key(key, self._keyring.source.source, derivation)
         elif cached is not None and cached.id == known.id:
             return cached
         else:
@@ -311,13 +345,19 @@ class DatabaseVault:
         self._keyring.master = key
         return key
 
-    def _add_master_key(self, key: MasterKey, source: str, derivation: dict[str, object]) -> None:
+    def _add_master_key(self, key: MasterKey, source: str, derivation: Mapping[str, Any]) -> None:
         self._session.add(
             MasterKeyRow(
                 id=key.id, source=source, derivation=dict(derivation), created_at=self._clock(), retired_at=None
             )
         )
         self._session.flush()
+
+
+def master_key_in_use(session: Session) -> KnownKey | None:
+    """Return what a registry knows of the master key in use; None while nothing was sealed."""
+    row = session.scalars(select(MasterKeyRow).where(MasterKeyRow.retired_at.is_(None))).one_or_none()
+    return None if row is None else KnownKey(row.id, row.source, row.derivation)
 
 
 def secret_place(kind: str, subject: str) -> Place:

@@ -30,7 +30,7 @@ def recorded_job(registry: "Registry", kind: str, detail: Mapping[str, Any]) -> 
             if interrupted:
                 uow.jobs.finish(job.id, JobState.CANCELLED, detail)
             else:
-                uow.jobs.finish(job.id, JobState.FAILED, {**detail, "problem": str(error)})
+                uow.jobs.finish(job.id, JobState.FAILED, {**detail, "problem": registry.redaction.text(str(error))})
         raise
     with registry.unit_of_work() as uow:
         uow.jobs.finish(job.id, JobState.SUCCEEDED, detail)

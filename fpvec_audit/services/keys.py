@@ -250,8 +250,14 @@ def list_key_sets(*, registry: "Registry") -> tuple[KeySetSummary, ...]:
         return tuple(KeySetSummary(record, len(uow.key_sets.burnt(record.id))) for record in uow.key_sets.list())
 
 
-def show_key_set(reference: str, *, registry: "Registry", reveal: bool = False) -> KeySetSummary:
+def show_key_set(reference: str, *, registry: "Registry", reveal: bool = False, reason: str = "") -> KeySetSummary:
     """Return one key set; with ``reveal`` its candidates in the clear, which the ledger records.
+
+    Args:
+        reference: name, id or the beginning of an id.
+        registry: where it is recorded.
+        reveal: whether to show its candidates.
+        reason: why they are shown, for the ledger.
 
     Raises:
         UnknownNameError: there is no such key set.
@@ -262,7 +268,7 @@ def show_key_set(reference: str, *, registry: "Registry", reveal: bool = False) 
     with registry.unit_of_work() as uow:
         record = uow.key_sets.get(reference) if reveal else uow.key_sets.find(reference)
         burnt = uow.key_sets.burnt(record.id)
-        keys = _revealed(_restored(uow, record, purpose="shown to its owner"), burnt) if reveal else None
+        keys = _revealed(_restored(uow, record, purpose=_shown_for(reason)), burnt) if reveal else None
     return KeySetSummary(record, len(burnt), keys)
 
 
@@ -281,7 +287,9 @@ def open_key_set(reference: str, *, registry: "Registry", purpose: str = "use") 
         KeySetError: the secret does not belong to the commitment, or the set waits for chance.
     """
     with registry.unit_of_work() as uow:
-        return _restored(uow, uow.key_sets.get(reference), purpose=purpose)
+        key_set = _restored(uow, uow.key_sets.get(reference), purpose=purpose)
+    registry.redaction.know(candidate.prompt for candidate in key_set.candidates)
+    return key_set
 
 
 def size_warnings(issued: int, decoys: int, *, grade: str, alpha: str = DEFAULT_ALPHA) -> tuple[str, ...]:
@@ -332,6 +340,10 @@ def matches_needed(issued: int, decoys: int, *, grade: str, alpha: str = DEFAULT
 
 def _graded(grade: str) -> str:
     return "a self-attested set" if grade == SELF_ATTESTED else "this set"
+
+
+def _shown_for(reason: str) -> str:
+    return f"shown to its owner: {' '.join(reason.split())}" if reason.split() else "shown to its owner"
 
 
 def _restored(uow: "UnitOfWork", record: KeySetRecord, *, purpose: str) -> KeySet:

@@ -231,6 +231,7 @@ def _run_cell(chain: AttackChain, bench: AttackBench, identifier: str, timer: Ca
         outcome, problem = bench.carry_out(chain)
     except FpvecError as error:
         state, problem = JobState.FAILED, str(error)
+    problem = bench.registry.redaction.text(problem)
     cell = AttackCell(
         chain=chain,
         kind="+".join(dict.fromkeys(_kind(bench.catalog, link.name) for link in chain.links)),

@@ -5,8 +5,9 @@ from contextlib import closing
 from math import comb
 
 import pytest
+from sqlalchemy import text
 
-from fpvec_audit.domain.keys import GRINDING_ALLOWANCE, SELF_ATTESTED, KeySetSpecification
+from fpvec_audit.domain.keys import GRINDING_ALLOWANCE, SELF_ATTESTED, KeySetSecret, KeySetSpecification
 from fpvec_audit.errors import AmbiguousNameError, KeySetError, RegistryError, UnknownNameError, UsageError
 from fpvec_audit.services.encoding import EncodingFilter
 from fpvec_audit.services.keys import (
@@ -29,7 +30,7 @@ def file(tmp_path):
 
 @pytest.fixture
 def registry(file):
-    with opened(file) as registry:
+    with opened(file, actor="tester") as registry:
         yield registry
 
 
@@ -87,7 +88,16 @@ def test_opened_key_set_is_the_committed_one(registry):
     key_set = open_key_set("acme", registry=registry, purpose="fingerprint")
     assert key_set.commitment == issued.record.commitment
     assert len(key_set.issued) == 32
-    assert history(registry)[-1] == ("secret.revealed", {"kind": "key_set", "purpose": "fingerprint"})
+    told = {"kind": "key_set", "purpose": "fingerprint", "who": "tester"}
+    assert history(registry)[-1] == ("secret.revealed", told)
+
+
+@pytest.mark.parametrize(("reason", "purpose"), [("", ""), ("  court\n case 7 ", ": court case 7")])
+def test_reveal_records_who_and_why(registry, reason, purpose):
+    issue(registry)
+    show_key_set("acme", registry=registry, reveal=True, reason=reason)
+    told = {"kind": "key_set", "purpose": f"shown to its owner{purpose}", "who": "tester"}
+    assert history(registry)[-1] == ("secret.revealed", told)
 
 
 def test_show_keeps_the_secrets_unless_asked(registry):
@@ -174,11 +184,25 @@ def test_swapped_secret_is_noticed(registry):
     issue(registry, "two", entropy=lambda count: bytes(count))
     with registry.engine.begin() as connection:
         connection.exec_driver_sql(
-            "UPDATE vault_secret SET ciphertext = (SELECT ciphertext FROM vault_secret WHERE id = 2) WHERE id = 1"
+            "UPDATE vault_secret SET (data_key_id, ciphertext) = (SELECT data_key_id, ciphertext FROM vault_secret "
+            "WHERE id = 2) WHERE id = 1"
         )
-    with pytest.raises(KeySetError, match="does not belong") as caught:
+    with pytest.raises(
+        RegistryError, match="cannot be opened: it was sealed with another key or for another"
+    ) as caught:
         open_key_set("one", registry=registry)
     assert "backup" in caught.value.advice
+    assert history(registry)[-1][0] == "key_set.issued"  # what was not given out is not recorded as given
+
+
+def test_secret_of_another_commitment_is_noticed(registry):
+    issue(registry, "one")
+    with registry.unit_of_work() as uow:
+        identifier = uow.key_sets.get("one").id
+        uow.session.execute(text("DELETE FROM vault_secret"))
+        uow.vault.keep(identifier, KeySetSecret(bytes(32)))
+    with pytest.raises(KeySetError, match="does not belong"):
+        open_key_set("one", registry=registry)
 
 
 def test_lost_secret_is_reported(registry):
