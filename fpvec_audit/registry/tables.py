@@ -152,7 +152,7 @@ class KeySetRow(Base):
     commitment_digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), unique=True)
     root: Mapped[str] = mapped_column(String(DIGEST_LENGTH), index=True)
     grade: Mapped[str] = mapped_column(String(20))
-    state: Mapped[str] = mapped_column(String(20), index=True)
+    state: Mapped[str] = mapped_column(String(20), index=True, server_default="issued")
     chance: Mapped[str] = mapped_column(Text)
     base_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
     created_at: Mapped[datetime]

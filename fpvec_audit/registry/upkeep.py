@@ -63,12 +63,13 @@ def due(engine: Engine) -> tuple[str, ...]:
     return tuple(_DUE[name, found[name]] for name in (PLAINTEXT, SKETCHES) if (name, found.get(name)) in _DUE)
 
 
-def do_upkeep(registry: "Registry", *, patience: float = LOCK_WAIT_SECONDS) -> tuple[str, ...]:
+def do_upkeep(registry: "Registry", *, patience: float | None = None) -> tuple[str, ...]:
     """Do what is due, and return what was done, in sentences.
 
     Args:
         registry: whose upkeep.
-        patience: seconds to wait for others that use the database, before its file is left as it is.
+        patience: seconds to wait for others that use the database, before its file is left as it is; as long as for any
+            lock when None.
 
     Raises:
         RegistryError: there is no master key to seal with, or the database cannot be written.
@@ -109,7 +110,7 @@ def _seal_everything(registry: "Registry") -> list[str]:
             return []  # another process was quicker
         secrets = sum(_seal_secret(uow, row) for row in _plain_rows(uow.session, VaultSecretRow, VaultSecretRow.id))
         place = (AuditRecordRow.audit_id, AuditRecordRow.serial)
-        key_sets = dict(uow.session.execute(select(AuditRow.id, AuditRow.key_set_id)).tuples())
+        key_sets = {row.id: row.key_set_id for row in uow.session.execute(select(AuditRow.id, AuditRow.key_set_id))}
         rows = _plain_rows(uow.session, AuditRecordRow, *place)
         records = sum(_seal_record(uow, row, key_sets[row.audit_id]) for row in rows)
         uow.session.execute(update(FactRow).where(FactRow.name == PLAINTEXT).values(value=PAGES))
@@ -149,26 +150,27 @@ def _seal_record(uow: "UnitOfWork", row: AuditRecordRow, key_set: str) -> int:
     return 1
 
 
-def _write_anew(engine: Engine, patience: float) -> None:
+def _write_anew(engine: Engine, patience: float | None) -> None:
     """Let no page hold what rows were before; nothing else may use the database meanwhile.
 
     Raises:
         RegistryError: something does.
     """
     embedded = is_sqlite(engine.url)
-    statements = (
-        ("PRAGMA busy_timeout={wait}", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)")
-        if embedded  # and on a server the samples that its planner keeps of every column
-        else ("SET lock_timeout = {wait}", *(f"VACUUM (FULL, ANALYZE) {table}" for table in _SECRET_TABLES))
-    )
+    if embedded:
+        wait = [] if patience is None else [f"PRAGMA busy_timeout={int(patience * 1000)}"]
+        statements = [*wait, "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"]
+    else:  # with the samples that the planner keeps of every column
+        wait = [f"SET lock_timeout = {int((LOCK_WAIT_SECONDS if patience is None else patience) * 1000)}"]
+        statements = [*wait, *(f"VACUUM (FULL, ANALYZE) {table}" for table in _SECRET_TABLES)]
     connection = engine.raw_connection()
     try:
         driver: Any = connection.driver_connection
         if not embedded:
             driver.autocommit = True
         for statement in statements:
-            rows = _execute(driver, statement.format(wait=int(patience * 1000)))
-            if "wal_checkpoint" in statement and (answer := rows.fetchone()) and answer[0]:
+            rows = _execute(driver, statement)
+            if "wal_checkpoint" in statement and rows[0][0]:
                 raise _in_use(engine)
     except engine.dialect.loaded_dbapi.Error as error:
         failure = translated(DBAPIError("", None, error), describe(engine.url))
@@ -178,8 +180,9 @@ def _write_anew(engine: Engine, patience: float) -> None:
         connection.close()
 
 
-def _execute(driver: Any, statement: str) -> Any:
-    return driver.execute(statement)
+def _execute(driver: Any, statement: str) -> list[tuple[Any, ...]]:
+    cursor = driver.execute(statement)
+    return list(cursor.fetchall()) if cursor.description else []  # a result that is not read holds VACUUM up
 
 
 def _in_use(engine: Engine) -> RegistryError:

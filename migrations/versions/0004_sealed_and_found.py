@@ -103,8 +103,6 @@ def upgrade() -> None:
     op.add_column("key_set", sa.Column("state", sa.String(length=20), nullable=False, server_default="issued"))
     op.execute("UPDATE key_set SET state = 'pending' WHERE grade = 'pending'")
     op.execute("UPDATE key_set SET state = 'embedded' WHERE base_id IS NOT NULL")
-    with op.batch_alter_table("key_set") as batch:
-        batch.alter_column("state", existing_type=sa.String(length=20), existing_nullable=False, server_default=None)
     op.create_index(op.f("ix_key_set_state"), "key_set", ["state"])
     op.add_column("job", sa.Column("command", sa.JSON(), nullable=False, server_default="[]"))
     with op.batch_alter_table("job") as batch:
@@ -136,8 +134,7 @@ def downgrade() -> None:
         for column in ("command", "heartbeat_at", "cancel_asked_at"):
             batch.drop_column(column)
     op.drop_index(op.f("ix_key_set_state"), "key_set")
-    with op.batch_alter_table("key_set") as batch:
-        batch.drop_column("state")
+    op.drop_column("key_set", "state")  # in place: other tables refer to this one
     op.drop_table("suspect")
     op.drop_table("model_tensor")
     for table, removed in (("audit_record", ()), ("vault_secret", ("nonce", "wrapped_key", "master_key"))):

@@ -30,6 +30,8 @@ RECORDS = chained(
     previous="0" * 64,
 )  # fmt: skip
 TRANSCRIPT = "an older transcript 山川雨雪星海".encode()
+SEEDS_BY_NAME = {"one": 0x41, "two": 0x42}
+SEEDS = tuple(SEEDS_BY_NAME.values())
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 
 
@@ -37,7 +39,7 @@ def hidden():
     """Everything that must not be found afterwards, in the form in which it was stored."""
     texts = [*(record.content["prompt"] for record in RECORDS), *(record.content["answer"] for record in RECORDS)]
     forms = [part for written in texts for part in (written.encode(), json.dumps(written)[1:-1].encode())]
-    return [secret().reveal(), secret(1).reveal(), TRANSCRIPT, *forms]
+    return [secret(SEEDS[0]).reveal(), secret(SEEDS[1]).reveal(), TRANSCRIPT, *forms]
 
 
 def made_by(revision, url, *, with_records):
@@ -60,7 +62,7 @@ def made_by(revision, url, *, with_records):
             places = ", ".join(f":{name}" for name in values)
             connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), values)
 
-        for seed, name in enumerate(("one", "two")):
+        for name, seed in SEEDS_BY_NAME.items():
             record = key_set_record(name, seed=seed)
             insert(
                 "key_set", id=record.id, name=name, owner="", commitment=json.dumps(record.commitment.to_json()),
@@ -68,12 +70,12 @@ def made_by(revision, url, *, with_records):
                 chance="", created_at=at,
             )  # fmt: skip
             insert(
-                "vault_secret", id=seed + 1, kind="key_set", subject=record.id, scheme="plain",
+                "vault_secret", id=seed, kind="key_set", subject=record.id, scheme="plain",
                 ciphertext=secret(seed).reveal(), created_at=at,
             )  # fmt: skip
-        audit = audit_record(key_set_record().id)
+        audit = audit_record(key_set_record(seed=SEEDS[0]).id)
         insert(
-            "audit", id=audit.id, key_set_id=key_set_record("one").id, suspect="s", suspect_digest="",
+            "audit", id=audit.id, key_set_id=key_set_record(seed=SEEDS[0]).id, suspect="s", suspect_digest="",
             plan_digest="1" * 64, plan="{}", verdict="", result="{}", created_at=at,
         )  # fmt: skip
         insert(
@@ -134,7 +136,7 @@ def key_file(file):
 def everything_is_there(url, key_file, *, with_records):
     with opened_at(url, key_file=key_file.path) as registry, registry.unit_of_work() as uow:
         assert upkeep.facts(registry.engine).keys() == {"id"}
-        for seed, name in enumerate(("one", "two")):
+        for name, seed in SEEDS_BY_NAME.items():
             assert uow.vault.reveal(key_set_record(name, seed=seed).id) == secret(seed)
         audit = audit_record("").id
         assert uow.vault.unseal("transcript", audit, purpose="a test") == TRANSCRIPT
@@ -161,7 +163,7 @@ def test_upgrade_seals_everything_and_says_so(old, revision, database, file, key
 def test_old_file_holds_what_is_looked_for(old, revision, file):
     """Or else finding nothing would mean nothing."""
     found = found_in_the_clear(file)
-    assert {secret().reveal(), secret(1).reveal(), TRANSCRIPT} <= set(found)
+    assert {secret(SEEDS[0]).reveal(), secret(SEEDS[1]).reveal(), TRANSCRIPT} <= set(found)
     assert (RECORDS[7].content["prompt"].encode() in found) is OLD[revision]
 
 
@@ -184,7 +186,7 @@ def test_without_a_key_upgrade_fails_nothing_is_lost_and_the_next_opening_goes_o
     with pytest.raises(RegistryError, match="secrets can neither be kept nor read"):
         upgrade_registry(old, master_key=NoKey())
     with opened_at(old, key_file=key_file.path, master_key=NoKey()) as registry, registry.snapshot() as uow:
-        assert [item.name for item in uow.key_sets.list()] == ["one", "two"]
+        assert {item.name for item in uow.key_sets.list()} == {"one", "two"}
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "upkeep of the registry is due" in caplog.text
     everything_is_there(old, key_file, with_records=OLD[revision])
@@ -201,9 +203,8 @@ def test_reader_keeps_old_pages_until_it_is_gone_and_a_warning_tells_so_once(old
         (warning,) = [record.getMessage() for record in caplog.records]
         assert "may still hold what they were" in warning
         with opened_at(old, key_file=key_file.path) as registry, registry.unit_of_work() as uow:  # work goes on
-            assert uow.vault.reveal(key_set_record("two", seed=1).id) == secret(1)
+            assert uow.vault.reveal(key_set_record("two", seed=SEEDS[1]).id) == secret(SEEDS[1])
         assert "may still hold" in check_registry(old, master_key=key_file).due[0]
-        monkeypatch.setattr(upkeep, "LOCK_WAIT_SECONDS", 0.05)
         with pytest.raises(RegistryError, match="in use by another process") as caught:
             upgrade_registry(f"{old}?timeout=0.05", master_key=key_file)
         assert "fpvec registry upgrade" in caught.value.advice
