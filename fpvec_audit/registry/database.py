@@ -187,6 +187,7 @@ def translated(error: SQLAlchemyError, where: str) -> RegistryError:
         where: the registry, as :func:`describe` names it.
     """
     message = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+    message = message.partition(" with text ")[0]  # SQLite shows a value that it cannot decode
     for part, problem, advice in _FAULTS:
         if part in message.lower():
             return RegistryError(f"the registry {where} {problem} ({message})", advice=advice)

@@ -7,7 +7,8 @@ why, in the transaction that gives the secret out.
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -235,7 +236,8 @@ class DatabaseVault:
                 f"the secret in {where} is kept under the scheme {value.scheme!r}",
                 advice="`fpvec registry upgrade` seals it" if value.scheme == PLAIN else "use a newer fpvec-audit",
             )
-        row = None if value.data_key is None else self._session.get(DataKeyRow, value.data_key)
+        with bytes_expected(f"the key of the secret in {where}"):
+            row = None if value.data_key is None else self._session.get(DataKeyRow, value.data_key)
         if row is None:
             raise RegistryError(f"the key of the secret in {where} is not recorded", advice="restore a backup")
         try:
@@ -286,7 +288,8 @@ class DatabaseVault:
 
     def _row(self, kind: str, subject: str) -> VaultSecretRow | None:
         statement = select(VaultSecretRow).where(VaultSecretRow.kind == kind, VaultSecretRow.subject == subject)
-        return self._session.scalars(statement).one_or_none()
+        with bytes_expected(f"the {kind} secret of {subject}"):
+            return self._session.scalars(statement).one_or_none()
 
     def _data_key_of(self, key_set: str | None) -> DataKeyRow:
         """Return the data key of a key set, or of what belongs to none, making it on first use."""
@@ -297,7 +300,8 @@ class DatabaseVault:
     def _recorded_data_key(self, key_set: str | None) -> DataKeyRow | None:
         column = DataKeyRow.key_set_id
         statement = select(DataKeyRow).where(column.is_(None) if key_set is None else column == key_set)
-        return self._session.scalars(statement.order_by(DataKeyRow.created_at).limit(1)).one_or_none()
+        with bytes_expected("a data key"):
+            return self._session.scalars(statement.order_by(DataKeyRow.created_at).limit(1)).one_or_none()
 
     def _new_data_key(self, key_set: str | None) -> DataKeyRow:
         master = self._master_in_use()
@@ -352,6 +356,25 @@ class DatabaseVault:
             )
         )
         self._session.flush()
+
+
+@contextmanager
+def bytes_expected(what: str) -> Iterator[None]:
+    """Say what was changed where a row holds a text in the place of bytes, which SQLite allows.
+
+    Args:
+        what: what the row is.
+
+    Raises:
+        RegistryError: it does.
+    """
+    try:
+        yield
+    except TypeError as error:
+        raise RegistryError(
+            f"{what} cannot be opened: it is no bytes any more",
+            advice="run `fpvec registry verify` and restore a backup",
+        ) from error
 
 
 def master_key_in_use(session: Session) -> KnownKey | None:

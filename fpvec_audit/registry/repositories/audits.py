@@ -15,7 +15,7 @@ from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.ledger import Ledger, floatless
 from fpvec_audit.registry.repositories.lookup import Directory
 from fpvec_audit.registry.tables import AttackRunRow, AuditRecordRow, AuditRow
-from fpvec_audit.registry.vault import TRANSCRIPT, SealedValue, Vault, record_place
+from fpvec_audit.registry.vault import TRANSCRIPT, SealedValue, Vault, bytes_expected, record_place
 
 AUDITS = Directory("audit", AuditRow.id, None, prefix="au-")
 
@@ -109,7 +109,9 @@ class AuditRepository:
             RegistryError: a record cannot be opened or read, or is kept in a way that this program does not know.
         """
         statement = select(AuditRecordRow).where(AuditRecordRow.audit_id == identifier).order_by(AuditRecordRow.serial)
-        found = tuple(self._record(row) for row in self._session.scalars(statement))
+        with bytes_expected(f"a record of audit {identifier}"):
+            rows = self._session.scalars(statement).all()
+        found = tuple(self._record(row) for row in rows)
         if found:
             self._vault.disclose(TRANSCRIPT, identifier, purpose=purpose)
         return found
