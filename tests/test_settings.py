@@ -1,7 +1,7 @@
 import pytest
 
 from fpvec_audit.errors import SettingsError
-from fpvec_audit.settings import load_settings
+from fpvec_audit.settings import VaultSecrets, load_settings, vault_secrets
 
 
 def test_command_line_outranks_environment_which_outranks_the_file(tmp_path):
@@ -36,3 +36,13 @@ def test_a_bad_settings_file_names_the_fault(tmp_path, content, problem):
 def test_the_home_is_not_created_by_looking(tmp_path):
     settings = load_settings({"home": tmp_path / "home"}, environment={}, directory=tmp_path)
     assert not settings.home.exists()
+
+
+def test_vault_takes_one_secret_from_the_environment_and_shows_none(tmp_path):
+    assert vault_secrets(environment={}) == VaultSecrets()
+    given = vault_secrets("FPVEC_NEW_VAULT", {"FPVEC_NEW_VAULT_KEY": "ab" * 32, "FPVEC_VAULT_PASSPHRASE": "other"})
+    assert (given.key, given.passphrase) == ("ab" * 32, "")
+    assert "ab" not in repr(given)
+    with pytest.raises(SettingsError, match="FPVEC_VAULT_KEY and FPVEC_VAULT_PASSPHRASE are both set") as caught:
+        vault_secrets(environment={"FPVEC_VAULT_KEY": "one-secret", "FPVEC_VAULT_PASSPHRASE": "another-secret"})
+    assert "-secret" not in str(caught.value)

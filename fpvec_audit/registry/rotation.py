@@ -61,22 +61,39 @@ def rotate(registry: "Registry", target: MasterKeySource) -> Rotation:
             Nothing is changed then.
     """
     current = registry.keyring.source
-    files = {source.path.resolve(): source for source in (current, target) if isinstance(source, KeyFile)}
-    with _locked(sorted(files)):
+    with _locked(target):
         with registry.unit_of_work() as uow:
             uow.vault.check_master_key()
         new, derivation = _drawn(target)
         with registry.unit_of_work() as uow:
             done = uow.vault.rekey(new, source=target.source, derivation=derivation)
         registry.keyring.source, registry.keyring.master = target, new
-        retired_to, remark = "", ""
+        retired_to, remark = _clear_up(target, done.former)
+    if _file_of(current) != _file_of(target):
         try:
-            for file in files.values():
-                if _retire(file, done.former):
-                    retired_to = str(file.retired.path)
+            with _locked(current):
+                retired_to, remark = _clear_up(current, done.former)
         except RegistryError as error:
-            remark = f"the former key is still in the key file, since it could not be moved: {error}"
+            remark = _still_there(error)
     return Rotation(done.before, done.now, target.source, done.data_keys, retired_to, remark)
+
+
+def _clear_up(source: MasterKeySource, former: tuple[str, ...]) -> tuple[str, str]:
+    """Retire former keys of a file; return the file that they are in now, and what could not be done."""
+    if not isinstance(source, KeyFile):
+        return "", ""
+    try:
+        return (str(source.retired.path), "") if _retire(source, former) else ("", "")
+    except RegistryError as error:
+        return "", _still_there(error)
+
+
+def _still_there(error: RegistryError) -> str:
+    return f"the former key is still in the key file, since it could not be moved: {error}"
+
+
+def _file_of(source: MasterKeySource) -> Path | None:
+    return source.path.resolve() if isinstance(source, KeyFile) else None
 
 
 def _drawn(target: MasterKeySource) -> "tuple[MasterKey, Mapping[str, Any]]":
@@ -111,17 +128,18 @@ def _retire(file: KeyFile, former: tuple[str, ...]) -> bool:
 
 
 @contextmanager
-def _locked(files: list[Path]) -> Iterator[None]:
-    """Let nobody else exchange keys of these files meanwhile, and remove what a killed process left unfinished."""
-    held: list[int] = []
+def _locked(source: MasterKeySource) -> Iterator[None]:
+    """Let nobody else exchange keys of this file meanwhile, and remove what a killed process left unfinished."""
+    file = _file_of(source)
+    if file is None:
+        yield
+        return
+    descriptor = _lock(file)
     try:
-        for file in files:
-            held.append(_lock(file))
-            _sweep(file)
+        _sweep(file)
         yield
     finally:
-        for descriptor in held:
-            os.close(descriptor)
+        os.close(descriptor)
 
 
 def _lock(file: Path) -> int:
@@ -131,7 +149,7 @@ def _lock(file: Path) -> int:
     except OSError as error:
         raise RegistryError(
             f"the directory of the master key {file} cannot be written: {error.strerror}",
-            advice="a key file that may not be changed is exchanged by whoever may, or left with --to environment",
+            advice="let whoever may write it exchange the key, or give a key with --to environment",
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -48,6 +48,8 @@ def unsealed(key: bytes, value: bytes, place: Place) -> bytes:
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+    if not isinstance(value, bytes):  # SQLite keeps in a column whatever it is given
+        raise ValueError("it is no bytes any more")
     if len(value) < NONCE_BYTES + TAG_BYTES:
         raise ValueError("it is too short")
     try:
