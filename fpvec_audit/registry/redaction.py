@@ -26,7 +26,11 @@ class Redaction:
     def text(self, text: str) -> str:
         """Return a text without any prompt, however it is written: as it is, in JSON or as Python shows it."""
         for prompt in self._prompts:
-            for written in {prompt, json.dumps(prompt)[1:-1], ascii(prompt)[1:-1]}:
-                if written in text:
-                    text = text.replace(written, HIDDEN)
+            for written in _forms(prompt):
+                text = text.replace(written, HIDDEN)
         return text
+
+
+def _forms(prompt: str) -> set[str]:
+    quoted = (json.dumps(prompt), json.dumps(prompt, ensure_ascii=False), repr(prompt), ascii(prompt))
+    return {prompt, *(form[1:-1] for form in quoted)}
