@@ -157,12 +157,12 @@ def export_evidence(
         raise EvidenceError(f"{out} exists already", advice="name another file for the evidence bundle")
     with registry.unit_of_work() as uow:
         found = finished_audit(uow, reference)
-    if found.key_set.commitment.chance_source == NO_CHANCE and not disclose_secret:
-        raise UsageError(
-            f"nobody but its owner vouches for key set {found.key_set.name!r}: it can only be verified by its whole "
-            "secret, and whoever reads the bundle will know every key",
-            advice="add --disclose-secret, and issue a new key set for further audits",
-        )
+        if found.key_set.commitment.chance_source == NO_CHANCE and not disclose_secret:
+            raise UsageError(  # inside, so that nothing was read where nothing is given out
+                f"nobody but its owner vouches for key set {found.key_set.name!r}: it can only be verified by its whole "
+                "secret, and whoever reads the bundle will know every key",
+                advice="add --disclose-secret, and issue a new key set for further audits",
+            )
     key_set, secret = _revealed(found, registry)
     evidence = _built(found, key_set, secret, key, statements)
     envelope = sign_evidence(evidence, key)

@@ -10,7 +10,7 @@ from fpvec_audit.domain.canonical_json import canonical_bytes
 from fpvec_audit.domain.keys import KeySetSpecification
 from fpvec_audit.domain.transcript import Record
 from fpvec_audit.domain.witness import LEDGER_HEAD
-from fpvec_audit.errors import EvidenceError
+from fpvec_audit.errors import EvidenceError, RegistryError
 from fpvec_audit.evidence.signing import sign_document
 from fpvec_audit.evidence.standing import EXAMINER_TYPE
 from fpvec_audit.registry.unit_of_work import open_registry
@@ -43,11 +43,16 @@ def test_an_edited_answer_breaks_the_chain_of_records():
 
 def test_an_edited_transcript_in_the_registry_is_refused(bench, witnessed_keys):
     result = bench.audit(silent())
-    bench.execute(
-        'UPDATE audit_record SET content = replace(content, \'"answer":" I\', \'"answer":" You\') WHERE audit_id = :id',
-        id=result.audit_id,
-    )
-    with pytest.raises(Exception, match="is not what was written"):
+    for record in result.records:
+        bench.rewrite(result, record.serial, record.stored.replace(b'"answer":" I', b'"answer":" You'), record.digest)
+    with pytest.raises(RegistryError, match="is not what was written"):
+        bench.export(result)
+
+
+def test_a_transcript_edited_without_the_master_key_does_not_open(bench, witnessed_keys):
+    result = bench.audit(silent())
+    bench.execute("UPDATE audit_record SET content = zeroblob(100) WHERE audit_id = :id", id=result.audit_id)
+    with pytest.raises(RegistryError, match="cannot be opened"):
         bench.export(result)
 
 

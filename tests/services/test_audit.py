@@ -342,7 +342,7 @@ def test_document_has_the_contracts_fields_and_no_secrets(registry, catalog, che
 def test_transcript_is_kept_record_by_record_and_only_there(registry, catalog, checkpoints, keys):
     result = run(checkpoints, registry, catalog, answering(keys.issued))
     with registry.unit_of_work() as uow:
-        records = uow.audits.records(result.audit_id)
+        records = uow.audits.records(result.audit_id, purpose="test")
         (finished,) = [entry for entry in uow.ledger.entries() if entry.event == "audit.finished"]
         ledger = str(uow.ledger.entries())
     assert records == result.records

@@ -13,6 +13,7 @@ from fpvec_audit.domain.witness import LEDGER_HEAD, PLAN, WitnessRequest
 from fpvec_audit.errors import EvidenceError, RegistryError, UnknownNameError, UsageError
 from fpvec_audit.evidence.documents import read_document, write_document
 from fpvec_audit.evidence.signing import PublicKey, SigningKey
+from fpvec_audit.registry.vault import record_place
 from fpvec_audit.services.audit import audit, plan_audit
 from fpvec_audit.services.audit_settings import checked_settings
 from fpvec_audit.services.evidence import export_evidence, known_owner, owner_key, verify_bundle
@@ -135,6 +136,19 @@ class Bench:
                 connection.execute(text(f"DROP TRIGGER {trigger}"))
             connection.execute(text(statement), values)
 
+    def rewrite(self, result, serial, content, digest):
+        """Write a record of a transcript anew, as somebody may who has the master key."""
+        with self.registry.unit_of_work() as uow:
+            place = record_place(result.audit_id, serial)
+            value = uow.vault.sealed_at(place, content, key_set=result.plan.key_set)
+        self.execute(
+            "UPDATE audit_record SET content = :content, digest = :digest WHERE audit_id = :audit AND serial = :serial",
+            content=value.content,
+            digest=digest,
+            audit=result.audit_id,
+            serial=serial,
+        )
+
     def ledger(self):
         with self.registry.unit_of_work() as uow:
             return uow.ledger.entries()
@@ -169,8 +183,10 @@ def test_secret_is_opened_with_agreement_only(bench, keys):
 def test_disclosure_is_in_the_ledger_and_burns_what_it_opens(bench, keys):
     result = bench.audit(answering(keys.issued))
     exported = bench.export(result, disclose_secret=True)
-    revealed, burnt, written = bench.ledger()[-3:]
+    read, revealed, burnt, used_up, written = bench.ledger()[-5:]
+    assert (read.event, read.subject, read.content["kind"]) == ("secret.revealed", result.audit_id, "transcript")
     assert (revealed.event, revealed.content["purpose"]) == ("secret.revealed", f"evidence of {result.audit_id}")
+    assert (used_up.event, used_up.subject) == ("key_set.used_up", revealed.subject)
     assert (burnt.event, len(burnt.content["candidates"])) == ("key_set.burnt", 128)
     assert (written.event, written.subject) == ("evidence.exported", result.audit_id)
     assert written.content["bundle"] == exported.digest
@@ -311,12 +327,8 @@ def test_audit_of_an_older_version_is_refused(bench, keys):
 
 def test_edited_answer_is_refused(bench, keys):
     result = bench.audit(silent())
-    edited = result.records[5].stored.replace(b"I do not understand", b"I do not know")
-    bench.execute(
-        "UPDATE audit_record SET content = :content WHERE audit_id = :audit AND serial = 6",
-        content=edited,
-        audit=result.audit_id,
-    )
+    record = result.records[5]
+    bench.rewrite(result, record.serial, record.stored.replace(b"I do not understand", b"I do not know"), record.digest)
     with pytest.raises(RegistryError, match="not what was written"):
         bench.export(result, disclose_secret=True)
 
@@ -330,13 +342,7 @@ def test_rechained_transcript_is_refused(bench, keys):
             content["answer"] = keys.candidates[content["index"]].response
     start = genesis(result.plan.digest, result.begin.nonce)
     for record in chained(contents, previous=start):
-        bench.execute(
-            "UPDATE audit_record SET content = :content, digest = :digest WHERE audit_id = :audit AND serial = :serial",
-            content=record.stored,
-            digest=record.digest,
-            audit=result.audit_id,
-            serial=record.serial,
-        )
+        bench.rewrite(result, record.serial, record.stored, record.digest)
     with pytest.raises(EvidenceError, match="another transcript"):
         bench.export(result, disclose_secret=True)
     assert not bench.out.exists()

@@ -200,7 +200,7 @@ def test_examined_audit_is_a_match_of_grade_examined(parties, keys):
     with parties.registry.unit_of_work() as uow:
         recorded = uow.audits.get(planned.audit_id)
         assert (recorded.verdict, recorded.result["grade"]) == ("MATCH", "examined")
-        assert uow.audits.records(planned.audit_id) == examination.records
+        assert uow.audits.records(planned.audit_id, purpose="test") == examination.records
 
 
 def test_examiner_learns_nothing_about_what_matched(parties, keys):
@@ -373,7 +373,7 @@ def test_edited_transcript_is_refused_and_nothing_is_recorded(parties, change, o
         parties.attach()
     with parties.registry.unit_of_work() as uow:
         assert uow.audits.get(planned.audit_id).ended_at is None
-        assert uow.audits.records(planned.audit_id) == ()
+        assert uow.audits.records(planned.audit_id, purpose="test") == ()
 
 
 def test_edited_statement_is_refused(parties):

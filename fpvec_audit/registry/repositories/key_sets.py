@@ -77,6 +77,7 @@ class KeySetRepository:
             name=checked_name("key set", record.name),
             owner=checked_text("owner", record.owner),
             licensee=checked_text("licensee", record.licensee),
+            state=KeySetState.PENDING if record.grade == PENDING else KeySetState.ISSUED,
         )
         refuse_taken(self._session, KEY_SETS, record.name)
         self._session.add(
@@ -89,7 +90,7 @@ class KeySetRepository:
                 commitment_digest=record.commitment.digest,
                 root=record.commitment.root,
                 grade=record.grade,
-                state=KeySetState.PENDING.value if record.grade == PENDING else KeySetState.ISSUED.value,
+                state=record.state.value,
                 chance=record.chance,
                 base_id=record.base,
                 created_at=record.created_at,
