@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
 from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.database import describe, is_sqlite, reading, translated
+from fpvec_audit.registry.roles import owns_tables
 from fpvec_audit.registry.tables import (
     AuditRecordRow,
     AuditRow,
@@ -70,6 +71,12 @@ def do_upkeep(registry: "Registry") -> tuple[str, ...]:
 
 def upkeep_at_opening(registry: "Registry") -> None:
     """Do what is due, as far as whoever opens the registry can; a warning tells of the rest."""
+    due = facts(registry.engine).keys() & {PLAINTEXT, SKETCHES, SUSPECTS}
+    if not due:
+        return
+    if not owns_tables(registry.engine):
+        logger.warning("upkeep of the registry is due: let the owner of its tables run `fpvec registry upgrade`")
+        return
     try:
         do_upkeep(registry)
     except RegistryError as error:
@@ -82,12 +89,14 @@ def _seal_everything(registry: "Registry") -> str:
 
     with registry.unit_of_work() as uow:
         session = uow.session
-        secrets = session.scalars(select(VaultSecretRow).where(VaultSecretRow.scheme == PLAIN)).all()
+        plain = select(VaultSecretRow).where(VaultSecretRow.scheme == PLAIN)
+        secrets = session.scalars(plain.options(undefer(VaultSecretRow.ciphertext))).all()
         for secret in secrets:
             _seal_secret(uow, secret)
         records = 0
         statement = select(AuditRecordRow, AuditRow.key_set_id).join(AuditRow, AuditRow.id == AuditRecordRow.audit_id)
-        for record, key_set in session.execute(statement.where(AuditRecordRow.scheme == PLAIN)).all():
+        statement = statement.where(AuditRecordRow.scheme == PLAIN).options(undefer(AuditRecordRow.content))
+        for record, key_set in session.execute(statement).all():
             _seal_record(uow, record, key_set)
             records += 1
         session.execute(update(FactRow).where(FactRow.name == PLAINTEXT).values(value=PAGES))

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Protocol
 
 from sqlalchemy import select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
 from fpvec_audit.domain.keys import KeySetSecret
 from fpvec_audit.errors import RegistryError
@@ -26,6 +26,8 @@ KEY_SET, TRANSCRIPT = "key_set", "transcript"
 """Kinds of secrets."""
 PLAIN = "plain"
 """The scheme of secrets of before there was a master key."""
+
+_WRAPPED = undefer(DataKeyRow.wrapped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,7 @@ class DatabaseVault:
         self._clock = clock
         self._keyring = keyring
         self._actor = actor
+        self._data_keys: dict[str | None, DataKeyRow] = {}
 
     def seal(self, kind: str, subject: str, secret: bytes, *, key_set: str | None = None) -> None:
         """Keep a secret; see :meth:`Vault.seal`."""
@@ -196,7 +199,7 @@ class DatabaseVault:
                 f"the secret in {where} is kept under the scheme {value.scheme!r}",
                 advice="`fpvec registry upgrade` seals it" if value.scheme == PLAIN else "use a newer fpvec-audit",
             )
-        row = None if value.data_key is None else self._session.get(DataKeyRow, value.data_key)
+        row = None if value.data_key is None else self._session.get(DataKeyRow, value.data_key, options=[_WRAPPED])
         if row is None:
             raise RegistryError(f"the key of the secret in {where} is not recorded", advice="restore a backup")
         try:
@@ -233,7 +236,7 @@ class DatabaseVault:
         known = self.known_master_key()
         if known is not None and known.id == new.id:
             raise RegistryError(f"the registry is sealed with the key {new.id} already", advice="give another one")
-        rows = self._session.scalars(select(DataKeyRow).order_by(DataKeyRow.id)).all()
+        rows = self._session.scalars(select(DataKeyRow).order_by(DataKeyRow.id).options(_WRAPPED)).all()
         contents = [self._data_key(row) for row in rows]
         if known is not None:
             retired = update(MasterKeyRow).where(MasterKeyRow.id == known.id).values(retired_at=self._clock())
@@ -257,12 +260,18 @@ class DatabaseVault:
 
     def _row(self, kind: str, subject: str) -> VaultSecretRow | None:
         statement = select(VaultSecretRow).where(VaultSecretRow.kind == kind, VaultSecretRow.subject == subject)
-        return self._session.scalars(statement).one_or_none()
+        return self._session.scalars(statement.options(undefer(VaultSecretRow.ciphertext))).one_or_none()
 
     def _data_key_of(self, key_set: str | None) -> DataKeyRow:
         """Return the data key of a key set, or of what belongs to none, making it on first use."""
+        if key_set not in self._data_keys:
+            self._data_keys[key_set] = self._found_data_key(key_set)
+        return self._data_keys[key_set]
+
+    def _found_data_key(self, key_set: str | None) -> DataKeyRow:
         column = DataKeyRow.key_set_id
         statement = select(DataKeyRow).where(column.is_(None) if key_set is None else column == key_set)
+        statement = statement.options(_WRAPPED)
         row = self._session.scalars(statement.order_by(DataKeyRow.created_at).limit(1)).one_or_none()
         if row is not None:
             return row

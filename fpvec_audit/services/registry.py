@@ -21,6 +21,7 @@ class RegistryState:
         needed: schema that this program needs.
         before: schema it had before; empty when it had none.
         problems: what is wrong, in sentences; empty when all is well.
+        remarks: what an administrator may want to do, in sentences.
     """
 
     location: str
@@ -28,6 +29,7 @@ class RegistryState:
     needed: str
     before: str
     problems: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def current(self) -> bool:
@@ -43,6 +45,7 @@ class RegistryState:
             "before": self.before,
             "current": self.current,
             "problems": list(self.problems),
+            "warnings": list(self.remarks),
         }
 
 
@@ -84,8 +87,8 @@ def check_registry(url: str) -> RegistryState:
 
     with _engine(url) as engine:
         revision = _revision(engine, create=False)
-        problems = schema.problems(engine)
-        return RegistryState(_location(engine), revision, SCHEMA_REVISION, revision, problems)
+        problems, remarks = schema.problems(engine), schema.remarks(engine)
+        return RegistryState(_location(engine), revision, SCHEMA_REVISION, revision, problems, remarks)
 
 
 def _state(engine: "Engine", *, before: str) -> RegistryState:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Select, insert, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
 from fpvec_audit.domain.canonical_json import canonical_digest
 from fpvec_audit.domain.records import AttackRunRecord, AuditRecord, JobState
@@ -126,7 +126,8 @@ class AuditRepository:
             RegistryError: a record cannot be opened or read, or is kept in a way that this program does not know.
         """
         statement = select(AuditRecordRow).where(AuditRecordRow.audit_id == identifier).order_by(AuditRecordRow.serial)
-        found = tuple(self._record(row) for row in self._session.scalars(statement))
+        rows = self._session.scalars(statement.options(undefer(AuditRecordRow.content)))
+        found = tuple(self._record(row) for row in rows)
         if found:
             self._vault.disclose(TRANSCRIPT, identifier, purpose=purpose)
         return found
