@@ -113,6 +113,49 @@ def verify(
 
 
 @app.command()
+def record(
+    file: Annotated[Path, typer.Argument(help="A bundle that somebody handed over.")],
+    signer: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Public key that must have signed it: a file, or 64 hexadecimal digits."),
+    ] = None,
+    anchor: Annotated[
+        list[Path] | None,
+        typer.Option(help="A witness's public key or signed statement, had from the witness itself."),
+    ] = None,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Verify a bundle and record it: digest, verdict, grade and signer, with an entry in the ledger.
+
+    For auditors: neither the key set nor a master key needs to be here. The bundle itself is not kept, as it shows
+    keys. The same bundle, verified in the same way, is recorded once.
+
+    Example: fpvec evidence record acme.evidence.json --signer owner.pub
+    """
+    from fpvec_audit.reports.evidence import render_recording
+    from fpvec_audit.services.recorded_audits import record_bundle
+
+    bench = open_bench(home, registry, json)
+    recording = record_bundle(file, registry=bench.registry, signer=signer, anchors=anchor or ())
+    bench.emit(recording.to_json(), render_recording)
+
+
+@app.command("list")
+def list_(home: HomeOption = None, registry: RegistryOption = None, json: JsonOption = False) -> None:
+    """Show the audits that were handed over as bundles and recorded, oldest first.
+
+    Example: fpvec evidence list
+    """
+    from fpvec_audit.reports.evidence import render_recorded
+    from fpvec_audit.services.recorded_audits import list_recorded, recorded_json
+
+    bench = open_bench(home, registry, json)
+    bench.emit([recorded_json(record) for record in list_recorded(registry=bench.registry)], render_recorded)
+
+
+@app.command()
 def examine(
     package: Annotated[Path, typer.Argument(help="The package, as the owner handed it over.")],
     suspect: Annotated[str, typer.Argument(help="The suspect, as you have it: directory, hub id or base URL.")],

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fpvec_audit.cli import registry_moving
 from fpvec_audit.cli.new_master_key import new_master_key
 from fpvec_audit.cli.wiring import HomeOption, JsonOption, RegistryOption, open_bench
 
@@ -204,3 +205,6 @@ def ledger_line(entry: Mapping[str, Any]) -> str:
 
 def _without(document: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in document.items() if key != name}
+
+
+registry_moving.add_to(app)

@@ -259,6 +259,47 @@ class AuditRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedAudit:
+    """An audit that somebody handed over as a bundle, and that verified. Ids are those of its owner's registry.
+
+    Attributes:
+        id: ``ra-`` and 16 characters.
+        bundle: SHA-256 of the bundle, hex.
+        audit: id of the audit.
+        key_set: id of its key set.
+        commitment: digest of the key set's commitment, hex.
+        suspect: what was asked, as the plan names it.
+        suspect_digest: its digest, empty when unknown.
+        verdict: recomputed verdict.
+        alpha: significance level of the plan, as decimal text.
+        grade: recomputed grade.
+        signer: public key that signed the bundle, hex.
+        key_from: where that key was had from: ``verifier``, or ``bundle``, which says nothing about whose it is.
+        ordering: who vouches for the order of things: ``self-asserted`` or ``anchored by <key>``.
+        location: where the bundle lay.
+        recorded_at: when it was recorded first.
+        recorded_by: who recorded it.
+    """
+
+    id: str
+    bundle: str
+    audit: str
+    key_set: str
+    commitment: str
+    suspect: str
+    suspect_digest: str
+    verdict: str
+    alpha: str
+    grade: str
+    signer: str
+    key_from: str
+    ordering: str
+    location: str
+    recorded_at: datetime
+    recorded_by: str
+
+
+@dataclass(frozen=True, slots=True)
 class AttackRunRecord:
     """One cell of a robustness run.
 

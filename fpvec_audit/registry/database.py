@@ -16,7 +16,7 @@ from sqlite3 import Connection as SqliteConnection
 from sqlite3 import Error as SqliteError
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, NullPool, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, QueuePool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from fpvec_audit.errors import RegistryError
@@ -77,7 +77,8 @@ def make_engine(url: str) -> Engine:
     parsed = parse_url(url)
     options: dict[str, Any] = {"hide_parameters": True, "json_serializer": partial(json.dumps, allow_nan=False)}
     if is_sqlite(parsed):
-        options["poolclass"] = NullPool if database_file(parsed) else None
+        if database_file(parsed):  # kept open: whoever closes the last connection moves the log into the file, synced
+            options |= {"poolclass": QueuePool, "pool_size": 1}
         if "timeout" not in parsed.query:
             options["connect_args"] = {"timeout": LOCK_WAIT_SECONDS}
     elif is_postgresql(parsed):

@@ -18,9 +18,12 @@ from fpvec_audit.registry.database import (
     damage,
     database_file,
     describe,
+    is_sqlite,
+    reading,
     translated,
     use_write_ahead_log,
 )
+from fpvec_audit.registry.roles import excess_rights, missing_rights
 from fpvec_audit.registry.tables import SCHEMA_REVISION, Base
 
 SET_ASIDE = "fpvec_aside"
@@ -53,6 +56,8 @@ def prepare(engine: Engine, *, create: bool = True) -> None:
     Raises:
         RegistryError: missing, outdated, newer than this program, somebody else's, or out of reach.
     """
+    if _is_current(engine):
+        return  # without the write lock, which every opening would wait for otherwise
     where = describe(engine.url)
     with _transaction(engine, create=create) as connection:
         revision = current_revision(connection)
@@ -110,7 +115,17 @@ def problems(engine: Engine) -> tuple[str, ...]:
             return (f"{where} holds no registry: `fpvec registry init` makes one in an empty database",)
         if revision != SCHEMA_REVISION:
             return (str(_unfit(revision, where)),)
-        return (*_drift(connection), *damage(connection))
+        return (*_drift(connection), *damage(connection), *excess_rights(connection))
+
+
+def remarks(engine: Engine) -> tuple[str, ...]:
+    """Return what an administrator may want to do about an existing registry at head, in sentences.
+
+    Raises:
+        RegistryError: missing, or out of reach.
+    """
+    with _transaction(engine, create=False) as connection:
+        return missing_rights(connection) if current_revision(connection) == SCHEMA_REVISION else ()
 
 
 def current_revision(connection: Connection) -> str | None:
@@ -135,6 +150,19 @@ def _transaction(engine: Engine, *, create: bool) -> Iterator[Connection]:
             use_write_ahead_log(connection)
             with connection.begin():
                 yield connection
+    except SQLAlchemyError as error:
+        raise translated(error, describe(engine.url)) from error
+
+
+def _is_current(engine: Engine) -> bool:
+    file = database_file(engine.url)
+    if (file is None and is_sqlite(engine.url)) or (file is not None and not file.is_file()):
+        return False
+    try:
+        with reading(engine).connect() as connection:
+            use_write_ahead_log(connection)
+            with connection.begin():
+                return current_revision(connection) == SCHEMA_REVISION
     except SQLAlchemyError as error:
         raise translated(error, describe(engine.url)) from error
 

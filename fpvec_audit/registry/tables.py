@@ -2,7 +2,8 @@
 
 The shape lasts from the first migration on: a key set has marks and candidates, a training run is a vector family, a
 stamp joins any number of vectors. Prompts and responses have no column: they follow from the secret in the vault.
-What is secret lies in ``vault_secret.ciphertext`` and ``audit_record.content``, and nowhere else.
+What is secret lies in ``vault_secret.ciphertext`` and ``audit_record.content``, and nowhere else; these columns and
+``data_key.wrapped`` are loaded only where a query asks for them, as an auditor's login may not read them.
 Everything is portable between SQLite and PostgreSQL; what is peculiar to one of them lives in ``database.py`` and in
 the migrations.
 """
@@ -290,8 +291,36 @@ class AuditRecordRow(Base):
     serial: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     scheme: Mapped[str] = mapped_column(String(40))
     data_key_id: Mapped[str | None] = mapped_column(ForeignKey("data_key.id"), index=True)
-    content: Mapped[bytes] = mapped_column(LargeBinary)
+    content: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
     digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH))
+
+
+class RecordedAuditRow(Base):
+    """An audit that somebody handed over as a bundle, which verified; of another owner's registry or of this one.
+
+    The bundle itself is not kept: it opens candidates. Ids are those of its owner's registry.
+    """
+
+    __tablename__ = "recorded_audit"
+
+    id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
+    bundle: Mapped[str] = mapped_column(String(DIGEST_LENGTH), index=True)
+    audit: Mapped[str] = mapped_column(Text)
+    key_set: Mapped[str] = mapped_column(Text)
+    commitment: Mapped[str] = mapped_column(String(DIGEST_LENGTH))
+    suspect: Mapped[str] = mapped_column(Text)
+    suspect_digest: Mapped[str] = mapped_column(Text)
+    verdict: Mapped[str] = mapped_column(String(20))
+    alpha: Mapped[str] = mapped_column(Text)
+    grade: Mapped[str] = mapped_column(String(20))
+    signer: Mapped[str] = mapped_column(String(DIGEST_LENGTH))
+    key_from: Mapped[str] = mapped_column(String(20))
+    ordering: Mapped[str] = mapped_column(Text)
+    location: Mapped[str] = mapped_column(Text)
+    recorded_at: Mapped[datetime]
+    recorded_by: Mapped[str] = mapped_column(Text)
+
+    __table_args__ = (Index(None, "recorded_at", "id"),)
 
 
 class AttackRunRow(Base):
@@ -368,7 +397,7 @@ class DataKeyRow(Base):
     id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
     key_set_id: Mapped[str | None] = mapped_column(ForeignKey("key_set.id"), unique=True)
     master_key_id: Mapped[str] = mapped_column(ForeignKey("master_key.id"), index=True)
-    wrapped: Mapped[bytes] = mapped_column(LargeBinary)
+    wrapped: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
     created_at: Mapped[datetime]
 
 
@@ -382,7 +411,7 @@ class VaultSecretRow(Base):
     subject: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH))
     scheme: Mapped[str] = mapped_column(String(40))
     data_key_id: Mapped[str | None] = mapped_column(ForeignKey("data_key.id"), index=True)
-    ciphertext: Mapped[bytes] = mapped_column(LargeBinary)
+    ciphertext: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
     created_at: Mapped[datetime]
 
     __table_args__ = (UniqueConstraint("kind", "subject"),)

@@ -6,6 +6,7 @@ nobody up.
 """
 
 import secrets
+import weakref
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
@@ -26,6 +27,7 @@ from fpvec_audit.registry.repositories.jobs import JobRepository
 from fpvec_audit.registry.repositories.key_sets import KeySetRepository
 from fpvec_audit.registry.repositories.licensees import LicenseeRepository
 from fpvec_audit.registry.repositories.models import ModelRepository
+from fpvec_audit.registry.repositories.recorded_audits import RecordedAuditRepository
 from fpvec_audit.registry.repositories.stamps import StampRepository
 from fpvec_audit.registry.repositories.suspects import SuspectRepository
 from fpvec_audit.registry.repositories.vectors import VectorRepository
@@ -50,6 +52,7 @@ class UnitOfWork:
         stamps: stamped copies.
         suspects: who was audited.
         audits: audits.
+        recorded_audits: audits that were handed over as bundles.
         attack_runs: cells of robustness runs.
         jobs: long work.
         ledger: the history.
@@ -76,6 +79,7 @@ class UnitOfWork:
         self.stamps = StampRepository(session, self.ledger, licensees=self.licensees)
         self.suspects = SuspectRepository(session, self.ledger)
         self.audits = AuditRepository(session, self.ledger, clock, vault=self.vault, suspects=self.suspects)
+        self.recorded_audits = RecordedAuditRepository(session, self.ledger)
         self.attack_runs = AttackRunRepository(session, self.ledger)
         self.jobs = JobRepository(session, clock, entropy)
 
@@ -141,6 +145,8 @@ class Registry:
         self._actor = actor
         self._command = tuple(command)
         self._redaction = Redaction()
+        # At the latest when the process ends: whoever closes an embedded registry last moves its log into the file.
+        weakref.finalize(self, engine.dispose)
 
     def __repr__(self) -> str:
         return f"Registry({self.where!r})"
@@ -236,10 +242,10 @@ def open_registry(
         RegistryError: missing, locked, damaged, outdated, newer than this program, or out of reach.
     """
     engine = make_engine(url)
-    schema.prepare(engine, create=create)
     keyring = Keyring(master_key or beside(engine.url))
     registry = Registry(engine, clock=clock, entropy=entropy, keyring=keyring, actor=actor, command=command)
     try:
+        schema.prepare(engine, create=create)
         upkeep(registry)
     except BaseException:
         registry.close()

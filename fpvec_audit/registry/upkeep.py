@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Engine, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute, Session, undefer
 
 from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.database import LOCK_WAIT_SECONDS, describe, is_sqlite, reading, translated
+from fpvec_audit.registry.roles import owns_tables
 from fpvec_audit.registry.tables import (
     AuditRecordRow,
     AuditRow,
@@ -97,6 +98,11 @@ def upkeep_at_opening(registry: "Registry", *, warn: Callable[[str], None] | Non
         registry: whose upkeep.
         warn: takes a sentence about what could not be done; it goes to the log when None.
     """
+    if not facts(registry.engine).keys() & {PLAINTEXT, SKETCHES, SUSPECTS}:
+        return
+    if not owns_tables(registry.engine):
+        logger.warning("upkeep of the registry is due: let the owner of its tables run `fpvec registry upgrade`")
+        return
     try:
         do_upkeep(registry, patience=_PATIENCE_AT_OPENING)
     except RegistryError as error:
@@ -127,7 +133,7 @@ def _plain_rows(session: Session, table: type[RowType], *key: InstrumentedAttrib
     """Yield the rows of a table that lie in the clear, a page at a time, so that memory does not grow with them."""
     from fpvec_audit.registry.vault import PLAIN
 
-    statement = select(table).where(table.scheme == PLAIN).order_by(*key).limit(_AT_ONCE)
+    statement = select(table).where(table.scheme == PLAIN).options(undefer("*")).order_by(*key).limit(_AT_ONCE)
     while page := session.scalars(statement).all():  # those that were sealed are found no more
         yield from page
         session.flush()

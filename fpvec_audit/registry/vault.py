@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from sqlalchemy import select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
 from fpvec_audit.domain.keys import KeySetSecret
 from fpvec_audit.errors import RegistryError
@@ -27,6 +27,8 @@ KEY_SET, TRANSCRIPT = "key_set", "transcript"
 """Kinds of secrets."""
 PLAIN = "plain"
 """The scheme of secrets of before there was a master key."""
+
+_WRAPPED = undefer(DataKeyRow.wrapped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +239,7 @@ class DatabaseVault:
                 advice="`fpvec registry upgrade` seals it" if value.scheme == PLAIN else "use a newer fpvec-audit",
             )
         with bytes_expected(f"the key of the secret in {where}"):
-            row = None if value.data_key is None else self._session.get(DataKeyRow, value.data_key)
+            row = None if value.data_key is None else self._session.get(DataKeyRow, value.data_key, options=[_WRAPPED])
         if row is None:
             raise RegistryError(f"the key of the secret in {where} is not recorded", advice="restore a backup")
         try:
@@ -262,7 +264,7 @@ class DatabaseVault:
         known = master_key_in_use(self._session)
         if known is not None and known.id == new.id:
             raise RegistryError(f"the registry is sealed with the key {new.id} already", advice="give another one")
-        rows = self._session.scalars(select(DataKeyRow).order_by(DataKeyRow.id)).all()
+        rows = self._session.scalars(select(DataKeyRow).order_by(DataKeyRow.id).options(_WRAPPED)).all()
         contents = [self._data_key(row) for row in rows]
         self._use_master_key(new, source, derivation)
         for row, content in zip(rows, contents, strict=True):
@@ -289,7 +291,7 @@ class DatabaseVault:
     def _row(self, kind: str, subject: str) -> VaultSecretRow | None:
         statement = select(VaultSecretRow).where(VaultSecretRow.kind == kind, VaultSecretRow.subject == subject)
         with bytes_expected(f"the {kind} secret of {subject}"):
-            return self._session.scalars(statement).one_or_none()
+            return self._session.scalars(statement.options(undefer(VaultSecretRow.ciphertext))).one_or_none()
 
     def _data_key_of(self, key_set: str | None) -> DataKeyRow:
         """Return the data key of a key set, or of what belongs to none, making it on first use."""
@@ -300,8 +302,9 @@ class DatabaseVault:
     def _recorded_data_key(self, key_set: str | None) -> DataKeyRow | None:
         column = DataKeyRow.key_set_id
         statement = select(DataKeyRow).where(column.is_(None) if key_set is None else column == key_set)
+        statement = statement.options(_WRAPPED).order_by(DataKeyRow.created_at).limit(1)
         with bytes_expected("a data key"):
-            return self._session.scalars(statement.order_by(DataKeyRow.created_at).limit(1)).one_or_none()
+            return self._session.scalars(statement).one_or_none()
 
     def _new_data_key(self, key_set: str | None) -> DataKeyRow:
         master = self._master_in_use()

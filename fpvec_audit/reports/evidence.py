@@ -39,6 +39,28 @@ def render_export(document: Mapping[str, Any], console: "Console") -> None:
     render_bullets(console, "What this does not prove", _lines(document, "does_not_prove"))
 
 
+def render_recording(document: Mapping[str, Any], console: "Console") -> None:
+    """Show a bundle that was recorded, or had been."""
+    _line(console, "RECORDED" if document["new"] else "RECORDED BEFORE")
+    render_fields({name: value for name, value in document.items() if name not in (*_LISTS, "new")}, console)
+    render_bullets(console, "Notes", _lines(document, "warnings"))
+    render_bullets(console, "Not recomputed", _lines(document, "not_recomputed"))
+    render_bullets(console, "What this does not prove", _lines(document, "does_not_prove"))
+
+
+def render_recorded(documents: Sequence[Mapping[str, Any]], console: "Console") -> None:
+    """Show the audits that were handed over and recorded."""
+    if not documents:
+        _line(console, "no audit was handed over yet")
+    for document in documents:
+        pinned = "pinned" if document["key_from"] == "verifier" else "not pinned"
+        _line(
+            console,
+            f"{document['id']}  {document['verdict']}, grade {document['grade']}  {document['suspect']}  "
+            f"{document['audit']}, signed by {document['signer'][:16]}… ({pinned})  {document['recorded_at'][:16]}",
+        )
+
+
 def _mark(check: Mapping[str, Any]) -> str:
     return f"{FITS if check['ok'] else DOES_NOT_FIT} "
 

@@ -159,8 +159,8 @@ def export_evidence(
         found = finished_audit(uow, reference)
         if found.key_set.commitment.chance_source == NO_CHANCE and not disclose_secret:
             raise UsageError(  # inside, so that nothing was read where nothing is given out
-                f"nobody but its owner vouches for key set {found.key_set.name!r}: it can only be verified by its whole "
-                "secret, and whoever reads the bundle will know every key",
+                f"nobody but its owner vouches for key set {found.key_set.name!r}: it can only be verified by its "
+                "whole secret, and whoever reads the bundle will know every key",
                 advice="add --disclose-secret, and issue a new key set for further audits",
             )
     key_set, secret = _revealed(found, registry)

@@ -27,6 +27,7 @@ class RegistryState:
         done: what was made up for on the way, in sentences ("3 secrets … were sealed").
         due: what is left to be made up for, in sentences.
         master_key: which master key seals the secrets, and whether the given one does; None where it was not asked.
+        remarks: what an administrator may want to do, in sentences.
     """
 
     location: str
@@ -37,6 +38,7 @@ class RegistryState:
     done: tuple[str, ...] = ()
     due: tuple[str, ...] = ()
     master_key: MasterKeyState | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def current(self) -> bool:
@@ -55,6 +57,7 @@ class RegistryState:
             "done": list(self.done),
             "due": list(self.due),
             "master_key": None if self.master_key is None else self.master_key.to_json(),
+            "warnings": list(self.remarks),
         }
 
 
@@ -119,7 +122,9 @@ def check_registry(url: str, *, master_key: "MasterKeySource | None" = None) -> 
     with _engine(url) as engine:
         revision = _revision(engine, create=False)
         problems = schema.problems(engine)
-        state = RegistryState(_location(engine), revision, SCHEMA_REVISION, revision, problems)
+        state = RegistryState(
+            _location(engine), revision, SCHEMA_REVISION, revision, problems, remarks=schema.remarks(engine)
+        )
         if revision != SCHEMA_REVISION or _lacks_tables(problems):
             return state
         return replace(state, due=due(engine), master_key=master_key_state(engine, master_key or beside(engine.url)))

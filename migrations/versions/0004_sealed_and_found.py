@@ -36,6 +36,86 @@ POSTGRESQL_LEDGER = (
     "FOR EACH STATEMENT EXECUTE FUNCTION fpvec_refuse_ledger_change()",
 )
 
+# What nobody but a custodian may select.
+SECRET_COLUMNS = ("vault_secret.ciphertext", "data_key.wrapped", "audit_record.content")
+REGISTRY_TABLES = (
+    "alembic_version", "attack_run", "audit", "audit_record", "candidate", "data_key", "digested_files", "job",
+    "key_set", "ledger", "licensee", "mark", "master_key", "model", "model_manifest", "model_tensor", "recorded_audit",
+    "registry_fact", "stamp", "stamp_vector", "suspect", "vault_secret", "vector", "vector_family",
+)  # fmt: skip
+HISTORY = ("ledger", "recorded_audit")
+"""Nobody changes what they hold, both roles add to them."""
+EMPTIED = ("registry_fact", "model_tensor")
+"""Tables whose rows a custodian may delete."""
+
+# Roles belong to the whole server, so that they may be there already, and not everybody may make one. An administrator
+# can call the function again, and it does what is still missing.
+POSTGRESQL_GRANT_ROLES = f"""
+    CREATE FUNCTION fpvec_grant_roles() RETURNS text LANGUAGE plpgsql AS $$
+    DECLARE
+        place CONSTANT regnamespace := (SELECT relnamespace FROM pg_class WHERE oid = 'ledger'::regclass);
+        item text;
+        readable text;
+        missing text := '';
+    BEGIN
+        FOREACH item IN ARRAY ARRAY['fpvec_auditor', 'fpvec_custodian'] LOOP
+            IF to_regrole(item) IS NULL THEN
+                BEGIN
+                    EXECUTE format('CREATE ROLE %I NOLOGIN', item);
+                EXCEPTION
+                    WHEN insufficient_privilege THEN missing := concat_ws(', ', nullif(missing, ''), item);
+                    WHEN duplicate_object OR unique_violation THEN NULL;
+                END;
+            END IF;
+            IF to_regrole(item) IS NOT NULL AND NOT has_schema_privilege(item, place::oid, 'USAGE') THEN
+                EXECUTE format('GRANT USAGE ON SCHEMA %s TO %I', place, item);
+            END IF;
+        END LOOP;
+        FOREACH item IN ARRAY ARRAY[{", ".join(f"'{table}'" for table in REGISTRY_TABLES)}] LOOP
+            IF to_regrole('fpvec_auditor') IS NOT NULL THEN
+                SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) INTO readable FROM pg_attribute
+                WHERE attrelid = format('%s.%I', place, item)::regclass AND attnum > 0 AND NOT attisdropped
+                AND item || '.' || attname NOT IN ({", ".join(f"'{column}'" for column in SECRET_COLUMNS)});
+                EXECUTE format('GRANT SELECT (%s) ON %s.%I TO fpvec_auditor', readable, place, item);
+                IF item IN ({", ".join(f"'{table}'" for table in HISTORY)}) THEN
+                    EXECUTE format('GRANT INSERT ON %s.%I TO fpvec_auditor', place, item);
+                END IF;
+            END IF;
+            IF to_regrole('fpvec_custodian') IS NOT NULL THEN
+                EXECUTE format('GRANT SELECT ON %s.%I TO fpvec_custodian', place, item);
+                IF item <> 'alembic_version' THEN
+                    EXECUTE format('GRANT INSERT ON %s.%I TO fpvec_custodian', place, item);
+                    IF item NOT IN ({", ".join(f"'{table}'" for table in HISTORY)}) THEN
+                        EXECUTE format('GRANT UPDATE ON %s.%I TO fpvec_custodian', place, item);
+                    END IF;
+                END IF;
+                IF item IN ({", ".join(f"'{table}'" for table in EMPTIED)}) THEN
+                    EXECUTE format('GRANT DELETE ON %s.%I TO fpvec_custodian', place, item);
+                END IF;
+            END IF;
+        END LOOP;
+        IF to_regrole('fpvec_custodian') IS NOT NULL THEN
+            EXECUTE format('GRANT ALL ON SEQUENCE %s TO fpvec_custodian', pg_get_serial_sequence('vault_secret', 'id'));
+        END IF;
+        RETURN missing;
+    END $$
+    """  # noqa: S608 - all names are written above
+# Whoever may not keep secrets records audits that were handed over, and nothing else.
+POSTGRESQL_LEDGER_ENTRY = (
+    """
+    CREATE FUNCTION fpvec_check_ledger_entry() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF NEW.event <> 'recorded_audit.added'
+        AND NOT has_table_privilege(format('%I.vault_secret', TG_TABLE_SCHEMA), 'INSERT') THEN
+            RAISE EXCEPTION 'permission denied to record the event %', NEW.event USING ERRCODE = '42501';
+        END IF;
+        RETURN NEW;
+    END $$
+    """,
+    "CREATE TRIGGER ledger_entry_allowed BEFORE INSERT ON ledger "
+    "FOR EACH ROW EXECUTE FUNCTION fpvec_check_ledger_entry()",
+)
+
 INDEXES = {
     "stamp": (("created_at", "id"), ("licensee_id", "created_at", "id"), ("downstream_id", "created_at", "id")),
     "audit": (("created_at", "id"), ("key_set_id", "created_at", "id"), ("verdict", "created_at", "id")),
@@ -95,6 +175,7 @@ TABLES_FIRST_FIRST = (
     "data_key",
     "audit_record",
     "attack_run",
+    "recorded_audit",
     "job",
     "vault_secret",
     "ledger",
@@ -173,6 +254,28 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_suspect")),
     )
     op.create_index(op.f("ix_suspect_first_seen_at"), "suspect", ["first_seen_at"])
+    op.create_table(
+        "recorded_audit",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("bundle", sa.String(length=64), nullable=False),
+        sa.Column("audit", sa.Text(), nullable=False),
+        sa.Column("key_set", sa.Text(), nullable=False),
+        sa.Column("commitment", sa.String(length=64), nullable=False),
+        sa.Column("suspect", sa.Text(), nullable=False),
+        sa.Column("suspect_digest", sa.Text(), nullable=False),
+        sa.Column("verdict", sa.String(length=20), nullable=False),
+        sa.Column("alpha", sa.Text(), nullable=False),
+        sa.Column("grade", sa.String(length=20), nullable=False),
+        sa.Column("signer", sa.String(length=64), nullable=False),
+        sa.Column("key_from", sa.String(length=20), nullable=False),
+        sa.Column("ordering", sa.Text(), nullable=False),
+        sa.Column("location", sa.Text(), nullable=False),
+        sa.Column("recorded_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("recorded_by", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_recorded_audit")),
+    )
+    op.create_index(op.f("ix_recorded_audit_bundle"), "recorded_audit", ["bundle"])
+    op.create_index(op.f("ix_recorded_audit_recorded_at_id"), "recorded_audit", ["recorded_at", "id"])
     op.add_column("key_set", sa.Column("state", sa.String(length=20), nullable=False, server_default="issued"))
     op.execute("UPDATE key_set SET state = 'pending' WHERE grade = 'pending'")
     op.execute(EMBEDDED)
@@ -193,8 +296,9 @@ def upgrade() -> None:
         for column in REPLACED_INDEXES[table]:
             op.drop_index(op.f(f"ix_{table}_{column}"), table)
     if connection.dialect.name == "postgresql":
-        for statement in POSTGRESQL_LEDGER:
+        for statement in (*POSTGRESQL_LEDGER, *POSTGRESQL_LEDGER_ENTRY, POSTGRESQL_GRANT_ROLES):
             op.execute(statement)
+        op.execute("SELECT fpvec_grant_roles()")
     if sa.inspect(connection).has_table(ASIDE):
         bring_back(connection)
     if connection.execute(sa.text(UNMET)).first() is not None:
@@ -208,6 +312,10 @@ def downgrade() -> None:
         for name in ("update", "delete", "truncate"):
             op.execute(f"DROP TRIGGER ledger_no_{name} ON ledger")
         op.execute("DROP FUNCTION fpvec_refuse_ledger_change()")
+        op.execute("DROP TRIGGER ledger_entry_allowed ON ledger")
+        op.execute("DROP FUNCTION fpvec_check_ledger_entry()")
+        op.execute("DROP FUNCTION fpvec_grant_roles()")
+        take_grants_back(connection)
     for table, groups in INDEXES.items():
         for column in REPLACED_INDEXES[table]:
             op.create_index(op.f(f"ix_{table}_{column}"), table, [column])
@@ -218,6 +326,7 @@ def downgrade() -> None:
             batch.drop_column(column)
     op.drop_index(op.f("ix_key_set_state"), "key_set")
     op.drop_column("key_set", "state")  # in place: other tables refer to this one
+    op.drop_table("recorded_audit")
     op.drop_table("suspect")
     op.drop_table("model_tensor")
     for table, removed in (("audit_record", ()), ("vault_secret", ("nonce", "wrapped_key", "master_key"))):
@@ -230,6 +339,15 @@ def downgrade() -> None:
                 batch.add_column(sa.Column(column, kind, nullable=True))
     for table in ("data_key", "master_key", "registry_fact"):
         op.drop_table(table)
+
+
+def take_grants_back(connection: sa.Connection) -> None:
+    """Leave the roles themselves: other databases of the server may use them, and logins may be their members."""
+    place = connection.scalar(sa.text("SELECT relnamespace::regnamespace FROM pg_class WHERE oid = 'ledger'::regclass"))
+    for role in ("fpvec_auditor", "fpvec_custodian"):
+        if connection.scalar(sa.text("SELECT to_regrole(:role) IS NOT NULL").bindparams(role=role)):
+            for kind in ("TABLES", "SEQUENCES"):
+                op.execute(f"REVOKE ALL ON ALL {kind} IN SCHEMA {place} FROM {role}")
 
 
 def holds_rows(table: str) -> bool:

@@ -1,6 +1,8 @@
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -180,3 +182,16 @@ def test_registry_is_named_without_its_password_in_representations(file):
         assert repr(registry) == f"Registry('{file}')"
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_process_that_closes_nothing_leaves_one_file_with_everything(file):
+    program = (
+        "import sys; from pathlib import Path; from tests.registry.builders import *\n"
+        "registry = opened(Path(sys.argv[1]))\n"
+        "with registry.unit_of_work() as uow:\n"
+        "    uow.models.add(model_record())\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(file)], check=True)
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("SELECT count(*) FROM model").fetchone() == (1,)

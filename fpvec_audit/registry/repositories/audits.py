@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Select, insert, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
 from fpvec_audit.domain.canonical_json import canonical_digest
 from fpvec_audit.domain.records import AttackRunRecord, AuditRecord, JobState
@@ -127,7 +127,7 @@ class AuditRepository:
         """
         statement = select(AuditRecordRow).where(AuditRecordRow.audit_id == identifier).order_by(AuditRecordRow.serial)
         with bytes_expected(f"a record of audit {identifier}"):
-            rows = self._session.scalars(statement).all()
+            rows = self._session.scalars(statement.options(undefer(AuditRecordRow.content))).all()
         found = tuple(self._record(row) for row in rows)
         if found:
             self._vault.disclose(TRANSCRIPT, identifier, purpose=purpose)
