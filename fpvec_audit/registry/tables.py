@@ -3,6 +3,7 @@
 The shape lasts from the first migration on: a key set has marks and candidates, a training run is a vector family, a
 stamp joins any number of vectors. Prompts and responses have no column: they follow from the secret in the vault.
 What is secret lies in ``vault_secret.ciphertext`` and ``audit_record.content``, and nowhere else.
+A list is read in the order of an index, which is why times stand in indexes after what they are listed by.
 Everything is portable between SQLite and PostgreSQL; what is peculiar to one of them lives in ``database.py`` and in
 the migrations.
 """
@@ -93,7 +94,7 @@ class LicenseeRow(Base):
 
 
 class ModelRow(Base):
-    """A checkpoint by canonical digest."""
+    """A checkpoint by canonical digest. ``base_id``, where the line of its parents ends, is there to be listed by."""
 
     __tablename__ = "model"
 
@@ -102,11 +103,17 @@ class ModelRow(Base):
     role: Mapped[str] = mapped_column(String(20))
     architecture: Mapped[str] = mapped_column(String(NAME_LENGTH))
     location: Mapped[str] = mapped_column(Text)
-    parent_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"))
+    base_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"))
     parameters: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
 
-    __table_args__ = (Index(None, "created_at", "id"), Index(None, "role", "created_at", "id"))
+    __table_args__ = (
+        Index(None, "created_at", "id"),
+        Index(None, "role", "created_at", "id"),
+        Index(None, "parent_id", "created_at", "id"),
+        Index(None, "base_id", "created_at", "id"),
+    )
 
 
 class ModelManifestRow(Base):
@@ -147,15 +154,23 @@ class KeySetRow(Base):
     id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
     name: Mapped[str] = mapped_column(String(NAME_LENGTH), unique=True)
     owner: Mapped[str] = mapped_column(String(NAME_LENGTH))
-    licensee_id: Mapped[str | None] = mapped_column(ForeignKey("licensee.id"), index=True)
+    licensee_id: Mapped[str | None] = mapped_column(ForeignKey("licensee.id"))
     commitment: Mapped[dict[str, Any]]
     commitment_digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), unique=True)
     root: Mapped[str] = mapped_column(String(DIGEST_LENGTH), index=True)
     grade: Mapped[str] = mapped_column(String(20))
-    state: Mapped[str] = mapped_column(String(20), index=True)
+    state: Mapped[str] = mapped_column(String(20))
     chance: Mapped[str] = mapped_column(Text)
-    base_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
+    base_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"))
     created_at: Mapped[datetime]
+
+    __table_args__ = (
+        Index(None, "created_at", "id"),
+        Index(None, "owner", "created_at", "id"),
+        Index(None, "licensee_id", "created_at", "id"),
+        Index(None, "base_id", "created_at", "id"),
+        Index(None, "state", "created_at", "id"),
+    )
 
 
 class MarkRow(Base):
@@ -200,7 +215,7 @@ class VectorRow(Base):
 
     id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
     digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), unique=True)
-    family_id: Mapped[str] = mapped_column(ForeignKey("vector_family.id"), index=True)
+    family_id: Mapped[str] = mapped_column(ForeignKey("vector_family.id"))
     mark: Mapped[int] = mapped_column(Integer)
     fingerprinted_id: Mapped[str] = mapped_column(ForeignKey("model.id"), index=True)
     architecture: Mapped[str] = mapped_column(String(NAME_LENGTH))
@@ -209,9 +224,14 @@ class VectorRow(Base):
     norm: Mapped[float] = mapped_column(Double)
     created_at: Mapped[datetime]
 
+    __table_args__ = (Index(None, "created_at", "id"), Index(None, "family_id", "created_at", "id"))
+
 
 class StampRow(Base):
-    """A stamped copy of a downstream model."""
+    """A stamped copy of a downstream model.
+
+    ``base_id`` and ``key_set_id`` follow from its first vector, so that it can be listed by them.
+    """
 
     __tablename__ = "stamp"
 
@@ -219,6 +239,8 @@ class StampRow(Base):
     downstream_id: Mapped[str] = mapped_column(ForeignKey("model.id"))
     stamped_id: Mapped[str] = mapped_column(ForeignKey("model.id"), index=True)
     licensee_id: Mapped[str | None] = mapped_column(ForeignKey("licensee.id"))
+    base_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"))
+    key_set_id: Mapped[str | None] = mapped_column(ForeignKey("key_set.id"))
     location: Mapped[str] = mapped_column(Text)
     applied_ratio: Mapped[float] = mapped_column(Double)
     cosine: Mapped[float] = mapped_column(Double)
@@ -229,6 +251,8 @@ class StampRow(Base):
         Index(None, "created_at", "id"),
         Index(None, "licensee_id", "created_at", "id"),
         Index(None, "downstream_id", "created_at", "id"),
+        Index(None, "base_id", "created_at", "id"),
+        Index(None, "key_set_id", "created_at", "id"),
     )
 
 
@@ -316,15 +340,21 @@ class JobRow(Base):
 
     id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
     kind: Mapped[str] = mapped_column(String(NAME_LENGTH))
-    state: Mapped[str] = mapped_column(String(20), index=True)
+    state: Mapped[str] = mapped_column(String(20))
     detail: Mapped[dict[str, Any]]
     process: Mapped[int] = mapped_column(BigInteger)
     host: Mapped[str] = mapped_column(String(255))
     command: Mapped[list[str]] = mapped_column(JSON)
-    started_at: Mapped[datetime] = mapped_column(index=True)
+    started_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime | None]
     cancel_asked_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index(None, "started_at", "id"),
+        Index(None, "state", "started_at", "id"),
+        Index(None, "kind", "started_at", "id"),
+    )
 
 
 class LedgerRow(Base):

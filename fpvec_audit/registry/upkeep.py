@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy import Engine, delete, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -140,6 +140,7 @@ def _sketch_everything(registry: "Registry") -> None:
     """Make every recorded model findable by its tensors, in transactions of a few models."""
     from fpvec_audit.domain.manifest import Manifest
     from fpvec_audit.domain.sketch import sketch
+    from fpvec_audit.registry.repositories.sketches import add_sketch
 
     for identifiers in _batches(registry.engine):
         with registry.unit_of_work() as uow:
@@ -150,10 +151,7 @@ def _sketch_everything(registry: "Registry") -> None:
                 )
                 session.execute(delete(ModelTensorRow).where(ModelTensorRow.model_id == identifier))
                 values = () if content is None else sketch(Manifest.from_bytes(content))
-                if values:
-                    session.execute(
-                        insert(ModelTensorRow), [{"content": value, "model_id": identifier} for value in values]
-                    )
+                add_sketch(session, identifier, values)
     _forget(registry, SKETCHES)
 
 

@@ -182,12 +182,12 @@ def render_key_sets(document: Sequence[Mapping[str, Any]], console: Console) -> 
     rows = [
         [
             keys["name"],
-            _short(keys["id"]),
+            short(keys["id"]),
             keys["scheme"],
             keys["issued"],
             keys["decoys"],
             f"waits for {keys['waits_for']}" if keys.get("waits_for") else keys["grade"],
-            _short(keys["base"]) if keys["base"] else "not yet",
+            short(keys["base"]) if keys["base"] else "not yet",
         ]
         for keys in document
     ]
@@ -207,11 +207,11 @@ def render_models(document: Sequence[Mapping[str, Any]], console: Console) -> No
     rows = [
         [
             model["name"],
-            _short(model["id"]),
+            short(model["id"]),
             model["role"],
             model["architecture"] or "unknown",
             f"{model['parameters']:,}",
-            model.get("parent_name") or _short(model["parent"] or "–"),
+            model.get("parent_name") or short(model["parent"] or "–"),
         ]
         for model in document
     ]
@@ -223,7 +223,7 @@ def render_vectors(document: Sequence[Mapping[str, Any]], console: Console) -> N
     """List fingerprint vectors."""
     rows = [
         [
-            _short(vector["vector_id"]),
+            short(vector["vector_id"]),
             vector["key_set"] or "unknown",
             vector["base"],
             vector["architecture"],
@@ -261,7 +261,7 @@ def render_stamps(document: Sequence[Mapping[str, Any]], console: Console) -> No
     rows = [
         [
             stamp["out"],
-            ", ".join(f"{_short(vector['vector'])}×{vector['scale']:g}" for vector in stamp["vectors"]),
+            ", ".join(f"{short(vector['vector'])}×{vector['scale']:g}" for vector in stamp["vectors"]),
             stamp["licensee"] or "–",
             f"{stamp['applied_ratio']:.4f}",
             f"{stamp['seconds']:.2f}",
@@ -289,11 +289,28 @@ def render_stamps(document: Sequence[Mapping[str, Any]], console: Console) -> No
     )
 
 
+def render_recorded_stamps(document: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """List recorded stamps."""
+    rows = [
+        [
+            short(stamp["stamp_id"]),
+            stamp["created_at"][:19],
+            stamp["licensee"] or "–",
+            stamp["downstream_name"],
+            ", ".join(f"{short(vector['vector'])}×{vector['scale']:g}" for vector in stamp["vectors"]),
+            stamp["stamped_name"],
+        ]
+        for stamp in document
+    ]
+    columns = ("id", "made (UTC)", "licensee", "downstream", "vectors", "copy")
+    _list(console, "Stamps", columns, rows, empty="no stamp is recorded: fpvec stamp DOWNSTREAM --vector V --out DIR")
+
+
 def render_jobs(document: Sequence[Mapping[str, Any]], console: Console) -> None:
     """List jobs, oldest first."""
     rows = [
         [
-            _short(job["id"]),
+            short(job["id"]),
             job["kind"],
             Text(job["state"], style=COLOURS.get(job["state"], "")),
             job["started_at"][:19],
@@ -337,7 +354,7 @@ def render_findings(document: Mapping[str, Any], console: Console) -> None:
 def render_ledger(document: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Show ledger entries, oldest first."""
     rows = [
-        [entry["serial"], entry["at"][:19], entry["event"], _short(entry["subject"]), entry["digest"][:12]]
+        [entry["serial"], entry["at"][:19], entry["event"], short(entry["subject"]), entry["digest"][:12]]
         for entry in document
     ]
     _list(console, "Ledger", (">#", "when (UTC)", "event", "subject", "digest"), rows, empty="the ledger is empty")
@@ -381,6 +398,11 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) ->
     return table
 
 
+def render_rows(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Show a table; a column name that begins with ">" is set flush right."""
+    console.print(_table(title, columns, rows))
+
+
 def _list(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:
     console.print(_table(title, columns, rows) if rows else Text(empty))
 
@@ -422,7 +444,7 @@ def _verdict(verdict: str) -> Text:
     return Text(verdict, style=f"bold {COLOURS.get(verdict, '')}".strip())
 
 
-def _short(identifier: str) -> str:
+def short(identifier: str) -> str:
     """Return the beginning of an id, long enough to be typed as a reference."""
     return identifier if len(identifier) <= 19 else identifier[:12]
 

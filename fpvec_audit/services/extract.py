@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fpvec_audit import __version__
 from fpvec_audit.domain.canonical_json import canonical_digest
 from fpvec_audit.domain.records import ModelRecord, ModelRole, VectorRecord
+from fpvec_audit.domain.selection import EVERYTHING, Selection
 from fpvec_audit.domain.vector import StoredDtype, VectorDescription
 from fpvec_audit.errors import KeySetError, UnknownNameError, UsageError, VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
@@ -174,10 +175,18 @@ def _remember(out: Path, vector: VectorDescription, *, registry: "Registry") -> 
         written.remember(uow, vector.digest)
 
 
-def list_vectors(*, registry: "Registry") -> Sequence[VectorSummary]:
-    """Return the recorded vectors, oldest first."""
-    with registry.unit_of_work() as uow:
-        return [_summary(uow, record) for record in uow.vectors.list()]
+def list_vectors(*, registry: "Registry", selection: Selection = EVERYTHING) -> Sequence[VectorSummary]:
+    """Return recorded vectors, oldest first if nothing else is asked for.
+
+    Args:
+        registry: where to look.
+        selection: filters, order and page.
+
+    Raises:
+        UsageError: the selection names nothing.
+    """
+    with registry.snapshot() as uow:
+        return _summaries(uow, uow.vectors.select(selection))
 
 
 def show_vector(reference: str, *, registry: "Registry") -> VectorSummary:
@@ -332,8 +341,16 @@ def _add_vector(
 
 
 def _summary(uow: "UnitOfWork", record: VectorRecord) -> VectorSummary:
-    base, fingerprinted = uow.models.find(record.base), uow.models.find(record.fingerprinted)
-    if base is None or fingerprinted is None:
-        raise VectorError(f"{record.id}: its models are not in the registry", advice="run `fpvec registry check`")
-    names = {found.id: found.name for found in uow.key_sets.list()}
-    return VectorSummary(record, base, fingerprinted, names.get(record.key_set or ""))
+    return _summaries(uow, [record])[0]
+
+
+def _summaries(uow: "UnitOfWork", records: Sequence[VectorRecord]) -> list[VectorSummary]:
+    models = uow.models.known(model for record in records for model in (record.base, record.fingerprinted))
+    names = uow.key_sets.names(record.key_set for record in records if record.key_set is not None)
+    summaries = []
+    for record in records:
+        base, fingerprinted = models.get(record.base), models.get(record.fingerprinted)
+        if base is None or fingerprinted is None:
+            raise VectorError(f"{record.id}: its models are not in the registry", advice="run `fpvec registry check`")
+        summaries.append(VectorSummary(record, base, fingerprinted, names.get(record.key_set or "")))
+    return summaries

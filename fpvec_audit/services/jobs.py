@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.records import JobRecord, JobState
+from fpvec_audit.domain.selection import EVERYTHING, Selection
 
 if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry
@@ -36,11 +37,19 @@ def recorded_job(registry: "Registry", kind: str, detail: Mapping[str, Any]) -> 
         uow.jobs.finish(job.id, JobState.SUCCEEDED, detail)
 
 
-def list_jobs(*, registry: "Registry") -> Sequence[JobRecord]:
-    """Return all jobs, oldest first; those whose process vanished are marked as interrupted on the way."""
+def list_jobs(*, registry: "Registry", selection: Selection = EVERYTHING) -> Sequence[JobRecord]:
+    """Return jobs, oldest first if nothing else is asked for; those whose process vanished are marked on the way.
+
+    Args:
+        registry: where to look.
+        selection: filters, order and page.
+
+    Raises:
+        UsageError: the selection names nothing.
+    """
     with registry.unit_of_work() as uow:
         uow.jobs.mark_interrupted()
-        return uow.jobs.list()
+        return uow.jobs.select(selection)
 
 
 def job_json(job: JobRecord) -> dict[str, Any]:

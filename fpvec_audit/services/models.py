@@ -1,15 +1,17 @@
 """Register, list and show checkpoints: a model is what its weights are, wherever and however they are stored."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.manifest import Manifest
 from fpvec_audit.domain.records import ModelRecord, ModelRole, StampRecord
+from fpvec_audit.domain.selection import EVERYTHING, Selection
 from fpvec_audit.errors import ArchitectureError, UnknownNameError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.digested import DigestedFiles, look_at
+from fpvec_audit.services.recorded_stamps import stamp_json
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
@@ -44,7 +46,7 @@ class ModelSummary:
             "parent_name": self.parent_name,
             "parameters": self.record.parameters,
             "created_at": self.record.created_at.isoformat(),
-            "stamps": [_stamp_json(stamp) for stamp in self.stamps],
+            "stamps": [stamp_json(stamp) for stamp in self.stamps],
         }
 
 
@@ -184,10 +186,27 @@ def verify_model(
     return VerifiedModel(record, place, found.digest, difference, len(found.tensors))
 
 
-def list_models(*, registry: "Registry", role: ModelRole | None = None) -> Sequence[ModelSummary]:
-    """Return the registered models of a role, or all, oldest first."""
-    with registry.unit_of_work() as uow:
-        return [_summary(uow, record) for record in uow.models.list(role)]
+def list_models(
+    *, registry: "Registry", role: ModelRole | None = None, selection: Selection = EVERYTHING
+) -> Sequence[ModelSummary]:
+    """Return registered models, oldest first if nothing else is asked for.
+
+    Args:
+        registry: where to look.
+        role: what they are to their owner, anything when None.
+        selection: filters, order and page.
+
+    Raises:
+        UsageError: the selection names nothing.
+    """
+    if role is not None:
+        selection = replace(selection, where={**selection.where, "role": role.value})
+    with registry.snapshot() as uow:
+        records = uow.models.select(selection)
+        parents = uow.models.known(record.parent for record in records if record.parent is not None)
+        stamps = uow.stamps.of_models(record.id for record in records)
+    names = {parent.id: parent.name for parent in parents.values()}
+    return [ModelSummary(record, names.get(record.parent or ""), stamps.get(record.id, ())) for record in records]
 
 
 def show_model(reference: str, *, registry: "Registry") -> ModelSummary:
@@ -200,7 +219,7 @@ def show_model(reference: str, *, registry: "Registry") -> ModelSummary:
     Raises:
         UsageError: there is none, or several.
     """
-    with registry.unit_of_work() as uow:
+    with registry.snapshot() as uow:
         return _summary(uow, uow.models.get(reference))
 
 
@@ -268,10 +287,10 @@ def _find(uow: "UnitOfWork", reference: str) -> ModelRecord:
         return uow.models.get(reference)
     except UnknownNameError:
         here = str(Path(reference).resolve())
-        lying = [record for record in uow.models.list() if record.location == here]
-        if not lying:
+        lying = uow.models.at(here)
+        if lying is None:
             raise
-        return lying[-1]
+        return lying
 
 
 def _parent_digest(reference: str, *, registry: "Registry", catalog: "Catalog", progress: Progress) -> str:
@@ -285,22 +304,11 @@ def _parent_digest(reference: str, *, registry: "Registry", catalog: "Catalog", 
     digest = identify_model(Path(reference), catalog=catalog, progress=progress).digest
     with registry.unit_of_work() as uow:
         found = uow.models.find(digest)
-        known = [record.name for record in uow.models.list()]
-    if found is None:
-        raise UnknownNameError("model", reference, known, listing="fpvec model list")
-    return found.id
+        if found is None:
+            raise uow.models.unknown(reference)
+        return found.id
 
 
 def _summary(uow: "UnitOfWork", record: ModelRecord) -> ModelSummary:
     parent = None if record.parent is None else uow.models.find(record.parent)
     return ModelSummary(record, None if parent is None else parent.name, uow.stamps.of_model(record.id))
-
-
-def _stamp_json(stamp: StampRecord) -> dict[str, Any]:
-    return {
-        "stamp_id": stamp.id,
-        "downstream": stamp.downstream,
-        "vectors": [{"vector": vector, "scale": scale} for vector, scale in stamp.vectors],
-        "licensee": stamp.licensee or None,
-        "location": stamp.location,
-    }

@@ -29,12 +29,66 @@ POSTGRESQL_LEDGER = (
 )
 
 INDEXES = {
-    "stamp": (("created_at", "id"), ("licensee_id", "created_at", "id"), ("downstream_id", "created_at", "id")),
+    "stamp": (
+        ("created_at", "id"),
+        ("licensee_id", "created_at", "id"),
+        ("downstream_id", "created_at", "id"),
+        ("base_id", "created_at", "id"),
+        ("key_set_id", "created_at", "id"),
+    ),
     "audit": (("created_at", "id"), ("key_set_id", "created_at", "id"), ("verdict", "created_at", "id")),
-    "model": (("created_at", "id"), ("role", "created_at", "id")),
+    "model": (
+        ("created_at", "id"),
+        ("role", "created_at", "id"),
+        ("parent_id", "created_at", "id"),
+        ("base_id", "created_at", "id"),
+    ),
+    "key_set": (
+        ("created_at", "id"),
+        ("owner", "created_at", "id"),
+        ("licensee_id", "created_at", "id"),
+        ("base_id", "created_at", "id"),
+        ("state", "created_at", "id"),
+    ),
+    "vector": (("created_at", "id"), ("family_id", "created_at", "id")),
+    "job": (("started_at", "id"), ("state", "started_at", "id"), ("kind", "started_at", "id")),
 }
-REPLACED_INDEXES = {"stamp": ("licensee_id", "downstream_id"), "audit": ("key_set_id",), "model": ("role",)}
+REPLACED_INDEXES = {
+    "stamp": ("licensee_id", "downstream_id"),
+    "audit": ("key_set_id",),
+    "model": ("role", "parent_id"),
+    "key_set": ("licensee_id", "base_id"),
+    "vector": ("family_id",),
+    "job": ("state", "started_at"),
+}
 """Indexes of one column that one of several begins with."""
+
+DERIVED = (("model", "base_id", "model"), ("stamp", "base_id", "model"), ("stamp", "key_set_id", "key_set"))
+"""Columns that follow from others, so that things can be listed by them: (table, column, table referred to)."""
+
+DERIVE = (
+    """
+    WITH RECURSIVE line(id, base) AS (
+        SELECT id, id FROM model WHERE parent_id IS NULL
+        UNION ALL SELECT model.id, line.base FROM model JOIN line ON model.parent_id = line.id
+    )
+    UPDATE model SET base_id = (SELECT line.base FROM line WHERE line.id = model.id) WHERE parent_id IS NOT NULL
+    """,
+    """
+    UPDATE stamp SET base_id = (
+        SELECT vector_family.base_id FROM stamp_vector
+        JOIN vector ON vector.id = stamp_vector.vector_id JOIN vector_family ON vector_family.id = vector.family_id
+        WHERE stamp_vector.stamp_id = stamp.id AND stamp_vector.position = 0
+    )
+    """,
+    """
+    UPDATE stamp SET key_set_id = (
+        SELECT vector_family.key_set_id FROM stamp_vector
+        JOIN vector ON vector.id = stamp_vector.vector_id JOIN vector_family ON vector_family.id = vector.family_id
+        WHERE stamp_vector.stamp_id = stamp.id AND stamp_vector.position = 0
+    )
+    """,
+)
 
 
 def upgrade() -> None:
@@ -105,18 +159,24 @@ def upgrade() -> None:
     op.execute("UPDATE key_set SET state = 'embedded' WHERE base_id IS NOT NULL")
     with op.batch_alter_table("key_set") as batch:
         batch.alter_column("state", existing_type=sa.String(length=20), existing_nullable=False, server_default=None)
-    op.create_index(op.f("ix_key_set_state"), "key_set", ["state"])
     op.add_column("job", sa.Column("command", sa.JSON(), nullable=False, server_default="[]"))
     with op.batch_alter_table("job") as batch:
         batch.add_column(sa.Column("heartbeat_at", sa.DateTime(timezone=True), nullable=True))
         batch.add_column(sa.Column("cancel_asked_at", sa.DateTime(timezone=True), nullable=True))
         batch.alter_column("command", existing_type=sa.JSON(), existing_nullable=False, server_default=None)
+    for table, column, referred in DERIVED:
+        with op.batch_alter_table(table) as batch:
+            batch.add_column(sa.Column(column, sa.String(length=64), nullable=True))
+            batch.create_foreign_key(op.f(f"fk_{table}_{column}_{referred}"), referred, [column], ["id"])
+    for statement in DERIVE:
+        op.execute(statement)
     for table, groups in INDEXES.items():
         for columns in groups:
             op.create_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table, list(columns))
         for column in REPLACED_INDEXES[table]:
             op.drop_index(op.f(f"ix_{table}_{column}"), table)
     if connection.dialect.name == "postgresql":
+        compare_text('"C"')
         for statement in POSTGRESQL_LEDGER:
             op.execute(statement)
 
@@ -127,15 +187,19 @@ def downgrade() -> None:
         for name in ("update", "delete", "truncate"):
             op.execute(f"DROP TRIGGER ledger_no_{name} ON ledger")
         op.execute("DROP FUNCTION fpvec_refuse_ledger_change()")
+        compare_text('"default"')
     for table, groups in INDEXES.items():
         for column in REPLACED_INDEXES[table]:
             op.create_index(op.f(f"ix_{table}_{column}"), table, [column])
         for columns in groups:
             op.drop_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table)
+    for table, column, referred in DERIVED:
+        with op.batch_alter_table(table) as batch:
+            batch.drop_constraint(op.f(f"fk_{table}_{column}_{referred}"), type_="foreignkey")
+            batch.drop_column(column)
     with op.batch_alter_table("job") as batch:
         for column in ("command", "heartbeat_at", "cancel_asked_at"):
             batch.drop_column(column)
-    op.drop_index(op.f("ix_key_set_state"), "key_set")
     with op.batch_alter_table("key_set") as batch:
         batch.drop_column("state")
     op.drop_table("suspect")
@@ -150,6 +214,24 @@ def downgrade() -> None:
                 batch.add_column(sa.Column(column, kind, nullable=True))
     for table in ("data_key", "master_key", "registry_fact"):
         op.drop_table(table)
+
+
+def compare_text(collation: str) -> None:
+    """Compare texts by code point, as SQLite does: under the rules of some languages "aa" is one letter, after z."""
+    connection = op.get_bind()
+    texts = connection.execute(
+        sa.text(
+            "SELECT t.relname, a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a "
+            "JOIN pg_class t ON t.oid = a.attrelid WHERE t.relnamespace = current_schema()::regnamespace "
+            "AND t.relkind = 'r' AND t.relname <> 'alembic_version' AND a.attnum > 0 AND NOT a.attisdropped "
+            "AND a.atttypid IN ('varchar'::regtype, 'text'::regtype) ORDER BY t.relname, a.attnum"
+        )
+    )
+    changes: dict[str, list[str]] = {}
+    for table, column, kind in texts:
+        changes.setdefault(table, []).append(f"ALTER {column} TYPE {kind} COLLATE {collation}")
+    for table, columns in changes.items():
+        op.execute(f"ALTER TABLE {table} {', '.join(columns)}")
 
 
 def holds_rows(table: str) -> bool:

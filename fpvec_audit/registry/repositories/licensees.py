@@ -1,15 +1,32 @@
 """Licensees: whom key sets and stamped copies are issued to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.canonical_json import canonical_digest
+from fpvec_audit.errors import UnknownNameError
 from fpvec_audit.registry.ledger import Ledger
-from fpvec_audit.registry.repositories.lookup import checked_text
+from fpvec_audit.registry.repositories.listing import in_parts
+from fpvec_audit.registry.repositories.lookup import checked_text, normalised
 from fpvec_audit.registry.tables import LicenseeRow
+
+_SUGGESTED_FROM = 1000
+
+
+def licensee_named(session: Session, name: str) -> str:
+    """Return the id of a licensee.
+
+    Raises:
+        UnknownNameError: there is none of this name; the nearest are suggested.
+    """
+    found = session.scalar(select(LicenseeRow.id).where(LicenseeRow.name == normalised(name)))
+    if found is None:
+        known = session.scalars(select(LicenseeRow.name).order_by(LicenseeRow.name).limit(_SUGGESTED_FROM)).all()
+        raise UnknownNameError("licensee", name, known)
+    return found
 
 
 class LicenseeRepository:
@@ -45,6 +62,17 @@ class LicenseeRepository:
         if identifier is None:
             return ""
         return self._session.scalars(select(LicenseeRow.name).where(LicenseeRow.id == identifier)).one()
+
+    def names_of(self, identifiers: Iterable[str | None]) -> dict[str, str]:
+        """Return names by id."""
+        wanted = sorted({identifier for identifier in identifiers if identifier is not None})
+        return {
+            identifier: name
+            for part in in_parts(wanted)
+            for identifier, name in self._session.execute(
+                select(LicenseeRow.id, LicenseeRow.name).where(LicenseeRow.id.in_(part))
+            )
+        }
 
     def list(self) -> tuple[str, ...]:
         """Return all names in alphabetical order."""

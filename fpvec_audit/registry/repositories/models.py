@@ -1,17 +1,33 @@
 """Registered checkpoints, identified by what their weights are and not by where they lie."""
 
-from sqlalchemy import insert, select
+from collections.abc import Iterable
+
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.manifest import Manifest
 from fpvec_audit.domain.records import ModelRecord, ModelRole
-from fpvec_audit.domain.sketch import sketch
-from fpvec_audit.errors import RegistryError
+from fpvec_audit.domain.selection import Selection
+from fpvec_audit.domain.sketch import numbers, sketch
+from fpvec_audit.errors import RegistryError, UnknownNameError
 from fpvec_audit.registry.ledger import Ledger
+from fpvec_audit.registry.repositories.listing import Equal, Listing, in_parts
 from fpvec_audit.registry.repositories.lookup import Directory, checked_name, free_name, normalised, refuse_taken
-from fpvec_audit.registry.tables import DigestedFilesRow, ModelManifestRow, ModelRow, ModelTensorRow
+from fpvec_audit.registry.repositories.sketches import add_sketch, models_sharing
+from fpvec_audit.registry.tables import DigestedFilesRow, ModelManifestRow, ModelRow
 
 MODELS = Directory("model", ModelRow.id, ModelRow.name, listing="fpvec model list")
+LISTING = Listing(
+    MODELS,
+    ModelRow,
+    ModelRow.created_at,
+    filters={
+        "role": Equal(ModelRow.role),
+        "base": Equal(ModelRow.base_id, MODELS.resolve),
+        "parent": Equal(ModelRow.parent_id, MODELS.resolve),
+    },
+    orders={"name": (ModelRow.name,)},
+)
 
 
 class ModelRepository:
@@ -52,6 +68,7 @@ class ModelRepository:
             architecture=record.architecture,
             location=record.location,
             parent_id=record.parent,
+            base_id=self._base(record.parent),
             parameters=record.parameters,
             created_at=record.created_at,
         )
@@ -69,6 +86,10 @@ class ModelRepository:
             AmbiguousNameError: there are several.
         """
         return _record(self._row(MODELS.resolve(self._session, reference)))
+
+    def unknown(self, reference: str) -> UnknownNameError:
+        """Return the error that says that a reference names no model, and suggests the nearest."""
+        return MODELS.unknown(self._session, reference)
 
     def find(self, identifier: str) -> ModelRecord | None:
         """Return the model with this digest, None if it is not registered."""
@@ -92,6 +113,23 @@ class ModelRepository:
             raise RegistryError(f"the manifest of model {identifier[:16]}… is of another model")
         return manifest
 
+    def sharing(self, manifest: Manifest, *, at_most: int) -> tuple[tuple[ModelRecord, ...], int]:
+        """Return the models that share tensors with what is at hand, those with most counted tensors first.
+
+        Args:
+            manifest: the tensors at hand; a part of a model is enough.
+            at_most: number of models returned.
+
+        Returns:
+            the models, and how many tensors at hand so many models share that not all of these were looked at.
+        """
+        found, common = models_sharing(self._session, numbers(manifest))
+        nearest = sorted(found, key=lambda identifier: (-found[identifier], identifier))
+        bases = [identifier for identifier in nearest if found[identifier] == 0]
+        chosen = [*nearest[: max(at_most - len(bases), 0)], *bases][:at_most]
+        rows = {row.id: row for row in self._session.scalars(select(ModelRow).where(ModelRow.id.in_(chosen)))}
+        return tuple(_record(rows[identifier]) for identifier in dict.fromkeys(chosen)), common
+
     def digest_of_files(self, state: str) -> str | None:
         """Return the digest that files in this state gave, None if they were not seen like that."""
         row = self._session.get(DigestedFilesRow, state)
@@ -101,6 +139,28 @@ class ModelRepository:
         """Keep what files in a state gave when all their bytes were read; a convenience, so no ledger entry."""
         self._session.merge(DigestedFilesRow(state=state, digest=digest))
         self._session.flush()
+
+    def select(self, selection: Selection) -> tuple[ModelRecord, ...]:
+        """Return the models of a selection: by ``role``, ``base`` (where the line of parents ends) and ``parent``.
+
+        Raises:
+            UsageError: a filter, an order or the beginning names nothing.
+        """
+        return tuple(_record(row) for row in LISTING.rows(self._session, selection))
+
+    def known(self, identifiers: Iterable[str]) -> dict[str, ModelRecord]:
+        """Return models by digest; those that are not registered are missing."""
+        return {
+            row.id: _record(row)
+            for part in in_parts(sorted(set(identifiers)))
+            for row in self._session.scalars(select(ModelRow).where(ModelRow.id.in_(part)))
+        }
+
+    def at(self, location: str) -> ModelRecord | None:
+        """Return the model that was seen last in a place, the newest of several; None if there is none."""
+        statement = select(ModelRow).where(ModelRow.location == location)
+        row = self._session.scalar(statement.order_by(ModelRow.created_at.desc(), ModelRow.id.desc()).limit(1))
+        return None if row is None else _record(row)
 
     def list(self, role: ModelRole | None = None) -> tuple[ModelRecord, ...]:
         """Return the models of a role, or all, oldest first."""
@@ -127,10 +187,7 @@ class ModelRepository:
         row = ModelManifestRow(model_id=identifier, tensors=len(manifest.tensors), content=manifest.to_bytes())
         self._session.add(row)
         self._session.flush()
-        if values := sketch(manifest):
-            self._session.execute(
-                insert(ModelTensorRow), [{"content": value, "model_id": identifier} for value in values]
-            )
+        add_sketch(self._session, identifier, sketch(manifest))
 
     def _check_parent(self, record: ModelRecord) -> None:
         if record.parent is not None and self._session.get(ModelRow, record.parent) is None:
@@ -145,12 +202,28 @@ class ModelRepository:
         row.architecture = row.architecture or record.architecture
         if row.parent_id is None and record.parent != row.id:
             row.parent_id = record.parent
+            self._move_line(row)
         if row.role == ModelRole.SUSPECT.value:
             row.role = record.role.value
         self._session.flush()
         if {**_content(row), "location": ""} != {**before, "location": ""}:
             self._ledger.append("model.completed", row.id, _content(row))
         return _record(row)
+
+    def _base(self, parent: str | None) -> str | None:
+        """Return where the line of a model's parents ends."""
+        if parent is None:
+            return None
+        return self._session.scalar(select(ModelRow.base_id).where(ModelRow.id == parent)) or parent
+
+    def _move_line(self, row: ModelRow) -> None:
+        """Let a model whose parent became known, and all whose line ended with it, stem from that parent's base."""
+        base = self._base(row.parent_id)
+        if base == row.id:
+            return  # its parent is said to be made of it
+        row.base_id = base
+        self._session.flush()
+        self._session.execute(update(ModelRow).where(ModelRow.base_id == row.id).values(base_id=base))
 
     def _row(self, identifier: str) -> ModelRow:
         row = self._session.get(ModelRow, identifier)
