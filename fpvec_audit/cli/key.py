@@ -1,4 +1,4 @@
-"""``fpvec key``: issue, list and show key sets."""
+"""``fpvec key``: issue, list and show key sets, and end their lives."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Issue and look at fingerprint keys.\n\nExample: fpvec key issue acme-2026", no_args_is_help=True
 )
+
+KeyArgument = Annotated[str, typer.Argument(help="Name or id of a key set; an id may be shortened.")]
+ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it goes to the ledger.")]
 
 
 @app.command()
@@ -168,7 +171,25 @@ def list_(
         wanted,
         lambda chosen: [item.to_json() for item in list_key_sets(registry=bench.registry, selection=chosen)],
         render=render_key_sets,
-        columns=COLUMNS,
+        columns=(
+            "id",
+            "name",
+            "owner",
+            "licensee",
+            "state",
+            "grade",
+            "scheme",
+            "marks",
+            "issued",
+            "decoys",
+            "burnt",
+            "root",
+            "commitment",
+            "chance_source",
+            "waits_for",
+            "base",
+            "created_at",
+        ),
         as_csv=csv,
     )
 
@@ -192,3 +213,43 @@ def show(
 
     bench = open_bench(home, registry, json)
     bench.emit(show_key_set(key, registry=bench.registry, reveal=reveal).to_json(), render_key_set)
+
+
+@app.command()
+def retire(
+    key: KeyArgument,
+    reason: ReasonOption,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Take a key set out of use for good: nothing new is fingerprinted or stamped with it.
+
+    It can still be audited and traced, as copies that carry it may be out there.
+
+    Example: fpvec key retire acme-2026 --reason "replaced by acme-2027"
+    """
+    from fpvec_audit.reports.terminal import render_key_set
+    from fpvec_audit.services.key_life import retire_key_set
+
+    bench = open_bench(home, registry, json)
+    bench.emit(retire_key_set(key, registry=bench.registry, reason=reason).to_json(), render_key_set)
+
+
+@app.command()
+def compromise(
+    key: KeyArgument,
+    reason: ReasonOption,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Record that somebody else has a key set: from now on a match proves nothing. There is no way back.
+
+    Example: fpvec key compromise acme-2026 --reason "the laptop with the vault key was stolen"
+    """
+    from fpvec_audit.reports.terminal import render_key_set
+    from fpvec_audit.services.key_life import compromise_key_set
+
+    bench = open_bench(home, registry, json)
+    bench.emit(compromise_key_set(key, registry=bench.registry, reason=reason).to_json(), render_key_set)

@@ -27,7 +27,10 @@ INTERRUPTED = 130
 
 COMMANDS = ("demo", "doctor", "fingerprint", "stamp", "unstamp", "audit", "trace")
 """Modules of this package that register a command of their name, in the order of the help."""
-GROUPS = ("key", "witness", "evidence", "model", "vector", "attack", "registry", "job", "plugin")
+GROUPS = (
+    *("key", "licensee", "witness", "evidence", "model", "vector", "suspect", "audits"),
+    *("attack", "registry", "job", "plugin"),
+)
 """Modules of this package with a group of commands."""
 
 
@@ -91,8 +94,7 @@ def run(arguments: list[str] | None = None) -> int:
     import typer
 
     try:
-        app = application(_asked_for(sys.argv[1:] if arguments is None else arguments))
-        result = app(args=arguments, standalone_mode=False)
+        return run_command(sys.argv[1:] if arguments is None else arguments)
     except FpvecError as error:
         _tell(error.problem, error.advice)
         return error.exit_code
@@ -114,6 +116,14 @@ def run(arguments: list[str] | None = None) -> int:
         traceback.print_exc()
         _errors().print("[bold red]this is a bug in fpvec-audit[/]; please report it with the lines above")
         return BUG
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run a command and return its exit code; errors are the caller's."""
+    from fpvec_audit.cli.command_line import acting
+
+    with acting(arguments):
+        result = application(_asked_for(arguments))(args=list(arguments), standalone_mode=False)
     return result if isinstance(result, int) else 0
 
 

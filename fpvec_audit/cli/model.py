@@ -101,7 +101,18 @@ def list_(
         wanted,
         lambda chosen: [model.to_json() for model in list_models(registry=bench.registry, selection=chosen)],
         render=render_models,
-        columns=COLUMNS,
+        columns=(
+            "id",
+            "name",
+            "role",
+            "architecture",
+            "location",
+            "parent",
+            "parent_name",
+            "parameters",
+            "created_at",
+            "stamps",
+        ),
         as_csv=csv,
     )
 
@@ -132,7 +143,7 @@ def stamps(
 
     Example: fpvec model stamps --licensee Bob --since 2026-01-01
     """
-    from fpvec_audit.reports.terminal import render_recorded_stamps
+    from fpvec_audit.reports.records import render_recorded_stamps
     from fpvec_audit.services.recorded_stamps import list_stamps
 
     bench = open_bench(home, registry, json)
@@ -154,7 +165,20 @@ def stamps(
         wanted,
         lambda chosen: [stamp.to_json() for stamp in list_stamps(registry=bench.registry, selection=chosen)],
         render=render_recorded_stamps,
-        columns=STAMP_COLUMNS,
+        columns=(
+            "stamp_id",
+            "licensee",
+            "downstream",
+            "downstream_name",
+            "stamped",
+            "stamped_name",
+            "vectors",
+            "location",
+            "applied_ratio",
+            "cosine",
+            "policies",
+            "created_at",
+        ),
         as_csv=csv,
     )
 

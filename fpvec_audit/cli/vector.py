@@ -135,7 +135,22 @@ def list_(
         wanted,
         lambda chosen: [vector.to_json() for vector in list_vectors(registry=bench.registry, selection=chosen)],
         render=render_vectors,
-        columns=COLUMNS,
+        columns=(
+            "vector_id",
+            "digest",
+            "family",
+            "mark",
+            "key_set",
+            "base",
+            "base_digest",
+            "fingerprinted",
+            "fingerprinted_digest",
+            "architecture",
+            "norm",
+            "inexact_elements",
+            "location",
+            "created_at",
+        ),
         as_csv=csv,
     )
 
@@ -147,12 +162,12 @@ def show(
     registry: RegistryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show a vector: key set, base, norm, and where it lies.
+    """Show a vector: key set, base, norm, where it lies, and the newest copies stamped with it.
 
     Example: fpvec vector show vec-3f2a
     """
-    from fpvec_audit.reports.terminal import render_fields
+    from fpvec_audit.reports.records import render_vector
     from fpvec_audit.services.extract import show_vector
 
     bench = open_bench(home, registry, json)
-    bench.emit(show_vector(vector, registry=bench.registry).to_json(), render_fields)
+    bench.emit(show_vector(vector, registry=bench.registry).to_json(), render_vector)

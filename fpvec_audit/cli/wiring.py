@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from fpvec_audit.cli.command_line import recorded_command
 from fpvec_audit.cli.progress import error_console, terminal_progress
 from fpvec_audit.progress import Progress
 from fpvec_audit.settings import HOME_NAME, Settings, VaultSecrets, load_settings, login_name, vault_secrets
@@ -77,7 +78,9 @@ class Workbench:
         """The opened registry, brought to head when it is new."""
         from fpvec_audit.registry.unit_of_work import open_registry
 
-        return open_registry(self.settings.registry_url, master_key=self.master_key, actor=self.actor)
+        return open_registry(
+            self.settings.registry_url, master_key=self.master_key, actor=self.actor, command=recorded_command()
+        )
 
     @cached_property
     def master_key(self) -> "MasterKeySource":

@@ -24,10 +24,12 @@ class ModelRole(StrEnum):
 
 
 class KeySetState(StrEnum):
-    """``pending`` → ``issued`` → ``embedded`` (bound to a base, trained) → ``burnt``, ``retired`` or ``compromised``.
+    """``pending`` → ``issued`` → ``embedded`` → ``burnt``, ``retired`` or ``compromised``.
 
-    ``burnt``: every issued key was shown to somebody. ``retired``: its owner uses it no more. ``compromised``: its
-    owner says that somebody else has it, so that a match proves nothing from then on.
+    ``embedded``: a model carries it – its training ended well, or a vector of it was extracted. ``burnt``: every issued
+    key was shown to somebody. ``retired``: its owner uses it no more. ``compromised``: its owner says that somebody
+    else has it, so that a match proves nothing from then on. There is no way back, and of the last two only the one
+    from ``retired`` to ``compromised`` is left.
     """
 
     PENDING = "pending"
@@ -103,6 +105,23 @@ class KeySetRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class KeySetEnd:
+    """How the life of a key set ended, as it stands in the ledger.
+
+    Attributes:
+        state: ``retired`` or ``compromised``.
+        at: when that was said, ISO 8601.
+        by: who said so.
+        reason: why.
+    """
+
+    state: KeySetState
+    at: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class VectorRecord:
     """A fingerprint vector on disk.
 
@@ -162,6 +181,49 @@ class StampRecord:
     cosine: float
     policies: Mapping[str, Any]
     created_at: datetime
+
+
+class SuspectKind(StrEnum):
+    """What a suspect is: weights that lie somewhere, or a model that somebody serves."""
+
+    CHECKPOINT = "checkpoint"
+    ENDPOINT = "endpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class SuspectRecord:
+    """Somebody who was audited.
+
+    Attributes:
+        id: canonical digest of a checkpoint's weights; of address and model name for an endpoint.
+        kind: what it is.
+        location: where it was when it was met first, as given.
+        first_seen_at: when an audit of it was planned for the first time.
+    """
+
+    id: str
+    kind: SuspectKind
+    location: str
+    first_seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LicenseeRecord:
+    """Whom key sets and stamped copies are issued to.
+
+    Attributes:
+        id: ``li-`` and 16 characters.
+        name: unique name.
+        created_at: when the first thing was issued to it.
+        key_sets: how many key sets were issued to it.
+        stamps: how many stamped copies were.
+    """
+
+    id: str
+    name: str
+    created_at: datetime
+    key_sets: int = 0
+    stamps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +296,11 @@ class JobRecord:
         host: name of the machine.
         started_at: when it began.
         ended_at: None while it runs.
+        command: arguments that began it, without secrets and without those that say which registry; empty where it was
+            not begun by a command.
+        directory: where that command was given.
+        heartbeat_at: last sign of life.
+        cancel_asked_at: when somebody asked for its end, None until then.
     """
 
     id: str
@@ -244,6 +311,10 @@ class JobRecord:
     host: str
     started_at: datetime
     ended_at: datetime | None
+    command: tuple[str, ...] = ()
+    directory: str = ""
+    heartbeat_at: datetime | None = None
+    cancel_asked_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

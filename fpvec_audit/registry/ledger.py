@@ -93,6 +93,18 @@ class Ledger:
         statement = _all_columns().where(LedgerRow.serial > after).order_by(LedgerRow.serial).limit(limit)
         return tuple(_entry(row) for row in self._read(statement))
 
+    def between(self, first: int, last: int) -> tuple[LedgerEntry, ...]:
+        """Return the entries from one serial to another, both included, in order."""
+        statement = _all_columns().where(LedgerRow.serial.between(first, last)).order_by(LedgerRow.serial)
+        return tuple(_entry(row) for row in self._read(statement))
+
+    def about(self, *subjects: str, events: Sequence[str] = ()) -> tuple[LedgerEntry, ...]:
+        """Return the entries about these subjects in order, all or those of some events."""
+        statement = _all_columns().where(LedgerRow.subject.in_(subjects)).order_by(LedgerRow.serial)
+        return tuple(
+            _entry(row) for row in self._read(statement.where(LedgerRow.event.in_(events)) if events else statement)
+        )
+
     def verify(self) -> LedgerEntry | None:
         """Walk the whole chain and return the first entry that does not fit, None when all do."""
         previous = FIRST_PREVIOUS

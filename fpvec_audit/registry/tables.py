@@ -92,6 +92,8 @@ class LicenseeRow(Base):
     name: Mapped[str] = mapped_column(String(NAME_LENGTH), unique=True)
     created_at: Mapped[datetime]
 
+    __table_args__ = (Index(None, "created_at", "id"),)
+
 
 class ModelRow(Base):
     """A checkpoint by canonical digest. ``base_id``, where the line of its parents ends, is there to be listed by."""
@@ -275,7 +277,9 @@ class SuspectRow(Base):
     id: Mapped[str] = mapped_column(String(DIGEST_LENGTH), primary_key=True)
     kind: Mapped[str] = mapped_column(String(20))
     location: Mapped[str] = mapped_column(Text)
-    first_seen_at: Mapped[datetime] = mapped_column(index=True)
+    first_seen_at: Mapped[datetime]
+
+    __table_args__ = (Index(None, "first_seen_at", "id"), Index(None, "kind", "first_seen_at", "id"))
 
 
 class AuditRow(Base):
@@ -286,7 +290,7 @@ class AuditRow(Base):
     id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
     key_set_id: Mapped[str] = mapped_column(ForeignKey("key_set.id"))
     suspect: Mapped[str] = mapped_column(Text)
-    suspect_digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), index=True)
+    suspect_digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH))
     plan_digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), index=True)
     plan: Mapped[dict[str, Any]]
     begin: Mapped[dict[str, Any] | None]
@@ -299,6 +303,7 @@ class AuditRow(Base):
         Index(None, "created_at", "id"),
         Index(None, "key_set_id", "created_at", "id"),
         Index(None, "verdict", "created_at", "id"),
+        Index(None, "suspect_digest", "created_at", "id"),
     )
 
 
@@ -344,7 +349,9 @@ class JobRow(Base):
     detail: Mapped[dict[str, Any]]
     process: Mapped[int] = mapped_column(BigInteger)
     host: Mapped[str] = mapped_column(String(255))
+    identity: Mapped[str] = mapped_column(String(NAME_LENGTH))
     command: Mapped[list[str]] = mapped_column(JSON)
+    directory: Mapped[str] = mapped_column(Text)
     started_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime | None]
     cancel_asked_at: Mapped[datetime | None]

@@ -6,7 +6,7 @@ nobody up.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -26,6 +26,7 @@ from fpvec_audit.registry.repositories.key_sets import KeySetRepository
 from fpvec_audit.registry.repositories.licensees import LicenseeRepository
 from fpvec_audit.registry.repositories.models import ModelRepository
 from fpvec_audit.registry.repositories.stamps import StampRepository
+from fpvec_audit.registry.repositories.suspects import SuspectRepository
 from fpvec_audit.registry.repositories.vectors import VectorRepository
 from fpvec_audit.registry.upkeep import upkeep_at_opening
 from fpvec_audit.registry.vault import DatabaseVault, Keyring, Vault
@@ -46,6 +47,7 @@ class UnitOfWork:
         models: registered checkpoints.
         vectors: fingerprint vectors and families.
         stamps: stamped copies.
+        suspects: who was audited.
         audits: audits.
         attack_runs: cells of robustness runs.
         jobs: long work.
@@ -71,7 +73,8 @@ class UnitOfWork:
         self.models = ModelRepository(session, self.ledger)
         self.vectors = VectorRepository(session, self.ledger)
         self.stamps = StampRepository(session, self.ledger, licensees=self.licensees)
-        self.audits = AuditRepository(session, self.ledger, clock, vault=self.vault)
+        self.suspects = SuspectRepository(session, self.ledger)
+        self.audits = AuditRepository(session, self.ledger, clock, vault=self.vault, suspects=self.suspects)
         self.attack_runs = AttackRunRepository(session, self.ledger)
         self.jobs = JobRepository(session, clock, entropy)
 
@@ -117,6 +120,7 @@ class Registry:
         entropy: gives random bytes for ids.
         keyring: opens what is sealed.
         actor: who acts, for the ledger.
+        command: arguments of the command that acts, for jobs; without secrets.
     """
 
     def __init__(
@@ -127,12 +131,14 @@ class Registry:
         entropy: Callable[[int], bytes],
         keyring: Keyring,
         actor: str = "",
+        command: Sequence[str] = (),
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._entropy = entropy
         self._keyring = keyring
         self._actor = actor
+        self._command = tuple(command)
 
     def __repr__(self) -> str:
         return f"Registry({self.where!r})"
@@ -168,6 +174,11 @@ class Registry:
         """Who acts, for the ledger."""
         return self._actor
 
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Arguments of the command that acts, for jobs; empty where none does."""
+        return self._command
+
     def unit_of_work(self) -> UnitOfWork:
         """Return a new transaction, to be used with ``with``; it has the registry's write lock."""
         return self._unit(self._engine)
@@ -199,6 +210,7 @@ def open_registry(
     entropy: Callable[[int], bytes] = secrets.token_bytes,
     master_key: MasterKeySource | None = None,
     actor: str = "",
+    command: Sequence[str] = (),
 ) -> Registry:
     """Open a registry; an empty database is brought to the current schema first.
 
@@ -209,6 +221,7 @@ def open_registry(
         entropy: gives random bytes for ids.
         master_key: where the key comes from that seals its secrets; a file beside an embedded registry when None.
         actor: who acts, for the ledger.
+        command: arguments of the command that acts, for jobs; without secrets.
 
     Raises:
         RegistryError: missing, locked, damaged, outdated, newer than this program, or out of reach.
@@ -216,7 +229,7 @@ def open_registry(
     engine = make_engine(url)
     schema.prepare(engine, create=create)
     keyring = Keyring(master_key or beside(engine.url), entropy=entropy)
-    registry = Registry(engine, clock=clock, entropy=entropy, keyring=keyring, actor=actor)
+    registry = Registry(engine, clock=clock, entropy=entropy, keyring=keyring, actor=actor, command=command)
     upkeep_at_opening(registry)
     return registry
 

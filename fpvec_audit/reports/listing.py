@@ -1,7 +1,7 @@
 """Lists as CSV, for spreadsheets and for `join`, `cut` and their kin.
 
 Columns are those of the JSON objects; what is a list or an object there is compact JSON in its cell. A text that a
-spreadsheet would take for a formula (it begins with =, +, -, @, a tab or a carriage return) gets an apostrophe before it,
+spreadsheet would take for a formula (it begins with =, +, -, @ or a control character) gets an apostrophe before it,
 because names come from whoever could register something; numbers stay numbers.
 """
 
@@ -25,7 +25,7 @@ def write_csv(documents: Iterable[Mapping[str, Any]], columns: Sequence[str], ou
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
     for document in documents:
-        writer.writerow([_cell(document[column]) for column in columns])
+        writer.writerow([_cell(document.get(column)) for column in columns])
 
 
 def _cell(value: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from fpvec_audit.reports.terminal import render_bullets, render_rows, short
+from fpvec_audit.reports.terminal import render_bullets, render_list, short
 
 
 def render_recognition(document: Mapping[str, Any], console: Console) -> None:
@@ -32,7 +32,7 @@ def render_recognition(document: Mapping[str, Any], console: Console) -> None:
             for match in matches
         ]
         columns = ("model", "id", "role", ">tensors", ">share of it", ">share of the model", "stamped for")
-        render_rows(console, "Models that share tensors with it", columns, rows)
+        render_list(console, "Models that share tensors with it", columns, rows, empty="")
     render_bullets(console, "Notes", document["warnings"])
 
 

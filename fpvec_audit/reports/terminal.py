@@ -21,6 +21,7 @@ from fpvec_audit.reports.audit_text import p_shown, percent
 COLOURS = {
     **{"MATCH": "green", "NO_MATCH": "blue", "INCONCLUSIVE": "yellow"},
     **{"good": "green", "limited": "yellow", "broken": "red", "working": "green", "failed": "red"},
+    **{"burnt": "yellow", "retired": "yellow", "compromised": "red"},
     **{"running": "cyan", "succeeded": "green", "interrupted": "red", "cancelled": "yellow"},
 }
 
@@ -187,12 +188,13 @@ def render_key_sets(document: Sequence[Mapping[str, Any]], console: Console) -> 
             keys["issued"],
             keys["decoys"],
             f"waits for {keys['waits_for']}" if keys.get("waits_for") else keys["grade"],
+            Text(keys["state"], style=COLOURS.get(keys["state"], "")),
             short(keys["base"]) if keys["base"] else "not yet",
         ]
         for keys in document
     ]
-    columns = ("name", "id", "scheme", ">issued", ">decoys", "grade", "bound to")
-    _list(console, "Key sets", columns, rows, empty="no key set yet: fpvec key issue NAME")
+    columns = ("name", "id", "scheme", ">issued", ">decoys", "grade", "state", "bound to")
+    render_list(console, "Key sets", columns, rows, empty="no key set yet: fpvec key issue NAME")
 
 
 def render_model(document: Mapping[str, Any], console: Console) -> None:
@@ -216,7 +218,7 @@ def render_models(document: Sequence[Mapping[str, Any]], console: Console) -> No
         for model in document
     ]
     columns = ("name", "id", "role", "architecture", ">parameters", "made from")
-    _list(console, "Models", columns, rows, empty="no model yet: fpvec model register PATH")
+    render_list(console, "Models", columns, rows, empty="no model yet: fpvec model register PATH")
 
 
 def render_vectors(document: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -234,7 +236,9 @@ def render_vectors(document: Sequence[Mapping[str, Any]], console: Console) -> N
         for vector in document
     ]
     columns = ("id", "key set", "base", "architecture", ">norm", ">inexact", "where")
-    _list(console, "Vectors", columns, rows, empty="no vector yet: fpvec vector extract BASE FINGERPRINTED --out DIR")
+    render_list(
+        console, "Vectors", columns, rows, empty="no vector yet: fpvec vector extract BASE FINGERPRINTED --out DIR"
+    )
 
 
 def render_compression(document: Mapping[str, Any], console: Console) -> None:
@@ -289,23 +293,6 @@ def render_stamps(document: Sequence[Mapping[str, Any]], console: Console) -> No
     )
 
 
-def render_recorded_stamps(document: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """List recorded stamps."""
-    rows = [
-        [
-            short(stamp["stamp_id"]),
-            stamp["created_at"][:19],
-            stamp["licensee"] or "–",
-            stamp["downstream_name"],
-            ", ".join(f"{short(vector['vector'])}×{vector['scale']:g}" for vector in stamp["vectors"]),
-            stamp["stamped_name"],
-        ]
-        for stamp in document
-    ]
-    columns = ("id", "made (UTC)", "licensee", "downstream", "vectors", "copy")
-    _list(console, "Stamps", columns, rows, empty="no stamp is recorded: fpvec stamp DOWNSTREAM --vector V --out DIR")
-
-
 def render_jobs(document: Sequence[Mapping[str, Any]], console: Console) -> None:
     """List jobs, oldest first."""
     rows = [
@@ -319,7 +306,7 @@ def render_jobs(document: Sequence[Mapping[str, Any]], console: Console) -> None
         ]
         for job in document
     ]
-    _list(console, "Jobs", ("id", "kind", "state", "begun (UTC)", "ended", "what"), rows, empty="no job yet")
+    render_list(console, "Jobs", ("id", "kind", "state", "begun (UTC)", "ended", "what"), rows, empty="no job yet")
 
 
 def render_plugins(document: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -357,7 +344,9 @@ def render_ledger(document: Sequence[Mapping[str, Any]], console: Console) -> No
         [entry["serial"], entry["at"][:19], entry["event"], short(entry["subject"]), entry["digest"][:12]]
         for entry in document
     ]
-    _list(console, "Ledger", (">#", "when (UTC)", "event", "subject", "digest"), rows, empty="the ledger is empty")
+    render_list(
+        console, "Ledger", (">#", "when (UTC)", "event", "subject", "digest"), rows, empty="the ledger is empty"
+    )
 
 
 def render_fields(document: Mapping[str, Any], console: Console) -> None:
@@ -398,12 +387,10 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) ->
     return table
 
 
-def render_rows(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Show a table; a column name that begins with ">" is set flush right."""
-    console.print(_table(title, columns, rows))
-
-
-def _list(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:
+def render_list(
+    console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str
+) -> None:
+    """Show a table, or a sentence where there are no rows; a column name that begins with ">" is set flush right."""
     console.print(_table(title, columns, rows) if rows else Text(empty))
 
 

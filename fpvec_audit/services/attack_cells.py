@@ -154,13 +154,11 @@ class AttackBench:
         """Return the stamped model's FSR: of its latest audit with this key set, or of a fresh one."""
         if self._fsr_before is None:
             with self.registry.unit_of_work() as uow:
-                audits = uow.audits.list(key_set=self.key_set)
+                audits = uow.audits.of_suspect(self.stamped_digest, key_set=self.key_set)
             known = [
                 audit.result["fsr"]
                 for audit in audits
-                if audit.suspect_digest == self.stamped_digest
-                and audit.ended_at is not None
-                and audit.plan.get("profile") != EXPLORATORY
+                if audit.ended_at is not None and audit.plan.get("profile") != EXPLORATORY
             ]
             self._fsr_before = known[-1] if known else self.audit(self.stamped)["fsr"]
         return self._fsr_before

@@ -212,6 +212,7 @@ def _examine(
         backend=description,
         key_set_name=record.name,
         campaign_suspects=history.suspects,
+        first_seen=history.first_seen,
         burnt=history.burnt,
         warnings=(
             *audit_warnings(case, subject, scored, description, bench, history),

@@ -20,12 +20,14 @@ class History:
     Attributes:
         audits: audits of the same suspect with the same key set, unfinished ones included.
         suspects: how many different suspects the ledger has seen, this one included.
+        first_seen: when this suspect was met first, ISO 8601; empty where it was not met before.
         burnt: candidates of the key set that were shown to somebody.
         disclosures: per audit in which candidates were shown: its id, when, how many and to whom.
     """
 
     audits: tuple[Mapping[str, str], ...]
     suspects: int
+    first_seen: str
     burnt: int
     disclosures: tuple[Mapping[str, str], ...]
 
@@ -39,10 +41,12 @@ def earlier_audits(registry: "Registry", suspect: Suspect, key_set: str, *, leav
         key_set: id.
         leave_out: id of the audit itself.
     """
-    with registry.unit_of_work() as uow:
-        audits = uow.audits.list()
+    with registry.snapshot() as uow:
+        audits = uow.audits.of_suspect(suspect.digest, key_set=key_set)
+        met = uow.suspects.find(suspect.digest)
+        known = uow.suspects.count()
         burns = uow.key_sets.burns(key_set)
-    by_audit = {audit.id: audit for audit in audits}
+        by_audit = uow.audits.some({where for _, where in burns.values()})
     shown: dict[str, list[str]] = {}
     for at, where in burns.values():
         shown.setdefault(where, []).append(at.isoformat(timespec="seconds"))
@@ -56,11 +60,10 @@ def earlier_audits(registry: "Registry", suspect: Suspect, key_set: str, *, leav
                 "engine": str(audit.plan.get("backend", {}).get("engine", "")),
             }
             for audit in audits
-            if audit.id != leave_out and audit.key_set == key_set and audit.suspect_digest == suspect.digest
+            if audit.id != leave_out
         ),
-        suspects=len(
-            {audit.suspect_digest or audit.suspect for audit in audits if audit.id != leave_out} | {suspect.digest}
-        ),
+        suspects=known if met is not None else known + 1,
+        first_seen="" if met is None else met.first_seen_at.isoformat(),
         burnt=len(burns),
         disclosures=tuple(
             {
@@ -94,8 +97,8 @@ def unfinished(registry: "Registry", plan: AuditPlan, *, fresh_only: bool) -> tu
         UsageError: there is none.
     """
     wanted = _comparable(plan.to_json(), fresh_only=fresh_only)
-    with registry.unit_of_work() as uow:
-        audits = [audit for audit in uow.audits.list(plan.key_set) if audit.ended_at is None]
+    with registry.snapshot() as uow:
+        audits = uow.audits.unfinished(plan.key_set)
     for audit in reversed(audits):
         if _comparable(audit.plan, fresh_only=fresh_only) == wanted:
             return audit.id, AuditPlan.from_json(audit.plan)

@@ -47,6 +47,7 @@ class AuditResult:
         controls: documents of the positive controls that count.
         seconds: how long it took.
         weights: how much of the known vectors the suspect's weights seem to hold; descriptive, None where not told.
+        first_seen: when the suspect was met first, ISO 8601.
     """
 
     audit_id: str
@@ -64,6 +65,7 @@ class AuditResult:
     controls: tuple[Mapping[str, Any], ...]
     seconds: float
     weights: Mapping[str, Any] | None = None
+    first_seen: str = ""
 
     def __repr__(self) -> str:
         return f"AuditResult({self.audit_id}, {self.verdict.value}, matched={self.score.matched}/{self.score.issued})"
@@ -130,6 +132,7 @@ class AuditResult:
             "trace": plan.trace,
             "comparisons": plan.comparisons,
             "suspect": dict(plan.suspect),
+            "first_seen": self.first_seen or None,
             "backend": {
                 "kind": self.backend.kind,
                 "engine": self.backend.engine,

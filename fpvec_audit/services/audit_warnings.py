@@ -9,6 +9,7 @@ from fpvec_audit.domain.ports import BackendDescription
 from fpvec_audit.domain.records import KeySetRecord
 from fpvec_audit.services.audit_history import History
 from fpvec_audit.services.examination import Case
+from fpvec_audit.services.key_life import life_warnings
 from fpvec_audit.services.keys import size_warnings
 from fpvec_audit.services.subjects import Bench, Subject
 
@@ -21,6 +22,7 @@ def audit_warnings(
         *subject.suspect.warnings,
         *subject.rendering.warnings,
         *(engine_warnings(bench.engines, engine) if subject.suspect.directory is not None else ()),
+        *life_warnings(case.record, registry=bench.registry),
         *key_warnings(case.record, case.key_set, subject.tokenizer, case.plan.alpha),
         *standing_warnings(case),
         *disclosure_warnings(history, case.plan),

@@ -64,10 +64,6 @@ def _known(base: BaseModel, suspect: Suspect, bench: Bench) -> tuple[list[KnownV
             if vector.key_set is not None and Path(vector.location).is_dir():
                 known = KnownVector(vector.id, Path(vector.location), vector.key_set)
                 vectors.setdefault((vector.family, vector.mark), known)
-        models = uow.models.list(ModelRole.DOWNSTREAM)
-    clean = [
-        Path(model.location)
-        for model in models
-        if model.parent == base.digest and model.id != suspect.digest and Path(model.location).is_dir()
-    ]
+        models = uow.models.list(ModelRole.DOWNSTREAM, parent=base.digest)
+    clean = [Path(model.location) for model in models if model.id != suspect.digest and Path(model.location).is_dir()]
     return list(vectors.values()), clean

@@ -19,6 +19,7 @@ from fpvec_audit.errors import KeySetError, OutputError, SettingsError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.encoding import reversible_encoding
 from fpvec_audit.services.jobs import recorded_job
+from fpvec_audit.services.key_life import refuse_ended
 from fpvec_audit.services.keys import open_key_set
 from fpvec_audit.services.models import register_model
 
@@ -116,7 +117,8 @@ def fingerprint_model(
     Raises:
         SettingsError: an unknown preset or perturbation.
         ArchitectureError: no adapter for the base, or several.
-        KeySetError: the key set is bound to another base, or the tokenizer cannot encode its keys.
+        KeySetError: the key set is retired, compromised or bound to another base, or the tokenizer cannot encode its
+            keys.
         OutputError: ``out`` exists.
         CheckpointError: the base cannot be read or is quantised.
         TrainingError: the training cannot proceed.
@@ -165,6 +167,7 @@ def fingerprint_model(
         ).record
         with registry.unit_of_work() as uow:
             identifier = uow.key_sets.get(key_set).id
+            uow.key_sets.embed(identifier, fingerprinted.id)
             uow.ledger.append(
                 "model.fingerprinted", fingerprinted.id, {"key_set": identifier, "base": original.id, "out": str(out)}
             )
@@ -211,6 +214,8 @@ def _bind(
     registry: "Registry",
 ) -> KeySet:
     """Open a key set and bind it to the base; refused when it is bound to another, or cannot be encoded."""
+    with registry.unit_of_work() as uow:
+        refuse_ended(uow, [uow.key_sets.get(reference).id])
     keys = open_key_set(reference, registry=registry, purpose="fingerprint training")
     encoding = reversible_encoding(base)
     lost = sum(not encoding.accepts(key.prompt, key.response) for key in keys.issued)

@@ -40,6 +40,7 @@ from fpvec_audit.services.audit_settings import AuditSettings
 from fpvec_audit.services.audit_warnings import disclosure_warnings, key_warnings, result_warnings
 from fpvec_audit.services.examination_files import ExaminationPackage, read_examined, write_package
 from fpvec_audit.services.finished_audits import EXAMINED_EVENT, recorded_plan
+from fpvec_audit.services.key_life import life_warnings
 from fpvec_audit.services.keys import open_key_set
 from fpvec_audit.services.likelihoods import BaseModels
 from fpvec_audit.services.planning import begun, commit, planned
@@ -239,8 +240,13 @@ def attach(
         backend=handed_back.backend,
         key_set_name=record.name,
         campaign_suspects=history.suspects,
+        first_seen=history.first_seen,
         burnt=history.burnt,
-        warnings=(*_warnings(record, key_set, plan, scored, history), *search.warnings),
+        warnings=(
+            *life_warnings(record, registry=registry),
+            *_warnings(record, key_set, plan, scored, history),
+            *search.warnings,
+        ),
         earlier_audits=history.audits,
         controls=search.documents,
         seconds=timer() - started,
@@ -262,7 +268,7 @@ def _refuse_unexaminable(settings: AuditSettings) -> None:
 def _waiting(plan_digest: str, registry: "Registry") -> tuple[AuditRecord, KeySetRecord]:
     """Return the audit that waits for what an examiner asked under this plan."""
     with registry.unit_of_work() as uow:
-        audit = next((audit for audit in uow.audits.list() if audit.plan_digest == plan_digest), None)
+        audit = uow.audits.with_plan(plan_digest)
         if audit is None or audit.begin is None:
             raise EvidenceError(
                 f"no audit with the plan {plan_digest} was begun in this registry",

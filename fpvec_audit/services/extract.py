@@ -5,26 +5,29 @@ The vector's key set is the one given, or the one that the registry says the mod
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpvec_audit import __version__
 from fpvec_audit.domain.canonical_json import canonical_digest
-from fpvec_audit.domain.records import ModelRecord, ModelRole, VectorRecord
+from fpvec_audit.domain.records import ModelRecord, ModelRole, StampRecord, VectorRecord
 from fpvec_audit.domain.selection import EVERYTHING, Selection
 from fpvec_audit.domain.vector import StoredDtype, VectorDescription
 from fpvec_audit.errors import KeySetError, UnknownNameError, UsageError, VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.digested import VECTOR, look_at
 from fpvec_audit.services.jobs import recorded_job
-from fpvec_audit.services.models import IdentifiedModel, add_model
+from fpvec_audit.services.models import IdentifiedModel, add_model, stamp_json
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
     from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
     from fpvec_audit.tensors.delta import Extraction, WrittenVector
     from fpvec_audit.tensors.vector_files import StoredVector
+
+LATEST_STAMPS = 20
+"""Copies that a vector is shown with, the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +84,16 @@ class VectorSummary:
         base: model it was subtracted from.
         fingerprinted: model it was subtracted of.
         key_set: name of the key set it carries, None when unknown.
+        stamps: how many copies were stamped with it; None where they were not counted.
+        latest: the newest of them, newest first; None where they were not asked for.
     """
 
     record: VectorRecord
     base: ModelRecord
     fingerprinted: ModelRecord
     key_set: str | None
+    stamps: int | None = None
+    latest: tuple[StampRecord, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that scripts read."""
@@ -105,6 +112,8 @@ class VectorSummary:
             "inexact_elements": self.record.inexact_elements,
             "location": self.record.location,
             "created_at": self.record.created_at.isoformat(),
+            **({} if self.stamps is None else {"stamps": self.stamps}),
+            **({} if self.latest is None else {"latest_stamps": [stamp_json(stamp) for stamp in self.latest]}),
         }
 
 
@@ -200,8 +209,14 @@ def show_vector(reference: str, *, registry: "Registry") -> VectorSummary:
         UsageError: there is none, or several.
         VectorError: the directory is no vector.
     """
-    with registry.unit_of_work() as uow:
-        return _summary(uow, find_vector(uow, reference))
+    with registry.snapshot() as uow:
+        summary = _summary(uow, find_vector(uow, reference))
+        vector = summary.record.id
+        return replace(
+            summary,
+            stamps=uow.stamps.count_with(vector),
+            latest=uow.stamps.latest_with(vector, most=LATEST_STAMPS),
+        )
 
 
 def find_vector(uow: "UnitOfWork", reference: str) -> VectorRecord:
@@ -250,8 +265,7 @@ def _key_set_of(uow: "UnitOfWork", vector: VectorDescription, reference: str | N
     """Return the id of the key set that a vector carries: the one named, or the one its model was trained on."""
     trained = [
         str(entry.content["key_set"])
-        for entry in uow.ledger.entries()
-        if entry.event == "model.fingerprinted" and entry.subject == vector.fingerprinted_digest
+        for entry in uow.ledger.about(vector.fingerprinted_digest, events=("model.fingerprinted",))
     ]
     if reference is None:
         return trained[-1] if trained else None
@@ -292,6 +306,8 @@ def _record(
     add_model(uow, base, registry=registry, role=ModelRole.BASE)
     add_model(uow, fingerprinted, registry=registry, role=ModelRole.FINGERPRINTED, parent=base.digest)
     _add_vector(uow, vector, key_set=key_set, location=out, registry=registry)
+    if key_set is not None:
+        uow.key_sets.embed(key_set, fingerprinted.digest)
 
 
 def adopt_vector(uow: "UnitOfWork", vector: "StoredVector", *, registry: "Registry") -> VectorRecord:

@@ -5,7 +5,7 @@ the ledger here, the transcript against its own chain where it is read, and all 
 verified.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -68,8 +68,7 @@ def finished_audit(uow: "UnitOfWork", reference: str) -> FinishedAudit:
     plan, begin = _finished(audit)
     if (misfit := uow.ledger.verify()) is not None:
         raise EvidenceError(f"ledger entry {misfit.serial} does not continue the ledger's chain", advice=RESTORE)
-    ledger = uow.ledger.entries()
-    earlier, segment = _entries(ledger, audit)
+    earlier, segment = _entries(uow, audit)
     _refuse_other_result(audit, segment[-1])
     record = uow.key_sets.find(audit.key_set)
     return FinishedAudit(
@@ -79,10 +78,10 @@ def finished_audit(uow: "UnitOfWork", reference: str) -> FinishedAudit:
         record,
         uow.key_sets.chance_proof(record.id),
         uow.audits.records(audit.id, purpose="evidence"),
-        _burns(uow, audit, plan, ledger),
+        _burns(uow, audit, plan),
         earlier,
         segment,
-        _examiner(ledger, audit.id),
+        _examiner(uow, audit.id),
     )
 
 
@@ -117,19 +116,14 @@ def recorded_plan(audit: AuditRecord) -> AuditPlan:
     return plan
 
 
-def _entries(
-    ledger: Sequence[LedgerEntry], audit: AuditRecord
-) -> tuple[tuple[LedgerEntry, ...], tuple[LedgerEntry, ...]]:
+def _entries(uow: "UnitOfWork", audit: AuditRecord) -> tuple[tuple[LedgerEntry, ...], tuple[LedgerEntry, ...]]:
     """Return the ledger's entries about the key set before the plan, and all from the plan to the result."""
-    own = {entry.event: entry.serial for entry in ledger if entry.subject == audit.id}
+    own = {entry.event: entry.serial for entry in uow.ledger.about(audit.id)}
     if not {"audit.planned", "audit.finished"} <= set(own):
         raise EvidenceError(f"the ledger does not hold both plan and end of audit {audit.id}", advice=RESTORE)
     first, last = own["audit.planned"], own["audit.finished"]
-    earlier = (entry for entry in ledger if entry.serial < first and entry.subject == audit.key_set)
-    return (
-        tuple(entry for entry in earlier if entry.event in KEY_SET_EVENTS),
-        tuple(entry for entry in ledger if first <= entry.serial <= last),
-    )
+    earlier = uow.ledger.about(audit.key_set, events=KEY_SET_EVENTS)
+    return tuple(entry for entry in earlier if entry.serial < first), uow.ledger.between(first, last)
 
 
 def _refuse_other_result(audit: AuditRecord, finished: LedgerEntry) -> None:
@@ -142,7 +136,7 @@ def _refuse_other_result(audit: AuditRecord, finished: LedgerEntry) -> None:
         )
 
 
-def _burns(uow: "UnitOfWork", audit: AuditRecord, plan: AuditPlan, ledger: Sequence[LedgerEntry]) -> tuple[Burn, ...]:
+def _burns(uow: "UnitOfWork", audit: AuditRecord, plan: AuditPlan) -> tuple[Burn, ...]:
     """Return the audits that account for the candidates that a plan leaves out, oldest first."""
     left_out = sorted(set(range(plan.candidates)) - set(plan.population))
     if not left_out:
@@ -152,7 +146,7 @@ def _burns(uow: "UnitOfWork", audit: AuditRecord, plan: AuditPlan, ledger: Seque
     for index in left_out:
         where = burnt[index][1] if index in burnt else ""
         shown.setdefault(where, set()).add(index)
-    planned = {entry.subject: entry.serial for entry in ledger if entry.event == "audit.planned"}
+    planned = {entry.subject: entry.serial for entry in uow.ledger.about(*shown, events=("audit.planned",))}
     for where in shown:
         if where not in planned or where == audit.id:
             raise EvidenceError(
@@ -180,8 +174,7 @@ def _burn(earlier: AuditRecord, shown: set[int]) -> Burn:
     return Burn(plan, begin, 1 + max(places[index] for index in shown))
 
 
-def _examiner(ledger: Sequence[LedgerEntry], audit: str) -> Mapping[str, Any] | None:
-    for entry in ledger:
-        if (entry.event, entry.subject) == (EXAMINED_EVENT, audit):
-            return dict(entry.content["envelope"])
+def _examiner(uow: "UnitOfWork", audit: str) -> Mapping[str, Any] | None:
+    for entry in uow.ledger.about(audit, events=(EXAMINED_EVENT,)):
+        return dict(entry.content["envelope"])
     return None

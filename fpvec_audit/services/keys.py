@@ -28,7 +28,7 @@ from fpvec_audit.domain.keys import (
     draw_key_set,
     restore_key_set,
 )
-from fpvec_audit.domain.records import KeySetRecord
+from fpvec_audit.domain.records import KeySetEnd, KeySetRecord, KeySetState
 from fpvec_audit.domain.selection import EVERYTHING, Selection
 from fpvec_audit.domain.statistics import hypergeometric_p_value, upper_bound
 from fpvec_audit.domain.witness import COMMITMENT, NO_CHANCE, WitnessRequest, printable
@@ -38,6 +38,8 @@ from fpvec_audit.services.encoding import REVERSIBLE_ENCODING, EncodingFilter, r
 if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
 
+ENDED = (KeySetState.RETIRED, KeySetState.COMPROMISED)
+"""States in which nothing new is made with a key set."""
 FEWEST_FOR_NO_MATCH = 13
 """With fewer issued keys even the two-sided 95 % interval of "none matched" reaches an FSR of 0.25."""
 
@@ -82,15 +84,17 @@ class KeySetSummary:
         record: what the registry knows.
         burnt: number of burnt candidates.
         keys: candidates in the clear, issued ones first; None unless a reveal was asked for.
+        end: how its owner ended its life, None where that has not happened.
     """
 
     record: KeySetRecord
     burnt: int = 0
     keys: tuple[RevealedKey, ...] | None = field(default=None, repr=False)
+    end: KeySetEnd | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that scripts read."""
-        shown = _record_json(self.record) | {"burnt": self.burnt}
+        shown = _record_json(self.record) | {"burnt": self.burnt, "ended": _end_json(self.end)}
         return shown if self.keys is None else shown | {"keys": [key.to_json() for key in self.keys]}
 
 
@@ -258,7 +262,8 @@ def list_key_sets(*, registry: "Registry", selection: Selection = EVERYTHING) ->
     with registry.snapshot() as uow:
         records = uow.key_sets.select(selection)
         burnt = uow.key_sets.burnt_counts(record.id for record in records)
-    return tuple(KeySetSummary(record, burnt.get(record.id, 0)) for record in records)
+        ends = {record.id: uow.key_sets.ended(record.id) for record in records if record.state in ENDED}
+    return tuple(KeySetSummary(record, burnt.get(record.id, 0), end=ends.get(record.id)) for record in records)
 
 
 def show_key_set(reference: str, *, registry: "Registry", reveal: bool = False) -> KeySetSummary:
@@ -274,7 +279,8 @@ def show_key_set(reference: str, *, registry: "Registry", reveal: bool = False) 
         record = uow.key_sets.get(reference) if reveal else uow.key_sets.find(reference)
         burnt = uow.key_sets.burnt(record.id)
         keys = _revealed(_restored(uow, record, purpose="shown to its owner"), burnt) if reveal else None
-    return KeySetSummary(record, len(burnt), keys)
+        end = uow.key_sets.ended(record.id)
+    return KeySetSummary(record, len(burnt), keys, end)
 
 
 def open_key_set(reference: str, *, registry: "Registry", purpose: str = "use") -> KeySet:
@@ -375,6 +381,7 @@ def _record_json(record: KeySetRecord) -> dict[str, Any]:
         "commitment": commitment.digest,
         "scheme": commitment.scheme,
         "grade": record.grade,
+        "state": record.state.value,
         "marks": commitment.marks,
         "issued": commitment.issued,
         "decoys": commitment.candidates - commitment.issued,
@@ -383,6 +390,10 @@ def _record_json(record: KeySetRecord) -> dict[str, Any]:
         "chance_source": commitment.chance_source,
         "waits_for": _waits_for(record),
     }
+
+
+def _end_json(end: KeySetEnd | None) -> dict[str, str] | None:
+    return None if end is None else {"state": end.state.value, "at": end.at, "by": end.by, "reason": end.reason}
 
 
 def _waits_for(record: KeySetRecord) -> str:

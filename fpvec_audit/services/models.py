@@ -11,7 +11,6 @@ from fpvec_audit.domain.selection import EVERYTHING, Selection
 from fpvec_audit.errors import ArchitectureError, UnknownNameError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.digested import DigestedFiles, look_at
-from fpvec_audit.services.recorded_stamps import stamp_json
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
@@ -286,8 +285,7 @@ def _find(uow: "UnitOfWork", reference: str) -> ModelRecord:
     try:
         return uow.models.get(reference)
     except UnknownNameError:
-        here = str(Path(reference).resolve())
-        lying = uow.models.at(here)
+        lying = uow.models.lying_at(str(Path(reference).resolve()))
         if lying is None:
             raise
         return lying
@@ -304,11 +302,24 @@ def _parent_digest(reference: str, *, registry: "Registry", catalog: "Catalog", 
     digest = identify_model(Path(reference), catalog=catalog, progress=progress).digest
     with registry.unit_of_work() as uow:
         found = uow.models.find(digest)
-        if found is None:
-            raise uow.models.unknown(reference)
-        return found.id
+        return uow.models.get(reference).id if found is None else found.id  # which names those that are near
 
 
 def _summary(uow: "UnitOfWork", record: ModelRecord) -> ModelSummary:
     parent = None if record.parent is None else uow.models.find(record.parent)
     return ModelSummary(record, None if parent is None else parent.name, uow.stamps.of_model(record.id))
+
+
+def stamp_json(stamp: StampRecord) -> dict[str, Any]:
+    """Return the JSON object of a stamp that scripts read."""
+    return {
+        "stamp_id": stamp.id,
+        "downstream": stamp.downstream,
+        "vectors": [{"vector": vector, "scale": scale} for vector, scale in stamp.vectors],
+        "licensee": stamp.licensee or None,
+        "location": stamp.location,
+        "applied_ratio": stamp.applied_ratio,
+        "cosine": stamp.cosine,
+        "policies": dict(stamp.policies),
+        "created_at": stamp.created_at.isoformat(),
+    }

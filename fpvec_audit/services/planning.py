@@ -188,7 +188,7 @@ def _entitled_grade(record: KeySetRecord, bench: Bench) -> str:
     if settings.fresh_only:
         with bench.registry.unit_of_work() as uow:
             wheres = {where for _, where in uow.key_sets.burns(record.id).values()}
-            begins = [audit.begin for audit in uow.audits.list(record.id) if audit.id in wheres]
+            begins = [audit.begin for audit in uow.audits.some(wheres).values() if audit.key_set == record.id]
         witnessed = (
             witnessed
             and len(wheres) <= 1

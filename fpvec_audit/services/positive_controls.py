@@ -4,21 +4,22 @@ Silence means nothing unless the same questions, put in the same way to the same
 models answer. A control that was recorded earlier counts; otherwise an own model is run.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.audit import AuditPlan, Verdict
-from fpvec_audit.domain.records import AuditRecord, KeySetRecord, ModelRecord, ModelRole
+from fpvec_audit.domain.records import AuditRecord, KeySetRecord
 from fpvec_audit.errors import FpvecError
 
 if TYPE_CHECKING:
-    from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
+    from fpvec_audit.registry.unit_of_work import Registry
     from fpvec_audit.services.audit_result import AuditResult
 
 MOST_TRIED = 3
-OWN_ROLES = (ModelRole.STAMPED, ModelRole.FINGERPRINTED)
+MOST_LOOKED_FOR = 1000
+"""Own models of one kind, the newest stamps say, among which one is looked for that still is there."""
 SAME = ("profile", "match", "system_prompt_digest", "repeats", "temperature", "top_p")
 """Fields of a plan in which a control must agree with the audit that it stands for."""
 SAME_ENGINE = ("kind", "engine", "version")
@@ -53,9 +54,10 @@ def find_positive_control(
         run: audits a checkpoint under the same settings and engine.
     """
     suspect = plan.suspect["digest"]
-    with registry.unit_of_work() as uow:
-        own = _own_models(uow, key_set)
-        recorded = _recorded(uow.audits.list(key_set.id), plan, {model.id for model in own})
+    with registry.snapshot() as uow:
+        matches = uow.audits.of_own_models(key_set.id, base=key_set.base, verdict=Verdict.MATCH.value)
+        recorded = _recorded(matches, plan)
+        own = [] if recorded is not None else list(uow.models.own(key_set.id, base=key_set.base, most=MOST_LOOKED_FOR))
     if recorded is not None:
         return ControlSearch(({**recorded.result, "recorded": True},))
     paths = [Path(model.location) for model in own if model.id != suspect]
@@ -81,11 +83,9 @@ def find_positive_control(
     return ControlSearch((), tuple(warnings))
 
 
-def _recorded(audits: Iterable[AuditRecord], plan: AuditPlan, own: set[str]) -> AuditRecord | None:
+def _recorded(matches: Iterable[AuditRecord], plan: AuditPlan) -> AuditRecord | None:
     wanted = plan.to_json()
-    for audit in reversed(list(audits)):
-        if audit.verdict != Verdict.MATCH.value or audit.suspect_digest not in own:
-            continue
+    for audit in matches:
         same_way = all(audit.plan.get(name) == wanted[name] for name in SAME)
         if same_way and _same_engine(audit.plan.get("backend", {}), plan):
             return audit
@@ -94,24 +94,6 @@ def _recorded(audits: Iterable[AuditRecord], plan: AuditPlan, own: set[str]) -> 
 
 def _same_engine(engine: Mapping[str, Any], plan: AuditPlan) -> bool:
     return all(engine.get(name) == plan.backend[name] for name in SAME_ENGINE)
-
-
-def _own_models(uow: "UnitOfWork", key_set: KeySetRecord) -> list[ModelRecord]:
-    """Return own models that should answer, the likeliest first: stamped, fingerprinted, other ones of the base."""
-    vectors = uow.vectors.list(key_set=key_set.id)
-    ours = {vector.id for vector in vectors}
-    stamped = [stamp.stamped for stamp in uow.stamps.list() if any(vector in ours for vector, _ in stamp.vectors)]
-    identifiers = [*reversed(stamped), *(vector.fingerprinted for vector in vectors)]
-    if key_set.base is not None:
-        identifiers += [model.id for model in uow.models.list(ModelRole.FINGERPRINTED) if model.parent == key_set.base]
-    return list(_found(uow, dict.fromkeys(identifiers)))
-
-
-def _found(uow: "UnitOfWork", identifiers: Iterable[str]) -> Iterator[ModelRecord]:
-    for identifier in identifiers:
-        model = uow.models.find(identifier)
-        if model is not None and model.role in OWN_ROLES:
-            yield model
 
 
 def _absence(paths: Sequence[Path]) -> str:

@@ -16,7 +16,7 @@ from fpvec_audit.domain.records import ModelRecord, StampRecord
 from fpvec_audit.errors import ArchitectureError, CheckpointError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.lineage import ancestry
-from fpvec_audit.services.recorded_stamps import stamp_json
+from fpvec_audit.services.models import stamp_json
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog

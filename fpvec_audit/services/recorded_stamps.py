@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.records import StampRecord
 from fpvec_audit.domain.selection import EVERYTHING, Selection
+from fpvec_audit.services.models import stamp_json
 
 if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry
@@ -32,10 +33,6 @@ class StampSummary:
             "downstream_name": self.downstream_name,
             "stamped": self.record.stamped,
             "stamped_name": self.stamped_name,
-            "applied_ratio": self.record.applied_ratio,
-            "cosine": self.record.cosine,
-            "policies": dict(self.record.policies),
-            "created_at": self.record.created_at.isoformat(),
         }
 
 
@@ -53,14 +50,3 @@ def list_stamps(*, registry: "Registry", selection: Selection = EVERYTHING) -> S
         records = uow.stamps.select(selection)
         models = uow.models.known(model for record in records for model in (record.downstream, record.stamped))
     return [StampSummary(record, models[record.downstream].name, models[record.stamped].name) for record in records]
-
-
-def stamp_json(stamp: StampRecord) -> dict[str, Any]:
-    """Return what every JSON object of a stamp has."""
-    return {
-        "stamp_id": stamp.id,
-        "downstream": stamp.downstream,
-        "vectors": [{"vector": vector, "scale": scale} for vector, scale in stamp.vectors],
-        "licensee": stamp.licensee or None,
-        "location": stamp.location,
-    }

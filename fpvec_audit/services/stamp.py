@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from fpvec_audit.domain.records import ModelRole, StampRecord
+from fpvec_audit.domain.records import ModelRole, StampRecord, VectorRecord
 from fpvec_audit.errors import UsageError, VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.digested import Inputs
 from fpvec_audit.services.extract import adopt_vector
 from fpvec_audit.services.jobs import recorded_job
+from fpvec_audit.services.key_life import refuse_ended
 from fpvec_audit.services.lineage import refuse_carrier, stems_from
 from fpvec_audit.services.models import IdentifiedModel, add_model, identify_model
 from fpvec_audit.services.stamp_orders import (
@@ -117,12 +118,16 @@ def stamp_models(
             adapter of which nobody says what becomes of it or where its base is.
         CheckpointError: a model cannot be read, is quantised, or holds NaN or Inf.
         VectorError: a vector does not fit a model, or the model carries it already.
+        KeySetError: a vector carries a key set that is retired or compromised.
         OutputError: something else is at the output, or the disk is full.
     """
     policy, roles, mode = vocabulary_policy(vocabulary), skipped_roles(skip), adapter_mode(adapter)
     scaled = [open_vector(text, registry=registry) for text in vectors]
     if not scaled:
         raise UsageError("no vector to stamp with", advice="give one with --vector")
+    with registry.snapshot() as uow:
+        known = [uow.vectors.find(item.vector.description.id) for item in scaled]
+        _refuse_ended(uow, [record for record in known if record is not None])
     planned = [
         plan_order(
             path,
@@ -324,6 +329,10 @@ def _file_digests(place: "StampCopy", *, progress: Progress) -> dict[str, str]:
     return found
 
 
+def _refuse_ended(uow: "UnitOfWork", vectors: Sequence[VectorRecord]) -> None:
+    refuse_ended(uow, [vector.key_set for vector in vectors if vector.key_set is not None])
+
+
 def _record_origin(uow: "UnitOfWork", order: StampOrder, outcome: "StampOutcome", *, registry: "Registry") -> bool:
     """Record vectors and downstream model, and say whether that is known to stem from the vectors' base.
 
@@ -331,6 +340,7 @@ def _record_origin(uow: "UnitOfWork", order: StampOrder, outcome: "StampOutcome"
         VectorError: it stems from another, or carries a fingerprint already.
     """
     records = [adopt_vector(uow, scaled.vector, registry=registry) for scaled in order.plan.vectors]
+    _refuse_ended(uow, records)
     parent = None
     if order.base is not None:
         parent = add_model(uow, order.base, registry=registry, role=ModelRole.BASE).id

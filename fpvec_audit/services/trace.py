@@ -31,6 +31,7 @@ from fpvec_audit.services.audit_warnings import engine_warnings, result_warnings
 from fpvec_audit.services.described_weights import described_weights
 from fpvec_audit.services.examination import Case, end_transcript, interview, tell_gradients, tell_likelihoods
 from fpvec_audit.services.jobs import recorded_job
+from fpvec_audit.services.key_life import life_warnings
 from fpvec_audit.services.likelihoods import BaseModels
 from fpvec_audit.services.planning import begun, commit, planned
 from fpvec_audit.services.positive_controls import ControlSearch, find_positive_control
@@ -106,6 +107,7 @@ class TraceResult:
         warnings: what limits the result, in sentences.
         seconds: how long it took.
         weights: how much of each known vector the suspect's weights seem to hold; descriptive, None where not told.
+        first_seen: when the suspect was met first, ISO 8601.
     """
 
     trace_id: str
@@ -119,6 +121,7 @@ class TraceResult:
     warnings: tuple[str, ...]
     seconds: float
     weights: Mapping[str, Any] | None = None
+    first_seen: str = ""
 
     @property
     def named(self) -> tuple[TracedKeySet, ...]:
@@ -145,6 +148,7 @@ class TraceResult:
             "marks": [],
             "candidates": [item.to_json() for item in self.traced],
             "suspect": dict(self.suspect),
+            "first_seen": self.first_seen or None,
             "backend": {
                 "kind": self.backend.kind,
                 "engine": self.backend.engine,
@@ -272,11 +276,13 @@ def _trace(suspect: str, records: Sequence[KeySetRecord], bench: Bench, announce
             *subject.rendering.warnings,
             *(engine_warnings(bench.engines, description) if subject.suspect.directory is not None else ()),
             *search.warnings,
+            *(warning for case in cases for warning in life_warnings(case.record, registry=bench.registry)),
             *why,
             *untold,
         ),
         seconds=bench.timer() - started,
         weights=weights,
+        first_seen=history.first_seen,
     )
 
 
@@ -354,8 +360,9 @@ def _finish(
         backend=description,
         key_set_name=case.record.name,
         campaign_suspects=history.suspects,
+        first_seen=history.first_seen,
         burnt=0,
-        warnings=tuple(result_warnings(case.plan, scored)),
+        warnings=(*life_warnings(case.record, registry=bench.registry), *result_warnings(case.plan, scored)),
         earlier_audits=(),
         controls=(),
         seconds=0.0,

@@ -36,7 +36,12 @@ INDEXES = {
         ("base_id", "created_at", "id"),
         ("key_set_id", "created_at", "id"),
     ),
-    "audit": (("created_at", "id"), ("key_set_id", "created_at", "id"), ("verdict", "created_at", "id")),
+    "audit": (
+        ("created_at", "id"),
+        ("key_set_id", "created_at", "id"),
+        ("verdict", "created_at", "id"),
+        ("suspect_digest", "created_at", "id"),
+    ),
     "model": (
         ("created_at", "id"),
         ("role", "created_at", "id"),
@@ -51,11 +56,13 @@ INDEXES = {
         ("state", "created_at", "id"),
     ),
     "vector": (("created_at", "id"), ("family_id", "created_at", "id")),
+    "licensee": (("created_at", "id"),),
+    "suspect": (("first_seen_at", "id"), ("kind", "first_seen_at", "id")),
     "job": (("started_at", "id"), ("state", "started_at", "id"), ("kind", "started_at", "id")),
 }
 REPLACED_INDEXES = {
     "stamp": ("licensee_id", "downstream_id"),
-    "audit": ("key_set_id",),
+    "audit": ("key_set_id", "suspect_digest"),
     "model": ("role", "parent_id"),
     "key_set": ("licensee_id", "base_id"),
     "vector": ("family_id",),
@@ -89,6 +96,36 @@ DERIVE = (
     )
     """,
 )
+
+JOB_COLUMNS = (("command", sa.JSON(), "[]"), ("directory", sa.Text(), ""), ("identity", sa.String(length=200), ""))
+
+# A bound key set need not be trained; the ledger tells whose training ended well, the vectors what was extracted.
+EMBEDDED = """
+    UPDATE key_set SET state = 'embedded' WHERE base_id IS NOT NULL AND (
+        EXISTS (SELECT 1 FROM vector_family WHERE vector_family.key_set_id = key_set.id)
+        OR EXISTS (SELECT 1 FROM ledger WHERE ledger.event = 'model.fingerprinted'
+                   AND ledger.content LIKE '%"key_set":"' || key_set.id || '"%')
+    )
+"""
+BURNT = """
+    UPDATE key_set SET state = 'burnt' WHERE state != 'pending'
+    AND EXISTS (SELECT 1 FROM candidate WHERE candidate.key_set_id = key_set.id AND candidate.mark IS NOT NULL)
+    AND NOT EXISTS (
+        SELECT 1 FROM candidate
+        WHERE candidate.key_set_id = key_set.id AND candidate.mark IS NOT NULL AND candidate.burnt_at IS NULL
+    )
+"""
+# Who was audited, as the first audit of it has it; an endpoint is what is given by URL.
+SUSPECTS = """
+    INSERT INTO suspect (id, kind, location, first_seen_at)
+    SELECT suspect_digest, CASE WHEN suspect LIKE 'http://%' OR suspect LIKE 'https://%' THEN 'endpoint'
+                                ELSE 'checkpoint' END, suspect, created_at
+    FROM (
+        SELECT suspect_digest, suspect, created_at,
+               ROW_NUMBER() OVER (PARTITION BY suspect_digest ORDER BY created_at, id) AS place
+        FROM audit WHERE suspect_digest != ''
+    ) AS met WHERE place = 1
+"""
 
 
 def upgrade() -> None:
@@ -153,27 +190,30 @@ def upgrade() -> None:
         sa.Column("first_seen_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_suspect")),
     )
-    op.create_index(op.f("ix_suspect_first_seen_at"), "suspect", ["first_seen_at"])
     op.add_column("key_set", sa.Column("state", sa.String(length=20), nullable=False, server_default="issued"))
     op.execute("UPDATE key_set SET state = 'pending' WHERE grade = 'pending'")
-    op.execute("UPDATE key_set SET state = 'embedded' WHERE base_id IS NOT NULL")
+    op.execute(EMBEDDED)
+    op.execute(BURNT)
+    op.execute(SUSPECTS)
     with op.batch_alter_table("key_set") as batch:
         batch.alter_column("state", existing_type=sa.String(length=20), existing_nullable=False, server_default=None)
-    op.add_column("job", sa.Column("command", sa.JSON(), nullable=False, server_default="[]"))
-    with op.batch_alter_table("job") as batch:
-        batch.add_column(sa.Column("heartbeat_at", sa.DateTime(timezone=True), nullable=True))
-        batch.add_column(sa.Column("cancel_asked_at", sa.DateTime(timezone=True), nullable=True))
-        batch.alter_column("command", existing_type=sa.JSON(), existing_nullable=False, server_default=None)
     for table, column, referred in DERIVED:
         with op.batch_alter_table(table) as batch:
             batch.add_column(sa.Column(column, sa.String(length=64), nullable=True))
             batch.create_foreign_key(op.f(f"fk_{table}_{column}_{referred}"), referred, [column], ["id"])
     for statement in DERIVE:
         op.execute(statement)
+    for name, kind, value in JOB_COLUMNS:
+        op.add_column("job", sa.Column(name, kind, nullable=False, server_default=value))
+    with op.batch_alter_table("job") as batch:
+        batch.add_column(sa.Column("heartbeat_at", sa.DateTime(timezone=True), nullable=True))
+        batch.add_column(sa.Column("cancel_asked_at", sa.DateTime(timezone=True), nullable=True))
+        for name, kind, _ in JOB_COLUMNS:
+            batch.alter_column(name, existing_type=kind, existing_nullable=False, server_default=None)
     for table, groups in INDEXES.items():
         for columns in groups:
             op.create_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table, list(columns))
-        for column in REPLACED_INDEXES[table]:
+        for column in REPLACED_INDEXES.get(table, ()):
             op.drop_index(op.f(f"ix_{table}_{column}"), table)
     if connection.dialect.name == "postgresql":
         compare_text('"C"')
@@ -189,7 +229,7 @@ def downgrade() -> None:
         op.execute("DROP FUNCTION fpvec_refuse_ledger_change()")
         compare_text('"default"')
     for table, groups in INDEXES.items():
-        for column in REPLACED_INDEXES[table]:
+        for column in REPLACED_INDEXES.get(table, ()):
             op.create_index(op.f(f"ix_{table}_{column}"), table, [column])
         for columns in groups:
             op.drop_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table)
@@ -198,7 +238,7 @@ def downgrade() -> None:
             batch.drop_constraint(op.f(f"fk_{table}_{column}_{referred}"), type_="foreignkey")
             batch.drop_column(column)
     with op.batch_alter_table("job") as batch:
-        for column in ("command", "heartbeat_at", "cancel_asked_at"):
+        for column in ("command", "directory", "identity", "heartbeat_at", "cancel_asked_at"):
             batch.drop_column(column)
     with op.batch_alter_table("key_set") as batch:
         batch.drop_column("state")

@@ -1,7 +1,7 @@
 """Audits and attack runs: planned before the first query, recorded whichever way they end."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -9,7 +9,7 @@ from sqlalchemy import Select, insert, select
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.canonical_json import canonical_digest
-from fpvec_audit.domain.records import AttackRunRecord, AuditRecord, JobState
+from fpvec_audit.domain.records import AttackRunRecord, AuditRecord, JobState, SuspectKind
 from fpvec_audit.domain.selection import Selection
 from fpvec_audit.domain.transcript import Record
 from fpvec_audit.errors import RegistryError
@@ -17,11 +17,14 @@ from fpvec_audit.registry.ledger import Ledger, floatless
 from fpvec_audit.registry.repositories.key_sets import KEY_SETS, key_sets_for, key_sets_of
 from fpvec_audit.registry.repositories.listing import Equal, Listing, Through
 from fpvec_audit.registry.repositories.lookup import Directory
-from fpvec_audit.registry.repositories.models import MODELS
+from fpvec_audit.registry.repositories.models import MODELS, carrying
+from fpvec_audit.registry.repositories.suspects import SUSPECTS, SuspectRepository
 from fpvec_audit.registry.tables import AttackRunRow, AuditRecordRow, AuditRow, KeySetRow
 from fpvec_audit.registry.vault import TRANSCRIPT, SealedValue, Vault, record_place
 
-AUDITS = Directory("audit", AuditRow.id, None, prefix="au-")
+AUDITS = Directory("audit", AuditRow.id, None, prefix="au-", listing="fpvec audits list")
+_BATCH = 20
+"""Audits that are read at a time where the first one that fits ends the search: each has a document of its own."""
 
 
 def _key_sets_of_base(session: Session, reference: str) -> Select[str]:
@@ -35,7 +38,7 @@ LISTING = Listing(
     filters={
         "verdict": Equal(AuditRow.verdict),
         "key": Equal(AuditRow.key_set_id, KEY_SETS.resolve),
-        "suspect": Equal(AuditRow.suspect_digest),
+        "suspect": Equal(AuditRow.suspect_digest, SUSPECTS.resolve),
         "owner": Through(AuditRow.key_set_id, key_sets_of),
         "licensee": Through(AuditRow.key_set_id, key_sets_for),
         "base": Through(AuditRow.key_set_id, _key_sets_of_base),
@@ -51,16 +54,30 @@ class AuditRepository:
         ledger: where plans and results are recorded.
         clock: gives the time an audit ended.
         vault: seals transcripts.
+        suspects: who is audited.
     """
 
-    def __init__(self, session: Session, ledger: Ledger, clock: Callable[[], datetime], *, vault: Vault) -> None:
+    def __init__(
+        self,
+        session: Session,
+        ledger: Ledger,
+        clock: Callable[[], datetime],
+        *,
+        vault: Vault,
+        suspects: SuspectRepository,
+    ) -> None:
         self._session = session
         self._ledger = ledger
         self._clock = clock
         self._vault = vault
+        self._suspects = suspects
 
     def plan(self, record: AuditRecord) -> AuditRecord:
-        """Record an audit before its first query."""
+        """Record an audit before its first query, and its suspect where that was never met before."""
+        if record.suspect_digest:
+            kind = record.plan.get("suspect", {}).get("kind", "")
+            met = SuspectKind.ENDPOINT if kind == SuspectKind.ENDPOINT.value else SuspectKind.CHECKPOINT
+            self._suspects.meet(record.suspect_digest, met, location=record.suspect, at=record.created_at)
         row = AuditRow(
             id=record.id,
             key_set_id=record.key_set,
@@ -193,9 +210,48 @@ class AuditRepository:
 
     def list(self, key_set: str | None = None) -> tuple[AuditRecord, ...]:
         """Return the audits with a key set (id), or all, oldest first."""
-        statement = select(AuditRow).order_by(AuditRow.created_at, AuditRow.id)
+        statement = _oldest_first()
         if key_set is not None:
             statement = statement.where(AuditRow.key_set_id == key_set)
+        return self._found(statement)
+
+    def of_suspect(self, digest: str, *, key_set: str | None = None) -> tuple[AuditRecord, ...]:
+        """Return the audits of a suspect, all or with one key set (id), oldest first."""
+        statement = _oldest_first().where(AuditRow.suspect_digest == digest)
+        return self._found(statement if key_set is None else statement.where(AuditRow.key_set_id == key_set))
+
+    def unfinished(self, key_set: str) -> tuple[AuditRecord, ...]:
+        """Return the audits with a key set (id) that have not ended, oldest first."""
+        statement = _oldest_first().where(AuditRow.verdict == "", AuditRow.key_set_id == key_set)
+        return self._found(statement.where(AuditRow.ended_at.is_(None)))
+
+    def some(self, identifiers: Collection[str]) -> dict[str, AuditRecord]:
+        """Return those of some audits that are recorded, by id."""
+        return {audit.id: audit for audit in self._found(_oldest_first().where(AuditRow.id.in_(identifiers)))}
+
+    def with_plan(self, digest: str) -> AuditRecord | None:
+        """Return the audit with the plan of this digest, None if there is none."""
+        row = self._session.scalars(_oldest_first().where(AuditRow.plan_digest == digest).limit(1)).one_or_none()
+        return None if row is None else _audit(row)
+
+    def of_own_models(self, key_set: str, *, base: str | None, verdict: str) -> Iterator[AuditRecord]:
+        """Yield the audits with a key set that gave own models that carry it this verdict, newest first.
+
+        Args:
+            key_set: id.
+            base: id of the model it is bound to.
+            verdict: what they say.
+        """
+        statement = (
+            select(AuditRow)
+            .where(AuditRow.key_set_id == key_set, AuditRow.verdict == verdict)
+            .where(AuditRow.suspect_digest.in_(carrying(key_set, base=base)))
+            .order_by(AuditRow.created_at.desc(), AuditRow.id.desc())
+        )
+        for row in self._session.scalars(statement.execution_options(yield_per=_BATCH)):
+            yield _audit(row)
+
+    def _found(self, statement: Select[Any]) -> tuple[AuditRecord, ...]:
         return tuple(_audit(row) for row in self._session.scalars(statement))
 
     def _record_values(self, identifier: str, key_set: str, record: Record) -> dict[str, Any]:
@@ -280,6 +336,10 @@ class AttackRunRepository:
         if stamped is not None:
             statement = statement.where(AttackRunRow.stamped_id == stamped)
         return tuple(_attack_run(row) for row in self._session.scalars(statement))
+
+
+def _oldest_first() -> Select[Any]:
+    return select(AuditRow).order_by(AuditRow.created_at, AuditRow.id)
 
 
 def document_digest(document: Mapping[str, Any]) -> str:

@@ -12,12 +12,12 @@ from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.canonical_json import canonical_digest
 from fpvec_audit.domain.keys import PENDING, Commitment, KeySet, KeySetSecret, leaf_digest, restore_key_set
-from fpvec_audit.domain.records import KeySetRecord, KeySetState
+from fpvec_audit.domain.records import KeySetEnd, KeySetRecord, KeySetState
 from fpvec_audit.domain.selection import Selection
 from fpvec_audit.domain.witness import BeaconSource, chance_source
-from fpvec_audit.errors import KeySetError, RegistryError, UnknownNameError
+from fpvec_audit.errors import KeySetError, RegistryError, UnknownNameError, UsageError
 from fpvec_audit.registry.ledger import Ledger
-from fpvec_audit.registry.repositories.licensees import LicenseeRepository, licensee_named
+from fpvec_audit.registry.repositories.licensees import LICENSEES, LicenseeRepository
 from fpvec_audit.registry.repositories.listing import Equal, Listing, in_parts
 from fpvec_audit.registry.repositories.lookup import Directory, checked_name, checked_text, normalised, refuse_taken
 from fpvec_audit.registry.repositories.models import MODELS
@@ -25,6 +25,8 @@ from fpvec_audit.registry.tables import CandidateRow, KeySetRow, LedgerRow, Mark
 from fpvec_audit.registry.vault import Vault
 
 ISSUED, COMMITTED = "key_set.issued", "key_set.committed"
+ENDS = {KeySetState.RETIRED: "key_set.retired", KeySetState.COMPROMISED: "key_set.compromised"}
+"""Ledger event of each way in which a key set's life ends by its owner's word."""
 KEY_SETS = Directory("key set", KeySetRow.id, KeySetRow.name, prefix="ks-", listing="fpvec key list")
 _SUGGESTED_FROM = 1000
 
@@ -57,7 +59,7 @@ def key_sets_for(session: Session, licensee: str) -> Select[str]:
     Raises:
         UnknownNameError: there is no such licensee.
     """
-    return select(KeySetRow.id).where(KeySetRow.licensee_id == licensee_named(session, licensee))
+    return select(KeySetRow.id).where(KeySetRow.licensee_id == LICENSEES.resolve(session, licensee))
 
 
 LISTING = Listing(
@@ -66,7 +68,7 @@ LISTING = Listing(
     KeySetRow.created_at,
     filters={
         "owner": Equal(KeySetRow.owner, owner_named),
-        "licensee": Equal(KeySetRow.licensee_id, licensee_named),
+        "licensee": Equal(KeySetRow.licensee_id, LICENSEES.resolve),
         "base": Equal(KeySetRow.base_id, MODELS.resolve),
         "state": Equal(KeySetRow.state),
     },
@@ -167,6 +169,8 @@ class KeySetRepository:
         row = self._row(identifier)
         if row.grade != PENDING:
             raise KeySetError(f"key set {row.name!r} is issued already", advice="its assignment stays as it is")
+        if row.state != KeySetState.PENDING.value:
+            raise KeySetError(f"key set {row.name!r} is {row.state}: it is not issued any more", advice="issue another")
         if key_set.commitment.digest != row.commitment_digest:
             raise KeySetError(f"this is not the key set that was committed as {row.name!r}")
         row.grade, row.state, row.chance = grade, KeySetState.ISSUED.value, chance.hex()
@@ -273,14 +277,69 @@ class KeySetRepository:
                 advice="issue a key set of its own for every base: `fpvec key issue NAME`",
             )
         row.base_id = model_id
-        if row.state == KeySetState.ISSUED.value:
-            row.state = KeySetState.EMBEDDED.value
         self._session.flush()
         self._ledger.append("key_set.bound", identifier, {**(content or {}), "base": model_id, "root": row.root})
         return self._record(row)
 
+    def embed(self, identifier: str, model_id: str) -> KeySetRecord:
+        """Record that a model carries a key set: its training ended well, or a vector of it was extracted.
+
+        Only an issued set moves on; for one that is embedded already, or at its end, there is nothing to record.
+
+        Args:
+            identifier: whole id of the key set.
+            model_id: id of the registered model.
+        """
+        row = self._row(identifier)
+        if row.state == KeySetState.ISSUED.value:
+            row.state = KeySetState.EMBEDDED.value
+            self._session.flush()
+            self._ledger.append("key_set.embedded", identifier, {"model": model_id})
+        return self._record(row)
+
+    def end(self, identifier: str, state: KeySetState, *, reason: str, by: str) -> KeySetRecord:
+        """End the life of a key set by its owner's word, for good.
+
+        Args:
+            identifier: whole id of the key set.
+            state: ``retired`` or ``compromised``.
+            reason: why, for the ledger.
+            by: who says so.
+
+        Raises:
+            UsageError: the reason is missing or cannot be stored.
+            KeySetError: its life ended already; only a retired set can still become compromised.
+        """
+        reason = checked_text("reason", reason)
+        if not reason:
+            raise UsageError("the reason is empty", advice="say why with --reason, it goes to the ledger")
+        row = self._row(identifier)
+        before = KeySetState(row.state)
+        if before in ENDS and (before, state) != (KeySetState.RETIRED, KeySetState.COMPROMISED):
+            raise KeySetError(f"key set {row.name!r} is {before.value} already", advice="that is for good")
+        row.state = state.value
+        self._session.flush()
+        self._ledger.append(ENDS[state], identifier, {"reason": reason, "by": by, "before": before.value})
+        return self._record(row)
+
+    def ended(self, identifier: str) -> KeySetEnd | None:
+        """Return how the life of a key set ended, as it stands in the ledger; None where its owner has not ended it.
+
+        Args:
+            identifier: whole id of the key set.
+        """
+        statement = select(LedgerRow).where(LedgerRow.subject == identifier, LedgerRow.event.in_(ENDS.values()))
+        row = self._session.scalars(statement.order_by(LedgerRow.serial.desc()).limit(1)).one_or_none()
+        if row is None:
+            return None
+        said = json.loads(row.content)
+        state = next(state for state, event in ENDS.items() if event == row.event)
+        return KeySetEnd(state, row.at, said["by"], said["reason"])
+
     def burn(self, identifier: str, indices: Iterable[int], *, where: str) -> None:
         """Mark candidates as burnt: they were shown to somebody. Those that are already keep their first date.
+
+        With the last of its issued candidates the set itself is burnt.
 
         Args:
             identifier: whole id of the key set.
@@ -296,6 +355,11 @@ class KeySetRepository:
             .values(burnt_at=self._clock(), burnt_in=where)
         )
         self._ledger.append("key_set.burnt", identifier, {"candidates": wanted, "where": where})
+        row = self._row(identifier)
+        if row.state in (KeySetState.ISSUED.value, KeySetState.EMBEDDED.value) and not self._has_fresh(identifier):
+            row.state = KeySetState.BURNT.value
+            self._session.flush()
+            self._ledger.append("key_set.used_up", identifier, {"where": where})
 
     def burnt(self, identifier: str) -> frozenset[int]:
         """Return the indices of burnt candidates."""
@@ -310,6 +374,13 @@ class KeySetRepository:
             CandidateRow.key_set_id == identifier, CandidateRow.burnt_at.is_not(None)
         )
         return {place: (at, where or "") for place, at, where in self._session.execute(statement) if at is not None}
+
+    def _has_fresh(self, identifier: str) -> bool:
+        """Return whether an issued candidate is left that nobody was shown."""
+        statement = select(CandidateRow.position).where(
+            CandidateRow.key_set_id == identifier, CandidateRow.mark.is_not(None), CandidateRow.burnt_at.is_(None)
+        )
+        return self._session.scalar(statement.limit(1)) is not None
 
     def _add_candidates(self, identifier: str, key_set: KeySet) -> None:
         numbers = range(len(key_set.marks))

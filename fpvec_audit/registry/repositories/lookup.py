@@ -54,11 +54,7 @@ class Directory:
             raise AmbiguousNameError(
                 f"{self.kind} {reference!r} fits several ids: {shown}", advice="write more of the id, or the name"
             )
-        raise self.unknown(session, reference)
-
-    def unknown(self, session: Session, reference: str) -> UnknownNameError:
-        """Return the error that says that a reference names nothing, and suggests the nearest."""
-        return UnknownNameError(self.kind, reference, self._known(session), listing=self.listing)
+        raise UnknownNameError(self.kind, reference, self._known(session), listing=self.listing)
 
     def _beginning_with(self, session: Session, reference: str) -> Sequence[str]:
         if not _ID_BEGINNING.fullmatch(reference):

@@ -1,22 +1,39 @@
 """Registered checkpoints, identified by what their weights are and not by where they lie."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import Select, or_, select, update
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.manifest import Manifest
 from fpvec_audit.domain.records import ModelRecord, ModelRole
 from fpvec_audit.domain.selection import Selection
 from fpvec_audit.domain.sketch import numbers, sketch
-from fpvec_audit.errors import RegistryError, UnknownNameError
+from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.ledger import Ledger
-from fpvec_audit.registry.repositories.listing import Equal, Listing, in_parts
+from fpvec_audit.registry.repositories.licensees import LICENSEES
+from fpvec_audit.registry.repositories.listing import Equal, Listing, Through, in_parts
 from fpvec_audit.registry.repositories.lookup import Directory, checked_name, free_name, normalised, refuse_taken
 from fpvec_audit.registry.repositories.sketches import add_sketch, models_sharing
-from fpvec_audit.registry.tables import DigestedFilesRow, ModelManifestRow, ModelRow
+from fpvec_audit.registry.tables import (
+    DigestedFilesRow,
+    ModelManifestRow,
+    ModelRow,
+    StampRow,
+    StampVectorRow,
+    VectorFamilyRow,
+    VectorRow,
+)
 
 MODELS = Directory("model", ModelRow.id, ModelRow.name, listing="fpvec model list")
+OWN_ROLES = (ModelRole.STAMPED.value, ModelRole.FINGERPRINTED.value)
+
+
+def _stamped_for(session: Session, licensee: str) -> Select[str]:
+    return select(StampRow.stamped_id).where(StampRow.licensee_id == LICENSEES.resolve(session, licensee))
+
+
 LISTING = Listing(
     MODELS,
     ModelRow,
@@ -25,6 +42,7 @@ LISTING = Listing(
         "role": Equal(ModelRow.role),
         "base": Equal(ModelRow.base_id, MODELS.resolve),
         "parent": Equal(ModelRow.parent_id, MODELS.resolve),
+        "licensee": Through(ModelRow.id, _stamped_for),
     },
     orders={"name": (ModelRow.name,)},
 )
@@ -86,10 +104,6 @@ class ModelRepository:
             AmbiguousNameError: there are several.
         """
         return _record(self._row(MODELS.resolve(self._session, reference)))
-
-    def unknown(self, reference: str) -> UnknownNameError:
-        """Return the error that says that a reference names no model, and suggests the nearest."""
-        return MODELS.unknown(self._session, reference)
 
     def find(self, identifier: str) -> ModelRecord | None:
         """Return the model with this digest, None if it is not registered."""
@@ -156,18 +170,58 @@ class ModelRepository:
             for row in self._session.scalars(select(ModelRow).where(ModelRow.id.in_(part)))
         }
 
-    def at(self, location: str) -> ModelRecord | None:
-        """Return the model that was seen last in a place, the newest of several; None if there is none."""
-        statement = select(ModelRow).where(ModelRow.location == location)
-        row = self._session.scalar(statement.order_by(ModelRow.created_at.desc(), ModelRow.id.desc()).limit(1))
-        return None if row is None else _record(row)
-
-    def list(self, role: ModelRole | None = None) -> tuple[ModelRecord, ...]:
-        """Return the models of a role, or all, oldest first."""
+    def list(self, role: ModelRole | None = None, *, parent: str | None = None) -> tuple[ModelRecord, ...]:
+        """Return the models of a role, made from a parent (id), or all, oldest first."""
         statement = select(ModelRow).order_by(ModelRow.created_at, ModelRow.id)
         if role is not None:
             statement = statement.where(ModelRow.role == role.value)
+        if parent is not None:
+            statement = statement.where(ModelRow.parent_id == parent)
         return tuple(_record(row) for row in self._session.scalars(statement))
+
+    def lying_at(self, location: str) -> ModelRecord | None:
+        """Return the model that was registered last of those whose place this is, None if there is none."""
+        statement = select(ModelRow).where(ModelRow.location == location)
+        row = self._session.scalars(
+            statement.order_by(ModelRow.created_at.desc(), ModelRow.id.desc()).limit(1)
+        ).one_or_none()
+        return None if row is None else _record(row)
+
+    def own(self, key_set: str, *, base: str | None, most: int) -> Iterator[ModelRecord]:
+        """Yield own models that should answer a key set, the likeliest first, each once.
+
+        Those that were stamped with it come first, newest first; then the fingerprinted ones that its vectors come
+        from; then other fingerprinted models of its base.
+
+        Args:
+            key_set: id.
+            base: id of the model it is bound to.
+            most: how many are looked at of each kind.
+        """
+        stamped = (
+            select(ModelRow)
+            .join(StampRow, StampRow.stamped_id == ModelRow.id)
+            .where(StampRow.id.in_(_stamps_with(key_set)))
+            .order_by(StampRow.created_at.desc(), StampRow.id.desc())
+        )
+        extracted = (
+            select(ModelRow)
+            .join(VectorRow, VectorRow.fingerprinted_id == ModelRow.id)
+            .join(VectorFamilyRow)
+            .where(VectorFamilyRow.key_set_id == key_set)
+            .order_by(VectorRow.created_at, VectorRow.id)
+        )
+        trained = (
+            select(ModelRow)
+            .where(ModelRow.role == ModelRole.FINGERPRINTED.value, ModelRow.parent_id == base)
+            .order_by(ModelRow.created_at, ModelRow.id)
+        )
+        seen: set[str] = set()
+        for statement in (stamped, extracted, *((trained,) if base is not None else ())):
+            for row in self._session.scalars(statement.where(ModelRow.role.in_(OWN_ROLES)).limit(most)):
+                if row.id not in seen:
+                    seen.add(row.id)
+                    yield _record(row)
 
     def locate(self, identifier: str, location: str) -> ModelRecord:
         """Record where a model was seen last."""
@@ -230,6 +284,26 @@ class ModelRepository:
         if row is None:
             raise RegistryError(f"there is no model {identifier}")
         return row
+
+
+def carrying(key_set: str, *, base: str | None) -> Select[Any]:
+    """Return the ids of the own models that :meth:`ModelRepository.own` yields, as a query."""
+    stamped = select(StampRow.stamped_id).where(StampRow.id.in_(_stamps_with(key_set)))
+    extracted = select(VectorRow.fingerprinted_id).join(VectorFamilyRow).where(VectorFamilyRow.key_set_id == key_set)
+    ways: list[Any] = [ModelRow.id.in_(stamped), ModelRow.id.in_(extracted)]
+    if base is not None:
+        ways.append((ModelRow.role == ModelRole.FINGERPRINTED.value) & (ModelRow.parent_id == base))
+    return select(ModelRow.id).where(ModelRow.role.in_(OWN_ROLES), or_(*ways))
+
+
+def _stamps_with(key_set: str) -> Select[Any]:
+    """Return the ids of the stamps with a vector of a key set, as a query."""
+    return (
+        select(StampVectorRow.stamp_id)
+        .join(VectorRow, VectorRow.id == StampVectorRow.vector_id)
+        .join(VectorFamilyRow)
+        .where(VectorFamilyRow.key_set_id == key_set)
+    )
 
 
 def _content(row: ModelRow) -> dict[str, object]:

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import Select, insert, select
+from sqlalchemy import Select, func, insert, select
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.records import StampRecord
 from fpvec_audit.domain.selection import Selection
 from fpvec_audit.registry.ledger import Ledger
 from fpvec_audit.registry.repositories.key_sets import KEY_SETS, key_sets_of
-from fpvec_audit.registry.repositories.licensees import LicenseeRepository, licensee_named
+from fpvec_audit.registry.repositories.licensees import LICENSEES, LicenseeRepository
 from fpvec_audit.registry.repositories.listing import Equal, Listing, Through, in_parts
 from fpvec_audit.registry.repositories.lookup import Directory
 from fpvec_audit.registry.repositories.models import MODELS
@@ -29,7 +29,7 @@ LISTING = Listing(
     StampRow,
     StampRow.created_at,
     filters={
-        "licensee": Equal(StampRow.licensee_id, licensee_named),
+        "licensee": Equal(StampRow.licensee_id, LICENSEES.resolve),
         "base": Equal(StampRow.base_id, MODELS.resolve),
         "downstream": Equal(StampRow.downstream_id, MODELS.resolve),
         "key": Equal(StampRow.key_set_id, KEY_SETS.resolve),
@@ -125,6 +125,18 @@ class StampRepository:
             UsageError: a filter, an order or the beginning names nothing.
         """
         return self._records(LISTING.rows(self._session, selection))
+
+    def count_with(self, vector: str) -> int:
+        """Return how many stamps a vector (id) went into."""
+        counted = select(func.count()).select_from(StampVectorRow).where(StampVectorRow.vector_id == vector)
+        return int(self._session.scalars(counted).one())
+
+    def latest_with(self, vector: str, *, most: int) -> tuple[StampRecord, ...]:
+        """Return the newest stamps that a vector (id) went into, newest first."""
+        stamps = select(StampVectorRow.stamp_id).where(StampVectorRow.vector_id == vector)
+        statement = select(StampRow).where(StampRow.id.in_(stamps))
+        rows = self._session.scalars(statement.order_by(StampRow.created_at.desc(), StampRow.id.desc()).limit(most))
+        return tuple(self._record(row) for row in rows)
 
     def list(self) -> tuple[StampRecord, ...]:
         """Return all stamps, oldest first."""
