@@ -55,7 +55,7 @@ def _by_rarity(session: Session, contents: Sequence[int]) -> tuple[list[int], li
     """Return those tensors that few models share, rarest first, and those that more do."""
     counts: list[tuple[int, int]] = []
     for part in _parts(contents):
-        asked = values(column("content", BigInteger), name="asked").data([(content,) for content in part])
+        asked = values(column("content", BigInteger)).data([(content,) for content in part]).cte("asked")
         few = select(ModelTensorRow.model_id).where(ModelTensorRow.content == asked.c.content).limit(FEW + 1)
         holders = select(func.count()).select_from(few.correlate(asked).subquery()).scalar_subquery()
         counts += [(count, content) for content, count in session.execute(select(asked.c.content, holders)) if count]
