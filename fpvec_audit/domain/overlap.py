@@ -75,26 +75,29 @@ def overlap(at_hand: Manifest, recorded: Manifest) -> Overlap:
     """Return what a checkpoint at hand shares with a recorded model."""
     theirs = {tensor.name: tensor for tensor in recorded.tensors}
     left = Counter(map(_content, recorded.tensors))
-    shared, others, renamed = [], [], 0
     # Those that kept their name come first, so that equal tensors (zeros) do not count as renamed ones.
-    for tensor in sorted(at_hand.tensors, key=lambda tensor: theirs.get(tensor.name) != tensor):
-        if left[_content(tensor)] > 0:
-            left[_content(tensor)] -= 1
-            shared.append(tensor)
-            renamed += theirs.get(tensor.name) != tensor
-        else:
-            others.append(tensor)
-    names = {tensor.name for tensor in at_hand.tensors}
+    kept = [tensor for tensor in at_hand.tensors if theirs.get(tensor.name) == tensor]
+    left.subtract(map(_content, kept))
+    names = {tensor.name for tensor in kept}
+    renamed: list[TensorDigest] = []
+    others: list[TensorDigest] = []
+    for tensor in at_hand.tensors:
+        if tensor.name in names:
+            continue
+        found = left[_content(tensor)] > 0
+        left[_content(tensor)] -= found
+        (renamed if found else others).append(tensor)
+    names |= {tensor.name for tensor in others}
     missing = []
     for tensor in recorded.tensors:
         if tensor.name not in names and left[_content(tensor)] > 0:
             left[_content(tensor)] -= 1
             missing.append(tensor)
     return Overlap(
-        shared=Amount.of(shared),
+        shared=Amount.of([*kept, *renamed]),
         at_hand=Amount.of(at_hand.tensors),
         recorded=Amount.of(recorded.tensors),
-        renamed=renamed,
+        renamed=len(renamed),
         changed=_names(tensor for tensor in others if tensor.name in theirs),
         added=_names(tensor for tensor in others if tensor.name not in theirs),
         missing=_names(missing),

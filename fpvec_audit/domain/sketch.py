@@ -30,7 +30,8 @@ def sketch(manifest: Manifest) -> tuple[int, ...]:
     outside = [tensor for tensor in tensors if not _NUMBER.search(tensor.name)]
     outside.sort(key=lambda tensor: (-prod(tensor.shape), tensor.name))
     chosen = outside[:OUTSIDE_LAYERS]
-    others = sorted((tensor for tensor in tensors if tensor not in chosen), key=in_order)
+    names = {tensor.name for tensor in chosen}
+    others = sorted((tensor for tensor in tensors if tensor.name not in names), key=in_order)
     return tuple(dict.fromkeys(number(tensor) for tensor in [*chosen, *_spread(others, COUNTED - len(chosen))]))
 
 
@@ -54,11 +55,12 @@ def _spread(tensors: Sequence[TensorDigest], count: int) -> list[TensorDigest]:
     """Return one tensor of each of so many equal stretches, each of another kind as far as there are kinds."""
     if len(tensors) <= count:
         return list(tensors)
-    kinds = sorted({_kind(tensor) for tensor in tensors}, key=_shuffled)
+    kind_of = {tensor.name: _kind(tensor) for tensor in tensors}
+    kinds = sorted(set(kind_of.values()), key=_shuffled)
     chosen = []
     for place in range(count):
         stretch = tensors[place * len(tensors) // count : (place + 1) * len(tensors) // count]
-        wanted = [tensor for tensor in stretch if _kind(tensor) == kinds[place % len(kinds)]]
+        wanted = [tensor for tensor in stretch if kind_of[tensor.name] == kinds[place % len(kinds)]]
         chosen.append(min(wanted or stretch, key=lambda tensor: _shuffled(tensor.name)))
     return chosen
 

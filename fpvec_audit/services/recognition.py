@@ -5,7 +5,6 @@ its canonical digest; a part by a few tensors of each model (``domain/sketch.py`
 follows from the recorded manifest, so that no share is ever estimated.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,14 +38,14 @@ class Match:
     Attributes:
         record: the model.
         exact: whether the checkpoint is this model, tensor by tensor and name by name.
-        overlap: what they have in common; None where the model's single tensors were never recorded.
+        overlap: what they have in common.
         stamps: the stamps that it carries.
         line: the model and what it was made from, as far as is known, nearest first.
     """
 
     record: ModelRecord
     exact: bool
-    overlap: Overlap | None
+    overlap: Overlap
     stamps: tuple[StampRecord, ...]
     line: tuple[ModelRecord, ...]
 
@@ -141,10 +140,11 @@ def look_up(manifest: Manifest, *, registry: "Registry") -> tuple[tuple[Match, .
         if whole is not None:
             return (_match(uow, whole, overlap(manifest, manifest), exact=True),), ()
         records, common = uow.models.sharing(manifest, at_most=COMPARED)
-        overlaps = {record.id: _overlap(uow, manifest, record) for record in records}
+        recorded = uow.models.manifests(record.id for record in records)
+        overlaps = {identifier: overlap(manifest, theirs) for identifier, theirs in recorded.items()}
         # Among equals the older comes first: what was made from it shares what it did not change.
-        nearest = sorted(records, key=lambda record: (*_nearness(overlaps[record.id]), record.created_at, record.id))
-        shared = [record for record in nearest if (found := overlaps[record.id]) is not None and found.shared.tensors]
+        shared = [record for record in records if record.id in overlaps and overlaps[record.id].shared.tensors]
+        shared.sort(key=lambda record: (*_distance(overlaps[record.id]), record.created_at, record.id))
         matches = tuple(_match(uow, record, overlaps[record.id], exact=False) for record in shared)
     notes = []
     if len(records) == COMPARED:
@@ -174,22 +174,15 @@ def _manifest(
         return read_manifest(checkpoint, None, progress=progress), [note]
 
 
-def _overlap(uow: "UnitOfWork", manifest: Manifest, record: ModelRecord) -> Overlap | None:
-    recorded = uow.models.manifest(record.id)
-    return None if recorded is None else overlap(manifest, recorded)
+def _distance(found: Overlap) -> tuple[float, float]:
+    return -found.share, -found.share_of_model
 
 
-def _nearness(found: Overlap | None) -> Sequence[float]:
-    return (0.0, 0.0) if found is None else (-found.share, -found.share_of_model)
-
-
-def _match(uow: "UnitOfWork", record: ModelRecord, found: Overlap | None, *, exact: bool) -> Match:
+def _match(uow: "UnitOfWork", record: ModelRecord, found: Overlap, *, exact: bool) -> Match:
     return Match(record, exact, found, uow.stamps.of_model(record.id), ancestry(uow, record.id))
 
 
-def _overlap_json(found: Overlap | None) -> dict[str, Any]:
-    if found is None:
-        return {}
+def _overlap_json(found: Overlap) -> dict[str, Any]:
     return {
         "share": found.share,
         "share_of_model": found.share_of_model,

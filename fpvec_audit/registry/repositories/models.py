@@ -75,7 +75,8 @@ class ModelRepository:
         row = self._session.get(ModelRow, record.id)
         self._check_parent(record)
         if row is not None:
-            self._keep(record.id, manifest)
+            if self._session.get(ModelManifestRow, record.id) is None:
+                self._keep(record.id, manifest)
             return self._completed(row, record)
         name = checked_name("model", record.name)
         refuse_taken(self._session, MODELS, name, option="--name")
@@ -119,13 +120,21 @@ class ModelRepository:
         row = self._session.get(ModelManifestRow, identifier)
         if row is None:
             return None
-        try:
-            manifest = Manifest.from_bytes(row.content)
-        except ValueError as error:
-            raise RegistryError(f"the manifest of model {identifier[:16]}… is damaged: {error}") from error
-        if manifest.digest != identifier:
-            raise RegistryError(f"the manifest of model {identifier[:16]}… is of another model")
-        return manifest
+        return _manifest(identifier, row.content)
+
+    def manifests(self, identifiers: Iterable[str]) -> dict[str, Manifest]:
+        """Return the tensors of models by digest; those of which they were not recorded are missing.
+
+        Raises:
+            RegistryError: what is recorded does not give a model's digest.
+        """
+        return {
+            identifier: _manifest(identifier, content)
+            for part in in_parts(sorted(set(identifiers)))
+            for identifier, content in self._session.execute(
+                select(ModelManifestRow.model_id, ModelManifestRow.content).where(ModelManifestRow.model_id.in_(part))
+            )
+        }
 
     def sharing(self, manifest: Manifest, *, at_most: int) -> tuple[tuple[ModelRecord, ...], int]:
         """Return the models that share tensors with what is at hand, those with most counted tensors first.
@@ -235,10 +244,11 @@ class ModelRepository:
         return free_name(self._session, MODELS, normalised(wanted))
 
     def _keep(self, identifier: str, manifest: Manifest | None) -> None:
-        if manifest is None or self._session.get(ModelManifestRow, identifier) is not None:
+        if manifest is None:
             return
-        assert manifest.digest == identifier, "a manifest was recorded for another model"
-        row = ModelManifestRow(model_id=identifier, tensors=len(manifest.tensors), content=manifest.to_bytes())
+        content = manifest.to_bytes()
+        assert Manifest.digest_of(content) == identifier, "a manifest was recorded for another model"
+        row = ModelManifestRow(model_id=identifier, tensors=len(manifest.tensors), content=content)
         self._session.add(row)
         self._session.flush()
         add_sketch(self._session, identifier, sketch(manifest))
@@ -304,6 +314,16 @@ def _stamps_with(key_set: str) -> Select[Any]:
         .join(VectorFamilyRow)
         .where(VectorFamilyRow.key_set_id == key_set)
     )
+
+
+def _manifest(identifier: str, content: bytes) -> Manifest:
+    try:
+        digest, manifest = Manifest.digest_of(content), Manifest.from_bytes(content)
+    except ValueError as error:
+        raise RegistryError(f"the manifest of model {identifier[:16]}… is damaged: {error}") from error
+    if digest != identifier:
+        raise RegistryError(f"the manifest of model {identifier[:16]}… is of another model")
+    return manifest
 
 
 def _content(row: ModelRow) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Stamped copies: which vectors went into which downstream model, for whom."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from sqlalchemy import Select, func, insert, select
 from sqlalchemy.orm import Session
@@ -11,7 +12,7 @@ from fpvec_audit.registry.ledger import Ledger
 from fpvec_audit.registry.repositories.key_sets import KEY_SETS, key_sets_of
 from fpvec_audit.registry.repositories.licensees import LICENSEES, LicenseeRepository
 from fpvec_audit.registry.repositories.listing import Equal, Listing, Through, in_parts
-from fpvec_audit.registry.repositories.lookup import Directory
+from fpvec_audit.registry.repositories.lookup import Directory, normalised
 from fpvec_audit.registry.repositories.models import MODELS
 from fpvec_audit.registry.repositories.vectors import VECTORS
 from fpvec_audit.registry.tables import StampRow, StampVectorRow, VectorFamilyRow, VectorRow
@@ -85,7 +86,7 @@ class StampRepository:
             ],
         )
         self._ledger.append("stamp.made", row.id, _content(record))
-        return self._record(row)
+        return replace(record, licensee=normalised(record.licensee))
 
     def get(self, reference: str) -> StampRecord:
         """Return a stamp by id or the beginning of one.
