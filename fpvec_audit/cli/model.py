@@ -66,7 +66,6 @@ def list_(
     parent: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Only what was made from this one.", rich_help_panel=PANEL)
     ] = None,
-    licensee: LicenseeOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
     sort: SortOption = CREATED,
@@ -94,7 +93,6 @@ def list_(
         role=role,
         base=base,
         parent=parent,
-        licensee=licensee,
     )
     show_list(
         bench,

@@ -265,8 +265,10 @@ class StampVectorRow(Base):
 
     stamp_id: Mapped[str] = mapped_column(ForeignKey("stamp.id"), primary_key=True)
     position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    vector_id: Mapped[str] = mapped_column(ForeignKey("vector.id"), index=True)
+    vector_id: Mapped[str] = mapped_column(ForeignKey("vector.id"))
     scale: Mapped[float] = mapped_column(Double)
+
+    __table_args__ = (Index(None, "vector_id", "stamp_id"),)
 
 
 class SuspectRow(Base):

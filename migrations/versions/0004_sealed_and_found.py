@@ -56,6 +56,7 @@ INDEXES = {
         ("state", "created_at", "id"),
     ),
     "vector": (("created_at", "id"), ("family_id", "created_at", "id")),
+    "stamp_vector": (("vector_id", "stamp_id"),),
     "licensee": (("created_at", "id"),),
     "suspect": (("first_seen_at", "id"), ("kind", "first_seen_at", "id")),
     "job": (("started_at", "id"), ("state", "started_at", "id"), ("kind", "started_at", "id")),
@@ -67,6 +68,7 @@ REPLACED_INDEXES = {
     "key_set": ("licensee_id", "base_id"),
     "vector": ("family_id",),
     "job": ("state", "started_at"),
+    "stamp_vector": ("vector_id",),
 }
 """Indexes of one column that one of several begins with."""
 

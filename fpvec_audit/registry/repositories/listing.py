@@ -21,6 +21,9 @@ from fpvec_audit.registry.repositories.lookup import Directory
 FEW_KEYS = 100
 """Most keys that are answered one by one; SQLite joins at most 500 parts."""
 
+FEW_ROWS = 2000
+"""Most rows that a filter names one by one and that are fetched to be sorted; no driver takes 30,000 parameters."""
+
 AT_ONCE = 500
 """Rows whose companions are fetched with one statement."""
 
@@ -87,12 +90,15 @@ class Listing:
             return session.scalars(ordered(select(self.row))).all()
         column, keys = referring[0]
         others = [_refers(other, wanted) for other, wanted in referring[1:]]
-        found = session.scalars(keys.distinct().limit(FEW_KEYS + 1)).all()
+        few = FEW_ROWS if column is self.directory.id else FEW_KEYS
+        found = session.scalars(keys.distinct().limit(few + 1)).all()
         if not found:
             return ()
+        if column is self.directory.id and len(found) <= FEW_ROWS:
+            return session.scalars(ordered(select(self.row), *others, column.in_(found))).all()
         if len(found) == 1:
             return session.scalars(ordered(select(self.row), *others, column == found[0])).all()
-        if len(found) > FEW_KEYS or selection.limit is None:
+        if len(found) > few or selection.limit is None:
             return session.scalars(ordered(select(self.row), *others, _refers(column, keys))).all()
         identifier = self.directory.id
         parts = [ordered(select(identifier), *others, column == key).subquery() for key in found]

@@ -12,8 +12,7 @@ from fpvec_audit.domain.selection import Selection
 from fpvec_audit.domain.sketch import numbers, sketch
 from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.ledger import Ledger
-from fpvec_audit.registry.repositories.licensees import LICENSEES
-from fpvec_audit.registry.repositories.listing import Equal, Listing, Through, in_parts
+from fpvec_audit.registry.repositories.listing import Equal, Listing, in_parts
 from fpvec_audit.registry.repositories.lookup import Directory, checked_name, free_name, normalised, refuse_taken
 from fpvec_audit.registry.repositories.sketches import add_sketch, models_sharing
 from fpvec_audit.registry.tables import (
@@ -29,11 +28,6 @@ from fpvec_audit.registry.tables import (
 MODELS = Directory("model", ModelRow.id, ModelRow.name, listing="fpvec model list")
 OWN_ROLES = (ModelRole.STAMPED.value, ModelRole.FINGERPRINTED.value)
 
-
-def _stamped_for(session: Session, licensee: str) -> Select[str]:
-    return select(StampRow.stamped_id).where(StampRow.licensee_id == LICENSEES.resolve(session, licensee))
-
-
 LISTING = Listing(
     MODELS,
     ModelRow,
@@ -42,7 +36,6 @@ LISTING = Listing(
         "role": Equal(ModelRow.role),
         "base": Equal(ModelRow.base_id, MODELS.resolve),
         "parent": Equal(ModelRow.parent_id, MODELS.resolve),
-        "licensee": Through(ModelRow.id, _stamped_for),
     },
     orders={"name": (ModelRow.name,)},
 )
