@@ -52,7 +52,7 @@ def main() -> None:
     document = describe(options)
     for database, opened in (("sqlite", sqlite), ("postgresql", postgresql)):
         if database in options.only:
-            with opened(options.dir) as url:
+            with opened(options.keep) as url:
                 document["databases"].append(measure(database, url, options))
     part = options.out.with_name(options.out.name + ".part")
     part.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -67,21 +67,24 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--audits", type=int, default=100_000)
     parser.add_argument("--runs", type=int, default=50, help="measurements of each question")
     parser.add_argument("--only", nargs="+", default=["sqlite", "postgresql"], metavar="DATABASE")
-    parser.add_argument("--dir", type=Path, help="where SQLite's file goes, instead of a temporary directory")
+    parser.add_argument("--keep", type=Path, help="SQLite's file: filled if it is not there, and kept")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--write-docs", action="store_true", help="measure nothing: results → docs/benchmarks.md")
     return parser.parse_args()
 
 
 @contextmanager
-def sqlite(directory: Path | None) -> Iterator[str]:
-    """Give the URL of a registry in a new file."""
-    with tempfile.TemporaryDirectory(dir=directory) as place:
+def sqlite(kept: Path | None) -> Iterator[str]:
+    """Give the URL of a registry in a new file, or in one that is kept."""
+    if kept is not None:
+        yield f"sqlite:///{kept.resolve()}"
+        return
+    with tempfile.TemporaryDirectory() as place:
         yield f"sqlite:///{place}/registry.db"
 
 
 @contextmanager
-def postgresql(_directory: Path | None) -> Iterator[str]:
+def postgresql(_kept: Path | None) -> Iterator[str]:
     """Give the URL of an empty database on a server with the settings it ships with."""
     from tests.postgresql import running_server
 
@@ -95,7 +98,10 @@ def measure(database: str, url: str, options: argparse.Namespace) -> dict[str, A
 
     with open_registry(url) as registry:
         began = time.monotonic()
-        fill(registry.engine, options.stamps, options.audits)
+        with registry.snapshot() as uow:
+            filled = uow.models.find(digest("stamped", options.stamps - 1)) is not None
+        if not filled:
+            fill(registry.engine, options.stamps, options.audits)
         seconds = time.monotonic() - began
         say(f"{database}: filled in {seconds:.0f} s, load {os.getloadavg()[0]:.1f}")
         inserts, manifests = time_inserts(registry)
@@ -248,14 +254,15 @@ def time_inserts(registry: Any) -> tuple[dict[str, Any], list[Any]]:
     """Record copies with manifests of their own, one transaction each, in turns with a bare INSERT."""
     from fpvec_audit.domain.records import ModelRecord, ModelRole, StampRecord
 
-    manifests = [manifest_of(number) for number in range(COPIES)]
+    begin = time.time_ns()  # copies that no run before has put in
+    manifests = [manifest_of(begin + number) for number in range(COPIES)]
     seconds, floor = [], []
     statement = "INSERT INTO registry_fact (name, value) VALUES (?, ?)"
     with driver(registry) as run:
         for number, manifest in enumerate(manifests):
             model = ModelRecord(
                 id=manifest.digest,
-                name=f"inserted-{number}",
+                name=f"inserted-{begin + number}",
                 role=ModelRole.STAMPED,
                 architecture="llama2",
                 location=f"/inserted/{number}",
@@ -264,7 +271,7 @@ def time_inserts(registry: Any) -> tuple[dict[str, Any], list[Any]]:
                 created_at=registry.clock(),
             )
             stamp = StampRecord(
-                id=f"st-{digest('inserted', number)[:16]}",
+                id=f"st-{digest('inserted', begin + number)[:16]}",
                 downstream=digest("downstream", 0),
                 stamped=model.id,
                 vectors=((vector_id(number % VECTORS), 1.0),),
@@ -282,7 +289,7 @@ def time_inserts(registry: Any) -> tuple[dict[str, Any], list[Any]]:
                     uow.stamps.add(stamp)
 
             seconds.append(clocked(insert))
-            floor.append(clocked(lambda number=number: run(statement, (f"benchmark {number}", "x"))))
+            floor.append(clocked(lambda number=number: run(statement, (f"benchmark {begin + number}", "x"))))
     name = f"a stamp: model, manifest of {TENSORS} tensors, sketch, stamp, ledger, commit"
     return entry("insert", name, seconds, floor), manifests
 

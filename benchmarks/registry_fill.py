@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Engine, Index
 
+from fpvec_audit.domain.keys import Commitment
 from fpvec_audit.registry.tables import Base
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -88,8 +89,9 @@ def tables(stamps: int, audits: int) -> list[Table]:
 
     def key_set(number: int) -> Sequence[Any]:
         licensee = licensee_id(number) if number % 2 else None
-        commitment, root = digest("commitment", number), digest("root", number)
-        values = (key_set_id(number), f"keys-{number}", f"Owner {number % OWNERS}", licensee, "{}", commitment, root)
+        commitment = Commitment("independent", 32, 256, 1, digest("root", number), digest("assignment", number))
+        bound = (json.dumps(commitment.to_json()), commitment.digest, commitment.root)
+        values = (key_set_id(number), f"keys-{number}", f"Owner {number % OWNERS}", licensee, *bound)
         base = digest("base", number % BASES)
         return (*values, "self-attested", "embedded", "", base, START + timedelta(hours=number))
 

@@ -101,10 +101,12 @@ class Listing:
         if len(found) > few or selection.limit is None:
             return session.scalars(ordered(select(self.row), *others, _refers(column, keys))).all()
         identifier = self.directory.id
-        parts = [ordered(select(identifier), *others, column == key).subquery() for key in found]
-        joined = union_all(*(select(part.c[identifier.key]) for part in parts)).subquery()
-        chosen = select(self.row).where(identifier.in_(select(joined.c[0])))
-        return session.scalars(chosen.order_by(*ordering).limit(selection.limit)).all()
+        parts = [ordered(select(identifier, *columns), *others, column == key).subquery() for key in found]
+        joined = union_all(*(select(part) for part in parts)).subquery()
+        places = [joined.c[place.key] for place in columns]
+        order = [place.desc() if selection.descending else place for place in places]
+        chosen = session.scalars(select(joined.c[identifier.key]).order_by(*order).limit(selection.limit)).all()
+        return session.scalars(select(self.row).where(identifier.in_(chosen)).order_by(*ordering)).all()
 
     def _order(self, selection: Selection) -> tuple[InstrumentedAttribute[Any], ...]:
         orders = {CREATED: (self.recorded, self.directory.id), **self.orders}
