@@ -368,7 +368,7 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
     from stamping import memory, processor, versions
 
     command = ["python", "benchmarks/registry.py", "--stamps", str(options.stamps), "--audits", str(options.audits)]
-    command += ["--runs", str(options.runs)]
+    command += ["--runs", str(options.runs), "--only", *options.only]
     names = ("fpvec-audit", "commit", "python")
     return {
         "schema_version": SCHEMA_VERSION,

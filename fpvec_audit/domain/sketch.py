@@ -61,7 +61,7 @@ def _spread(tensors: Sequence[TensorDigest], count: int) -> list[TensorDigest]:
     for place in range(count):
         stretch = tensors[place * len(tensors) // count : (place + 1) * len(tensors) // count]
         wanted = [tensor for tensor in stretch if kind_of[tensor.name] == kinds[place % len(kinds)]]
-        found = wanted or stretch
+        found = wanted if wanted and len(stretch) > len(kinds) else stretch
         chosen.append(found[len(found) // 2])  # from the middle, so that no gap is much longer than a stretch
     return chosen
 

@@ -143,7 +143,7 @@ def test_beginnings_of_ids_are_compared_by_code_point_whatever_the_language(post
         loose = connection.exec_driver_sql(
             "SELECT t.relname, a.attname FROM pg_attribute a JOIN pg_class t ON t.oid = a.attrelid "
             "JOIN pg_collation c ON c.oid = a.attcollation JOIN pg_namespace n ON n.oid = t.relnamespace "
-            "WHERE n.nspname = 'public' AND t.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped AND t.relname <> 'alembic_version' "
-            "AND c.collname <> 'C'"
+            "WHERE n.nspname = 'public' AND t.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped "
+            "AND t.relname <> 'alembic_version' AND c.collname <> 'C'"
         ).all()
     assert loose == []
