@@ -37,10 +37,12 @@ class PostgreSQL:
     Attributes:
         place: its directory.
         port: where it listens on 127.0.0.1.
+        options: settings of the server.
     """
 
     place: Path
     port: int
+    options: Sequence[str] = _SPEED
     _numbers: int = 0
 
     def url(self, database: str = "postgres", *, user: str = "postgres", password: str = "") -> str:
@@ -81,7 +83,7 @@ class PostgreSQL:
     def start(self) -> None:
         """Start the server."""
         options = f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories= " + " ".join(
-            f"-c {option}" for option in _SPEED
+            f"-c {option}" for option in self.options
         )
         self.control("-l", str(self.place / "log"), "-o", options, "start")
 
@@ -98,8 +100,12 @@ class PostgreSQL:
 
 
 @contextmanager
-def running_server() -> Iterator[PostgreSQL]:
-    """Give a server of its own; skip where there are no programs for one."""
+def running_server(options: Sequence[str] = _SPEED) -> Iterator[PostgreSQL]:
+    """Give a server of its own; skip where there are no programs for one.
+
+    Args:
+        options: settings of the server.
+    """
     directory = programs()
     if directory is None:
         reason = "PostgreSQL's server is not installed (Debian: apt-get install postgresql)"
@@ -113,7 +119,7 @@ def running_server() -> Iterator[PostgreSQL]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = PostgreSQL(place, port)
+    server = PostgreSQL(place, port, options)
     try:
         data = str(place / "data")
         _as_postgres(

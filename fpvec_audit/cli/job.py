@@ -5,23 +5,70 @@ from typing import Annotated
 
 import typer
 
+from fpvec_audit.cli.listing import (
+    PANEL,
+    AfterOption,
+    CsvOption,
+    LimitOption,
+    SinceOption,
+    SortOption,
+    UntilOption,
+    selection,
+    show_list,
+)
 from fpvec_audit.cli.wiring import HomeOption, JsonOption, RegistryOption, Workbench, open_bench
+from fpvec_audit.domain.records import JobState
+from fpvec_audit.domain.selection import CREATED
 
 app = typer.Typer(help="Look at long work, end it, go on with it.\n\nExample: fpvec job list", no_args_is_help=True)
 JobArgument = Annotated[str, typer.Argument(help="Id of a job; it may be shortened.")]
 
 
 @app.command("list")
-def list_(home: HomeOption = None, registry: RegistryOption = None, json: JsonOption = False) -> None:
+def list_(
+    state: Annotated[JobState | None, typer.Option(help="Only those in this state.", rich_help_panel=PANEL)] = None,
+    kind: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="Only this kind of work.", rich_help_panel=PANEL)
+    ] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    sort: SortOption = CREATED,
+    limit: LimitOption = None,
+    after: AfterOption = None,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+    csv: CsvOption = False,
+) -> None:
     """List jobs; one whose process is gone, or that gave no sign of life for two minutes, is marked as interrupted.
 
-    Example: fpvec job list
+    Example: fpvec job list --state running
     """
     from fpvec_audit.reports.terminal import render_jobs
     from fpvec_audit.services.jobs import job_json, list_jobs
 
     bench = open_bench(home, registry, json)
-    bench.emit([job_json(job) for job in list_jobs(registry=bench.registry)], render_jobs)
+    wanted = selection(since=since, until=until, sort=sort, limit=limit, after=after, state=state, kind=kind)
+    show_list(
+        bench,
+        wanted,
+        lambda chosen: [job_json(job) for job in list_jobs(registry=bench.registry, selection=chosen)],
+        render=render_jobs,
+        columns=(
+            "id",
+            "kind",
+            "state",
+            "detail",
+            "host",
+            "process",
+            "command",
+            "directory",
+            "started_at",
+            "heartbeat_at",
+            "ended_at",
+        ),
+        as_csv=csv,
+    )
 
 
 @app.command()

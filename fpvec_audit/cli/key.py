@@ -5,7 +5,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fpvec_audit.cli.listing import (
+    PANEL,
+    AfterOption,
+    BaseOption,
+    CsvOption,
+    LicenseeOption,
+    LimitOption,
+    OwnerOption,
+    SinceOption,
+    SortOption,
+    UntilOption,
+    selection,
+    show_list,
+)
 from fpvec_audit.cli.wiring import HomeOption, JsonOption, RegistryOption, open_bench
+from fpvec_audit.domain.records import KeySetState
+from fpvec_audit.domain.selection import CREATED
 from fpvec_audit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -116,16 +132,66 @@ def _refuse_lone(needed: str, source: object, **options: object) -> None:
 
 
 @app.command("list")
-def list_(home: HomeOption = None, registry: RegistryOption = None, json: JsonOption = False) -> None:
-    """List key sets, newest last.
+def list_(
+    owner: OwnerOption = None,
+    licensee: LicenseeOption = None,
+    base: BaseOption = None,
+    state: Annotated[KeySetState | None, typer.Option(help="Only those in this state.", rich_help_panel=PANEL)] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    sort: SortOption = CREATED,
+    limit: LimitOption = None,
+    after: AfterOption = None,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+    csv: CsvOption = False,
+) -> None:
+    """List key sets, newest last; sorted by created or name.
 
-    Example: fpvec key list --json
+    Example: fpvec key list --owner Acme --sort -created
     """
     from fpvec_audit.reports.terminal import render_key_sets
     from fpvec_audit.services.keys import list_key_sets
 
     bench = open_bench(home, registry, json)
-    bench.emit([item.to_json() for item in list_key_sets(registry=bench.registry)], render_key_sets)
+    wanted = selection(
+        since=since,
+        until=until,
+        sort=sort,
+        limit=limit,
+        after=after,
+        owner=owner,
+        licensee=licensee,
+        base=base,
+        state=state,
+    )
+    show_list(
+        bench,
+        wanted,
+        lambda chosen: [item.to_json() for item in list_key_sets(registry=bench.registry, selection=chosen)],
+        render=render_key_sets,
+        columns=(
+            "id",
+            "name",
+            "owner",
+            "licensee",
+            "state",
+            "grade",
+            "scheme",
+            "marks",
+            "issued",
+            "decoys",
+            "burnt",
+            "root",
+            "commitment",
+            "chance_source",
+            "waits_for",
+            "base",
+            "created_at",
+        ),
+        as_csv=csv,
+    )
 
 
 @app.command()

@@ -1,12 +1,28 @@
-"""``fpvec model``: register, list, show and verify checkpoints."""
+"""``fpvec model``: register, list, show, verify and identify checkpoints."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fpvec_audit.cli.listing import (
+    PANEL,
+    AfterOption,
+    BaseOption,
+    CsvOption,
+    KeyFilterOption,
+    LicenseeOption,
+    LimitOption,
+    OwnerOption,
+    SinceOption,
+    SortOption,
+    UntilOption,
+    selection,
+    show_list,
+)
 from fpvec_audit.cli.wiring import ArchitectureOption, HomeOption, JsonOption, RegistryOption, open_bench
 from fpvec_audit.domain.records import ModelRole
+from fpvec_audit.domain.selection import CREATED
 
 app = typer.Typer(help="Register and look at models.\n\nExample: fpvec model register ./chat-7b", no_args_is_help=True)
 
@@ -45,20 +61,146 @@ def register(
 
 @app.command("list")
 def list_(
-    role: Annotated[ModelRole | None, typer.Option(help="Only models with this role.")] = None,
+    role: Annotated[ModelRole | None, typer.Option(help="Only models with this role.", rich_help_panel=PANEL)] = None,
+    base: BaseOption = None,
+    parent: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Only what was made from this one.", rich_help_panel=PANEL)
+    ] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    sort: SortOption = CREATED,
+    limit: LimitOption = None,
+    after: AfterOption = None,
     home: HomeOption = None,
     registry: RegistryOption = None,
     json: JsonOption = False,
+    csv: CsvOption = False,
 ) -> None:
-    """List registered models.
+    """List registered models, newest last; sorted by created or name.
 
-    Example: fpvec model list --role stamped
+    Example: fpvec model list --role stamped --base base-7b --limit 20
     """
     from fpvec_audit.reports.terminal import render_models
     from fpvec_audit.services.models import list_models
 
     bench = open_bench(home, registry, json)
-    bench.emit([model.to_json() for model in list_models(registry=bench.registry, role=role)], render_models)
+    wanted = selection(
+        since=since,
+        until=until,
+        sort=sort,
+        limit=limit,
+        after=after,
+        role=role,
+        base=base,
+        parent=parent,
+    )
+    show_list(
+        bench,
+        wanted,
+        lambda chosen: [model.to_json() for model in list_models(registry=bench.registry, selection=chosen)],
+        render=render_models,
+        columns=(
+            "id",
+            "name",
+            "role",
+            "architecture",
+            "location",
+            "parent",
+            "parent_name",
+            "parameters",
+            "created_at",
+            "stamps",
+        ),
+        as_csv=csv,
+    )
+
+
+@app.command()
+def stamps(
+    licensee: LicenseeOption = None,
+    owner: OwnerOption = None,
+    base: BaseOption = None,
+    key: KeyFilterOption = None,
+    vector: Annotated[
+        str | None, typer.Option(metavar="VECTOR", help="Only with this vector.", rich_help_panel=PANEL)
+    ] = None,
+    downstream: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Only copies of this model.", rich_help_panel=PANEL)
+    ] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    sort: SortOption = CREATED,
+    limit: LimitOption = None,
+    after: AfterOption = None,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+    csv: CsvOption = False,
+) -> None:
+    """List stamped copies: which vectors went into which model, for whom; newest last.
+
+    Example: fpvec model stamps --licensee Bob --since 2026-01-01
+    """
+    from fpvec_audit.reports.records import render_recorded_stamps
+    from fpvec_audit.services.recorded_stamps import list_stamps
+
+    bench = open_bench(home, registry, json)
+    wanted = selection(
+        since=since,
+        until=until,
+        sort=sort,
+        limit=limit,
+        after=after,
+        licensee=licensee,
+        owner=owner,
+        base=base,
+        key=key,
+        vector=vector,
+        downstream=downstream,
+    )
+    show_list(
+        bench,
+        wanted,
+        lambda chosen: [stamp.to_json() for stamp in list_stamps(registry=bench.registry, selection=chosen)],
+        render=render_recorded_stamps,
+        columns=(
+            "stamp_id",
+            "licensee",
+            "downstream",
+            "downstream_name",
+            "stamped",
+            "stamped_name",
+            "vectors",
+            "location",
+            "applied_ratio",
+            "cosine",
+            "policies",
+            "created_at",
+        ),
+        as_csv=csv,
+    )
+
+
+@app.command()
+def identify(
+    path: Annotated[Path, typer.Argument(help="Checkpoint directory, what is left of one, or one of its files.")],
+    architecture: ArchitectureOption = None,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Say whether a checkpoint, or a part of one, is a registered model, and which stamp it carries; no verdict.
+
+    Example: fpvec model identify ./found-somewhere
+    """
+    from fpvec_audit.reports.recognition import render_recognition
+    from fpvec_audit.services.recognition import recognise_model
+
+    bench = open_bench(home, registry, json)
+    result = recognise_model(
+        path, registry=bench.registry, catalog=bench.catalog, architecture=architecture, progress=bench.progress
+    )
+    bench.emit(result.to_json(), render_recognition)
 
 
 @app.command()

@@ -5,7 +5,22 @@ from typing import Annotated
 
 import typer
 
+from fpvec_audit.cli.listing import (
+    AfterOption,
+    BaseOption,
+    CsvOption,
+    KeyFilterOption,
+    LicenseeOption,
+    LimitOption,
+    OwnerOption,
+    SinceOption,
+    SortOption,
+    UntilOption,
+    selection,
+    show_list,
+)
 from fpvec_audit.cli.wiring import ArchitectureOption, HomeOption, JsonOption, RegistryOption, open_bench
+from fpvec_audit.domain.selection import CREATED
 
 app = typer.Typer(
     help="Extract, compress and look at fingerprint vectors.\n\nExample: fpvec vector list", no_args_is_help=True
@@ -81,16 +96,63 @@ def compress(
 
 
 @app.command("list")
-def list_(home: HomeOption = None, registry: RegistryOption = None, json: JsonOption = False) -> None:
-    """List registered vectors.
+def list_(
+    owner: OwnerOption = None,
+    licensee: LicenseeOption = None,
+    base: BaseOption = None,
+    key: KeyFilterOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    sort: SortOption = CREATED,
+    limit: LimitOption = None,
+    after: AfterOption = None,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+    csv: CsvOption = False,
+) -> None:
+    """List registered vectors, newest last.
 
-    Example: fpvec vector list
+    Example: fpvec vector list --base base-7b --since 30d
     """
     from fpvec_audit.reports.terminal import render_vectors
     from fpvec_audit.services.extract import list_vectors
 
     bench = open_bench(home, registry, json)
-    bench.emit([vector.to_json() for vector in list_vectors(registry=bench.registry)], render_vectors)
+    wanted = selection(
+        since=since,
+        until=until,
+        sort=sort,
+        limit=limit,
+        after=after,
+        owner=owner,
+        licensee=licensee,
+        base=base,
+        key=key,
+    )
+    show_list(
+        bench,
+        wanted,
+        lambda chosen: [vector.to_json() for vector in list_vectors(registry=bench.registry, selection=chosen)],
+        render=render_vectors,
+        columns=(
+            "vector_id",
+            "digest",
+            "family",
+            "mark",
+            "key_set",
+            "base",
+            "base_digest",
+            "fingerprinted",
+            "fingerprinted_digest",
+            "architecture",
+            "norm",
+            "inexact_elements",
+            "location",
+            "created_at",
+        ),
+        as_csv=csv,
+    )
 
 
 @app.command()

@@ -15,8 +15,7 @@ import json
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-from fpvec_audit.domain.canonical_json import canonical_bytes
+from json.encoder import encode_basestring
 
 HEADING = b"fpvec canonical digest v1\n"
 
@@ -39,7 +38,9 @@ class TensorDigest:
 
     def to_bytes(self) -> bytes:
         """Return the entry as it is digested."""
-        return canonical_bytes([self.name, self.dtype, list(self.shape), self.sha256]) + b"\n"
+        # What canonical_bytes([name, dtype, [*shape], sha256]) gives, in a quarter of its time: a model has hundreds.
+        name, dtype, sha256 = map(encode_basestring, (self.name, self.dtype, self.sha256))
+        return f"[{name},{dtype},[{','.join(map(str, self.shape))}],{sha256}]\n".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,20 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Return the manifest in the form in which the registry keeps it."""
-        return zlib.compress(b"".join(tensor.to_bytes() for tensor in self.tensors))
+        # Half of it are digests, which no level makes smaller than the first does.
+        return zlib.compress(b"".join(tensor.to_bytes() for tensor in self.tensors), 1)
+
+    @staticmethod
+    def digest_of(content: bytes) -> str:
+        """Return the canonical digest of what :meth:`to_bytes` gave, which holds the entries as they are digested.
+
+        Raises:
+            ValueError: the bytes are not what it gave.
+        """
+        try:
+            return hashlib.sha256(HEADING + zlib.decompress(content)).hexdigest()
+        except zlib.error as error:
+            raise ValueError(f"not a manifest: {error}") from error
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Manifest":
@@ -93,7 +107,7 @@ class Manifest:
             ValueError: the bytes are not what :meth:`to_bytes` gave.
         """
         try:
-            entries = [json.loads(line) for line in zlib.decompress(content).splitlines()]
+            entries = json.loads(b"[" + b",".join(zlib.decompress(content).splitlines()) + b"]")
             return cls(tuple(TensorDigest(name, dtype, tuple(shape), sha) for name, dtype, shape, sha in entries))
         except (zlib.error, TypeError) as error:
             raise ValueError(f"not a manifest: {error}") from error

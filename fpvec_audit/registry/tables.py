@@ -4,6 +4,7 @@ The shape lasts from the first migration on: a key set has marks and candidates,
 stamp joins any number of vectors. Prompts and responses have no column: they follow from the secret in the vault.
 What is secret lies in ``vault_secret.ciphertext`` and ``audit_record.content``, and nowhere else; these columns and
 ``data_key.wrapped`` are loaded only where a query asks for them, as an auditor's login may not read them.
+A list is read in the order of an index, which is why times stand in indexes after what they are listed by.
 Everything is portable between SQLite and PostgreSQL; what is peculiar to one of them lives in ``database.py`` and in
 the migrations.
 """
@@ -92,9 +93,11 @@ class LicenseeRow(Base):
     name: Mapped[str] = mapped_column(String(NAME_LENGTH), unique=True)
     created_at: Mapped[datetime]
 
+    __table_args__ = (Index(None, "created_at", "id"),)
+
 
 class ModelRow(Base):
-    """A checkpoint by canonical digest."""
+    """A checkpoint by canonical digest. ``base_id``, where the line of its parents ends, is there to be listed by."""
 
     __tablename__ = "model"
 
@@ -103,11 +106,17 @@ class ModelRow(Base):
     role: Mapped[str] = mapped_column(String(20))
     architecture: Mapped[str] = mapped_column(String(NAME_LENGTH))
     location: Mapped[str] = mapped_column(Text)
-    parent_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"))
+    base_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"))
     parameters: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
 
-    __table_args__ = (Index(None, "created_at", "id"), Index(None, "role", "created_at", "id"))
+    __table_args__ = (
+        Index(None, "created_at", "id"),
+        Index(None, "role", "created_at", "id"),
+        Index(None, "parent_id", "created_at", "id"),
+        Index(None, "base_id", "created_at", "id"),
+    )
 
 
 class ModelManifestRow(Base):
@@ -148,15 +157,23 @@ class KeySetRow(Base):
     id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
     name: Mapped[str] = mapped_column(String(NAME_LENGTH), unique=True)
     owner: Mapped[str] = mapped_column(String(NAME_LENGTH))
-    licensee_id: Mapped[str | None] = mapped_column(ForeignKey("licensee.id"), index=True)
+    licensee_id: Mapped[str | None] = mapped_column(ForeignKey("licensee.id"))
     commitment: Mapped[dict[str, Any]]
     commitment_digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), unique=True)
     root: Mapped[str] = mapped_column(String(DIGEST_LENGTH), index=True)
     grade: Mapped[str] = mapped_column(String(20))
-    state: Mapped[str] = mapped_column(String(20), index=True, server_default="issued")
+    state: Mapped[str] = mapped_column(String(20), server_default="issued")
     chance: Mapped[str] = mapped_column(Text)
-    base_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"), index=True)
+    base_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"))
     created_at: Mapped[datetime]
+
+    __table_args__ = (
+        Index(None, "created_at", "id"),
+        Index(None, "owner", "created_at", "id"),
+        Index(None, "licensee_id", "created_at", "id"),
+        Index(None, "base_id", "created_at", "id"),
+        Index(None, "state", "created_at", "id"),
+    )
 
 
 class MarkRow(Base):
@@ -201,7 +218,7 @@ class VectorRow(Base):
 
     id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
     digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), unique=True)
-    family_id: Mapped[str] = mapped_column(ForeignKey("vector_family.id"), index=True)
+    family_id: Mapped[str] = mapped_column(ForeignKey("vector_family.id"))
     mark: Mapped[int] = mapped_column(Integer)
     fingerprinted_id: Mapped[str] = mapped_column(ForeignKey("model.id"), index=True)
     architecture: Mapped[str] = mapped_column(String(NAME_LENGTH))
@@ -210,9 +227,14 @@ class VectorRow(Base):
     norm: Mapped[float] = mapped_column(Double)
     created_at: Mapped[datetime]
 
+    __table_args__ = (Index(None, "created_at", "id"), Index(None, "family_id", "created_at", "id"))
+
 
 class StampRow(Base):
-    """A stamped copy of a downstream model."""
+    """A stamped copy of a downstream model.
+
+    ``base_id`` and ``key_set_id`` follow from its first vector, so that it can be listed by them.
+    """
 
     __tablename__ = "stamp"
 
@@ -220,6 +242,8 @@ class StampRow(Base):
     downstream_id: Mapped[str] = mapped_column(ForeignKey("model.id"))
     stamped_id: Mapped[str] = mapped_column(ForeignKey("model.id"), index=True)
     licensee_id: Mapped[str | None] = mapped_column(ForeignKey("licensee.id"))
+    base_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"))
+    key_set_id: Mapped[str | None] = mapped_column(ForeignKey("key_set.id"))
     location: Mapped[str] = mapped_column(Text)
     applied_ratio: Mapped[float] = mapped_column(Double)
     cosine: Mapped[float] = mapped_column(Double)
@@ -230,6 +254,8 @@ class StampRow(Base):
         Index(None, "created_at", "id"),
         Index(None, "licensee_id", "created_at", "id"),
         Index(None, "downstream_id", "created_at", "id"),
+        Index(None, "base_id", "created_at", "id"),
+        Index(None, "key_set_id", "created_at", "id"),
     )
 
 
@@ -240,8 +266,10 @@ class StampVectorRow(Base):
 
     stamp_id: Mapped[str] = mapped_column(ForeignKey("stamp.id"), primary_key=True)
     position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    vector_id: Mapped[str] = mapped_column(ForeignKey("vector.id"), index=True)
+    vector_id: Mapped[str] = mapped_column(ForeignKey("vector.id"))
     scale: Mapped[float] = mapped_column(Double)
+
+    __table_args__ = (Index(None, "vector_id", "stamp_id"),)
 
 
 class SuspectRow(Base):
@@ -252,7 +280,9 @@ class SuspectRow(Base):
     id: Mapped[str] = mapped_column(String(DIGEST_LENGTH), primary_key=True)
     kind: Mapped[str] = mapped_column(String(20))
     location: Mapped[str] = mapped_column(Text)
-    first_seen_at: Mapped[datetime] = mapped_column(index=True)
+    first_seen_at: Mapped[datetime]
+
+    __table_args__ = (Index(None, "first_seen_at", "id"), Index(None, "kind", "first_seen_at", "id"))
 
 
 class AuditRow(Base):
@@ -263,7 +293,7 @@ class AuditRow(Base):
     id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
     key_set_id: Mapped[str] = mapped_column(ForeignKey("key_set.id"))
     suspect: Mapped[str] = mapped_column(Text)
-    suspect_digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), index=True)
+    suspect_digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH))
     plan_digest: Mapped[str] = mapped_column(String(DIGEST_LENGTH), index=True)
     plan: Mapped[dict[str, Any]]
     begin: Mapped[dict[str, Any] | None]
@@ -276,6 +306,7 @@ class AuditRow(Base):
         Index(None, "created_at", "id"),
         Index(None, "key_set_id", "created_at", "id"),
         Index(None, "verdict", "created_at", "id"),
+        Index(None, "suspect_digest", "created_at", "id"),
     )
 
 
@@ -345,17 +376,23 @@ class JobRow(Base):
 
     id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
     kind: Mapped[str] = mapped_column(String(NAME_LENGTH))
-    state: Mapped[str] = mapped_column(String(20), index=True)
+    state: Mapped[str] = mapped_column(String(20))
     detail: Mapped[dict[str, Any]]
     process: Mapped[int] = mapped_column(BigInteger)
     host: Mapped[str] = mapped_column(String(255))
     identity: Mapped[str] = mapped_column(String(NAME_LENGTH))
     command: Mapped[list[str]] = mapped_column(JSON)
     directory: Mapped[str] = mapped_column(Text)
-    started_at: Mapped[datetime] = mapped_column(index=True)
+    started_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime | None]
     cancel_asked_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index(None, "started_at", "id"),
+        Index(None, "state", "started_at", "id"),
+        Index(None, "kind", "started_at", "id"),
+    )
 
 
 class LedgerRow(Base):

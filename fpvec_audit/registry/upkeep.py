@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Engine, delete, func, insert, select, update
+from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import InstrumentedAttribute, Session, undefer
 
@@ -207,6 +207,7 @@ def _sketch_everything(registry: "Registry") -> str:
     """Make every recorded model findable by its tensors, in transactions of a few models."""
     from fpvec_audit.domain.manifest import Manifest
     from fpvec_audit.domain.sketch import sketch
+    from fpvec_audit.registry.repositories.sketches import add_sketch
 
     models = 0
     for identifiers in _batches(registry.engine):
@@ -219,10 +220,7 @@ def _sketch_everything(registry: "Registry") -> str:
                 )
                 session.execute(delete(ModelTensorRow).where(ModelTensorRow.model_id == identifier))
                 values = () if content is None else sketch(Manifest.from_bytes(content))
-                if values:
-                    session.execute(
-                        insert(ModelTensorRow), [{"content": value, "model_id": identifier} for value in values]
-                    )
+                add_sketch(session, identifier, values)
     _forget(registry, SKETCHES)
     return f"{models} models can be recognised by a part of them"
 

@@ -21,6 +21,25 @@ def render_licensees(document: Sequence[Mapping[str, Any]], console: Console) ->
     render_list(console, "Licensees", columns, rows, empty="nothing was issued to a licensee yet")
 
 
+def render_recorded_stamps(document: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """List recorded stamps."""
+    rows = [
+        [
+            short(stamp["stamp_id"]),
+            stamp["created_at"][:19],
+            stamp["licensee"] or "–",
+            stamp["downstream_name"],
+            ", ".join(f"{short(vector['vector'])}×{vector['scale']:g}" for vector in stamp["vectors"]),
+            stamp["stamped_name"],
+        ]
+        for stamp in document
+    ]
+    columns = ("id", "made (UTC)", "licensee", "downstream", "vectors", "copy")
+    render_list(
+        console, "Stamps", columns, rows, empty="no stamp is recorded: fpvec stamp DOWNSTREAM --vector V --out DIR"
+    )
+
+
 def render_vector(document: Mapping[str, Any], console: Console) -> None:
     """Show a vector, and the newest copies that were stamped with it."""
     render_fields({name: value for name, value in document.items() if name != "latest_stamps"}, console)

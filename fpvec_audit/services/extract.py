@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fpvec_audit import __version__
 from fpvec_audit.domain.canonical_json import canonical_digest
 from fpvec_audit.domain.records import ModelRecord, ModelRole, StampRecord, VectorRecord
+from fpvec_audit.domain.selection import EVERYTHING, Selection
 from fpvec_audit.domain.vector import StoredDtype, VectorDescription
 from fpvec_audit.errors import KeySetError, UnknownNameError, UsageError, VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
@@ -83,7 +84,7 @@ class VectorSummary:
         base: model it was subtracted from.
         fingerprinted: model it was subtracted of.
         key_set: name of the key set it carries, None when unknown.
-        stamps: how many copies were stamped with it.
+        stamps: how many copies were stamped with it; None where they were not counted.
         latest: the newest of them, newest first; None where they were not asked for.
     """
 
@@ -91,7 +92,7 @@ class VectorSummary:
     base: ModelRecord
     fingerprinted: ModelRecord
     key_set: str | None
-    stamps: int = 0
+    stamps: int | None = None
     latest: tuple[StampRecord, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -111,7 +112,7 @@ class VectorSummary:
             "inexact_elements": self.record.inexact_elements,
             "location": self.record.location,
             "created_at": self.record.created_at.isoformat(),
-            "stamps": self.stamps,
+            **({} if self.stamps is None else {"stamps": self.stamps}),
             **({} if self.latest is None else {"latest_stamps": [stamp_json(stamp) for stamp in self.latest]}),
         }
 
@@ -185,10 +186,18 @@ def _remember(out: Path, vector: VectorDescription, *, registry: "Registry") -> 
         written.remember(uow, vector.digest)
 
 
-def list_vectors(*, registry: "Registry") -> Sequence[VectorSummary]:
-    """Return the recorded vectors, oldest first."""
+def list_vectors(*, registry: "Registry", selection: Selection = EVERYTHING) -> Sequence[VectorSummary]:
+    """Return recorded vectors, oldest first if nothing else is asked for.
+
+    Args:
+        registry: where to look.
+        selection: filters, order and page.
+
+    Raises:
+        UsageError: the selection names nothing.
+    """
     with registry.snapshot() as uow:
-        return [_summary(uow, record) for record in uow.vectors.list()]
+        return _summaries(uow, uow.vectors.select(selection))
 
 
 def show_vector(reference: str, *, registry: "Registry") -> VectorSummary:
@@ -204,7 +213,12 @@ def show_vector(reference: str, *, registry: "Registry") -> VectorSummary:
     """
     with registry.snapshot() as uow:
         summary = _summary(uow, find_vector(uow, reference))
-        return replace(summary, latest=uow.stamps.latest_with(summary.record.id, most=LATEST_STAMPS))
+        vector = summary.record.id
+        return replace(
+            summary,
+            stamps=uow.stamps.count_with(vector),
+            latest=uow.stamps.latest_with(vector, most=LATEST_STAMPS),
+        )
 
 
 def find_vector(uow: "UnitOfWork", reference: str) -> VectorRecord:
@@ -345,8 +359,16 @@ def _add_vector(
 
 
 def _summary(uow: "UnitOfWork", record: VectorRecord) -> VectorSummary:
-    base, fingerprinted = uow.models.find(record.base), uow.models.find(record.fingerprinted)
-    if base is None or fingerprinted is None:
-        raise VectorError(f"{record.id}: its models are not in the registry", advice="run `fpvec registry check`")
-    key_set = None if record.key_set is None else uow.key_sets.find(record.key_set).name
-    return VectorSummary(record, base, fingerprinted, key_set, uow.stamps.count_with(record.id))
+    return _summaries(uow, [record])[0]
+
+
+def _summaries(uow: "UnitOfWork", records: Sequence[VectorRecord]) -> list[VectorSummary]:
+    models = uow.models.known(model for record in records for model in (record.base, record.fingerprinted))
+    names = uow.key_sets.names(record.key_set for record in records if record.key_set is not None)
+    summaries = []
+    for record in records:
+        base, fingerprinted = models.get(record.base), models.get(record.fingerprinted)
+        if base is None or fingerprinted is None:
+            raise VectorError(f"{record.id}: its models are not in the registry", advice="run `fpvec registry check`")
+        summaries.append(VectorSummary(record, base, fingerprinted, names.get(record.key_set or "")))
+    return summaries

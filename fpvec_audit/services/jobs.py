@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.addresses import REDACTED
 from fpvec_audit.domain.records import JobRecord, JobState
+from fpvec_audit.domain.selection import EVERYTHING, Selection
 from fpvec_audit.errors import FpvecError, OperationError, UsageError
 from fpvec_audit.services.heartbeat import Heartbeat
 
@@ -63,11 +64,19 @@ def recorded_job(registry: "Registry", kind: str, detail: Mapping[str, Any]) -> 
         uow.jobs.finish(job.id, JobState.SUCCEEDED, detail)
 
 
-def list_jobs(*, registry: "Registry") -> Sequence[JobRecord]:
-    """Return all jobs, oldest first; those whose process vanished are marked as interrupted on the way."""
+def list_jobs(*, registry: "Registry", selection: Selection = EVERYTHING) -> Sequence[JobRecord]:
+    """Return jobs, oldest first if nothing else is asked for; those whose process vanished are marked on the way.
+
+    Args:
+        registry: where to look.
+        selection: filters, order and page.
+
+    Raises:
+        UsageError: the selection names nothing.
+    """
     _mark_interrupted(registry)
     with registry.snapshot() as uow:
-        return uow.jobs.list()
+        return uow.jobs.select(selection)
 
 
 def show_job(reference: str, *, registry: "Registry") -> JobRecord:

@@ -29,6 +29,7 @@ from fpvec_audit.domain.keys import (
     restore_key_set,
 )
 from fpvec_audit.domain.records import KeySetEnd, KeySetRecord, KeySetState
+from fpvec_audit.domain.selection import EVERYTHING, Selection
 from fpvec_audit.domain.statistics import hypergeometric_p_value, upper_bound
 from fpvec_audit.domain.witness import COMMITMENT, NO_CHANCE, WitnessRequest, printable
 from fpvec_audit.errors import KeySetError, UsageError
@@ -248,18 +249,21 @@ def witness_request(record: KeySetRecord) -> WitnessRequest:
     return WitnessRequest(COMMITMENT, record.commitment.digest, printable(record.name))
 
 
-def list_key_sets(*, registry: "Registry") -> tuple[KeySetSummary, ...]:
-    """Return all key sets, oldest first, without secrets."""
+def list_key_sets(*, registry: "Registry", selection: Selection = EVERYTHING) -> tuple[KeySetSummary, ...]:
+    """Return key sets without secrets, oldest first if nothing else is asked for.
+
+    Args:
+        registry: where to look.
+        selection: filters, order and page.
+
+    Raises:
+        UsageError: the selection names nothing.
+    """
     with registry.snapshot() as uow:
-        burnt = uow.key_sets.burnt_counts()
-        return tuple(
-            KeySetSummary(
-                record,
-                burnt.get(record.id, 0),
-                end=uow.key_sets.ended(record.id) if record.state in ENDED else None,
-            )
-            for record in uow.key_sets.list()
-        )
+        records = uow.key_sets.select(selection)
+        burnt = uow.key_sets.burnt_counts(record.id for record in records)
+        ends = {record.id: uow.key_sets.ended(record.id) for record in records if record.state in ENDED}
+    return tuple(KeySetSummary(record, burnt.get(record.id, 0), end=ends.get(record.id)) for record in records)
 
 
 def show_key_set(reference: str, *, registry: "Registry", reveal: bool = False, reason: str = "") -> KeySetSummary:

@@ -4,15 +4,26 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.records import LicenseeRecord
+from fpvec_audit.domain.selection import Selection
 
 if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry
 
+BY_NAME = Selection(sort="name")
 
-def list_licensees(*, registry: "Registry") -> Sequence[LicenseeRecord]:
-    """Return all licensees in alphabetical order."""
+
+def list_licensees(*, registry: "Registry", selection: Selection = BY_NAME) -> Sequence[LicenseeRecord]:
+    """Return licensees, in alphabetical order if nothing else is asked for.
+
+    Args:
+        registry: where to look.
+        selection: order and page.
+
+    Raises:
+        UsageError: the selection names nothing.
+    """
     with registry.snapshot() as uow:
-        return uow.licensees.records()
+        return uow.licensees.select(selection)
 
 
 def licensee_json(licensee: LicenseeRecord) -> dict[str, Any]:

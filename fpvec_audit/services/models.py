@@ -1,12 +1,13 @@
 """Register, list and show checkpoints: a model is what its weights are, wherever and however they are stored."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.manifest import Manifest
 from fpvec_audit.domain.records import ModelRecord, ModelRole, StampRecord
+from fpvec_audit.domain.selection import EVERYTHING, Selection
 from fpvec_audit.errors import ArchitectureError, UnknownNameError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.digested import DigestedFiles, look_at
@@ -184,10 +185,27 @@ def verify_model(
     return VerifiedModel(record, place, found.digest, difference, len(found.tensors))
 
 
-def list_models(*, registry: "Registry", role: ModelRole | None = None) -> Sequence[ModelSummary]:
-    """Return the registered models of a role, or all, oldest first."""
-    with registry.unit_of_work() as uow:
-        return [_summary(uow, record) for record in uow.models.list(role)]
+def list_models(
+    *, registry: "Registry", role: ModelRole | None = None, selection: Selection = EVERYTHING
+) -> Sequence[ModelSummary]:
+    """Return registered models, oldest first if nothing else is asked for.
+
+    Args:
+        registry: where to look.
+        role: what they are to their owner, anything when None.
+        selection: filters, order and page.
+
+    Raises:
+        UsageError: the selection names nothing.
+    """
+    if role is not None:
+        selection = replace(selection, where={**selection.where, "role": role.value})
+    with registry.snapshot() as uow:
+        records = uow.models.select(selection)
+        parents = uow.models.known(record.parent for record in records if record.parent is not None)
+        stamps = uow.stamps.of_models(record.id for record in records)
+    names = {parent.id: parent.name for parent in parents.values()}
+    return [ModelSummary(record, names.get(record.parent or ""), stamps.get(record.id, ())) for record in records]
 
 
 def show_model(reference: str, *, registry: "Registry") -> ModelSummary:
@@ -200,7 +218,7 @@ def show_model(reference: str, *, registry: "Registry") -> ModelSummary:
     Raises:
         UsageError: there is none, or several.
     """
-    with registry.unit_of_work() as uow:
+    with registry.snapshot() as uow:
         return _summary(uow, uow.models.get(reference))
 
 

@@ -1,10 +1,11 @@
 """Suspects and audits as they are listed and shown: who was met when, and what every audit said."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.records import AuditRecord, SuspectRecord
+from fpvec_audit.domain.selection import EVERYTHING, Selection
 
 if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry
@@ -64,10 +65,18 @@ class MetSuspect:
         return shown if self.audits is None else shown | {"audits": [audit.to_json() for audit in self.audits]}
 
 
-def list_suspects(*, registry: "Registry") -> Sequence[MetSuspect]:
-    """Return all suspects, the one that was met first at the beginning."""
+def list_suspects(*, registry: "Registry", selection: Selection = EVERYTHING) -> Sequence[MetSuspect]:
+    """Return suspects, the one that was met first at the beginning if nothing else is asked for.
+
+    Args:
+        registry: where to look.
+        selection: filters, order and page.
+
+    Raises:
+        UsageError: the selection names nothing.
+    """
     with registry.snapshot() as uow:
-        return [MetSuspect(record) for record in uow.suspects.list()]
+        return [MetSuspect(record) for record in uow.suspects.select(selection)]
 
 
 def show_suspect(reference: str, *, registry: "Registry") -> MetSuspect:
@@ -87,11 +96,22 @@ def show_suspect(reference: str, *, registry: "Registry") -> MetSuspect:
     return MetSuspect(record, tuple(AuditSummary(audit, names[audit.key_set]) for audit in audits))
 
 
-def list_audits(*, registry: "Registry") -> Sequence[AuditSummary]:
-    """Return all audits, oldest first."""
+def list_audits(*, registry: "Registry", selection: Selection = EVERYTHING) -> Sequence[AuditSummary]:
+    """Return audits, oldest first if nothing else is asked for.
+
+    Args:
+        registry: where to look.
+        selection: filters, order and page.
+
+    Raises:
+        UsageError: the selection names nothing.
+    """
+    if selection.where.get("verdict") == UNFINISHED:
+        selection = replace(selection, where={**selection.where, "verdict": ""})
     with registry.snapshot() as uow:
-        names = {record.id: record.name for record in uow.key_sets.list()}
-        return [AuditSummary(audit, names[audit.key_set]) for audit in uow.audits.list()]
+        audits = uow.audits.select(selection)
+        names = uow.key_sets.names(audit.key_set for audit in audits)
+    return [AuditSummary(audit, names[audit.key_set]) for audit in audits]
 
 
 def show_audit(reference: str, *, registry: "Registry") -> dict[str, Any]:

@@ -117,12 +117,75 @@ POSTGRESQL_LEDGER_ENTRY = (
 )
 
 INDEXES = {
-    "stamp": (("created_at", "id"), ("licensee_id", "created_at", "id"), ("downstream_id", "created_at", "id")),
-    "audit": (("created_at", "id"), ("key_set_id", "created_at", "id"), ("verdict", "created_at", "id")),
-    "model": (("created_at", "id"), ("role", "created_at", "id")),
+    "stamp": (
+        ("created_at", "id"),
+        ("licensee_id", "created_at", "id"),
+        ("downstream_id", "created_at", "id"),
+        ("base_id", "created_at", "id"),
+        ("key_set_id", "created_at", "id"),
+    ),
+    "audit": (
+        ("created_at", "id"),
+        ("key_set_id", "created_at", "id"),
+        ("verdict", "created_at", "id"),
+        ("suspect_digest", "created_at", "id"),
+    ),
+    "model": (
+        ("created_at", "id"),
+        ("role", "created_at", "id"),
+        ("parent_id", "created_at", "id"),
+        ("base_id", "created_at", "id"),
+    ),
+    "key_set": (
+        ("created_at", "id"),
+        ("owner", "created_at", "id"),
+        ("licensee_id", "created_at", "id"),
+        ("base_id", "created_at", "id"),
+        ("state", "created_at", "id"),
+    ),
+    "vector": (("created_at", "id"), ("family_id", "created_at", "id")),
+    "stamp_vector": (("vector_id", "stamp_id"),),
+    "licensee": (("created_at", "id"),),
+    "suspect": (("first_seen_at", "id"), ("kind", "first_seen_at", "id")),
+    "job": (("started_at", "id"), ("state", "started_at", "id"), ("kind", "started_at", "id")),
 }
-REPLACED_INDEXES = {"stamp": ("licensee_id", "downstream_id"), "audit": ("key_set_id",), "model": ("role",)}
+REPLACED_INDEXES = {
+    "stamp": ("licensee_id", "downstream_id"),
+    "audit": ("key_set_id", "suspect_digest"),
+    "model": ("role", "parent_id"),
+    "key_set": ("licensee_id", "base_id"),
+    "vector": ("family_id",),
+    "job": ("state", "started_at"),
+    "stamp_vector": ("vector_id",),
+}
 """Indexes of one column that one of several begins with."""
+
+DERIVED = (("model", "base_id", "model"), ("stamp", "base_id", "model"), ("stamp", "key_set_id", "key_set"))
+"""Columns that follow from others, so that things can be listed by them: (table, column, table referred to)."""
+
+DERIVE = (
+    """
+    WITH RECURSIVE line(id, base) AS (
+        SELECT id, id FROM model WHERE parent_id IS NULL
+        UNION ALL SELECT model.id, line.base FROM model JOIN line ON model.parent_id = line.id
+    )
+    UPDATE model SET base_id = (SELECT line.base FROM line WHERE line.id = model.id) WHERE parent_id IS NOT NULL
+    """,
+    """
+    UPDATE stamp SET base_id = (
+        SELECT vector_family.base_id FROM stamp_vector
+        JOIN vector ON vector.id = stamp_vector.vector_id JOIN vector_family ON vector_family.id = vector.family_id
+        WHERE stamp_vector.stamp_id = stamp.id AND stamp_vector.position = 0
+    )
+    """,
+    """
+    UPDATE stamp SET key_set_id = (
+        SELECT vector_family.key_set_id FROM stamp_vector
+        JOIN vector ON vector.id = stamp_vector.vector_id JOIN vector_family ON vector_family.id = vector.family_id
+        WHERE stamp_vector.stamp_id = stamp.id AND stamp_vector.position = 0
+    )
+    """,
+)
 
 JOB_COLUMNS = (("command", sa.JSON(), "[]"), ("directory", sa.Text(), ""), ("identity", sa.String(length=200), ""))
 
@@ -253,7 +316,6 @@ def upgrade() -> None:
         sa.Column("first_seen_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_suspect")),
     )
-    op.create_index(op.f("ix_suspect_first_seen_at"), "suspect", ["first_seen_at"])
     op.create_table(
         "recorded_audit",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -282,7 +344,13 @@ def upgrade() -> None:
     op.execute(BURNT)
     for state in ("retired", "compromised"):
         op.execute(ENDED.format(state=state))
-    op.create_index(op.f("ix_key_set_state"), "key_set", ["state"])
+    for table, column, referred in DERIVED:  # in place: other tables refer to these
+        constraint = op.f(f"fk_{table}_{column}_{referred}")
+        op.execute(
+            f"ALTER TABLE {table} ADD COLUMN {column} VARCHAR(64) CONSTRAINT {constraint} REFERENCES {referred} (id)"
+        )
+    for statement in DERIVE:
+        op.execute(statement)
     for name, kind, value in JOB_COLUMNS:
         op.add_column("job", sa.Column(name, kind, nullable=False, server_default=value))
     with op.batch_alter_table("job") as batch:
@@ -293,9 +361,10 @@ def upgrade() -> None:
     for table, groups in INDEXES.items():
         for columns in groups:
             op.create_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table, list(columns))
-        for column in REPLACED_INDEXES[table]:
+        for column in REPLACED_INDEXES.get(table, ()):
             op.drop_index(op.f(f"ix_{table}_{column}"), table)
     if connection.dialect.name == "postgresql":
+        compare_text('"C"')
         for statement in (*POSTGRESQL_LEDGER, *POSTGRESQL_LEDGER_ENTRY, POSTGRESQL_GRANT_ROLES):
             op.execute(statement)
         op.execute("SELECT fpvec_grant_roles()")
@@ -316,15 +385,17 @@ def downgrade() -> None:
         op.execute("DROP FUNCTION fpvec_check_ledger_entry()")
         op.execute("DROP FUNCTION fpvec_grant_roles()")
         take_grants_back(connection)
+        compare_text('"default"')
     for table, groups in INDEXES.items():
-        for column in REPLACED_INDEXES[table]:
+        for column in REPLACED_INDEXES.get(table, ()):
             op.create_index(op.f(f"ix_{table}_{column}"), table, [column])
         for columns in groups:
             op.drop_index(op.f(f"ix_{table}_{'_'.join(columns)}"), table)
+    for table, column, _ in DERIVED:
+        op.drop_column(table, column)
     with op.batch_alter_table("job") as batch:
         for column in ("command", "directory", "identity", "heartbeat_at", "cancel_asked_at"):
             batch.drop_column(column)
-    op.drop_index(op.f("ix_key_set_state"), "key_set")
     op.drop_column("key_set", "state")  # in place: other tables refer to this one
     op.drop_table("recorded_audit")
     op.drop_table("suspect")
@@ -348,6 +419,24 @@ def take_grants_back(connection: sa.Connection) -> None:
         if connection.scalar(sa.text("SELECT to_regrole(:role) IS NOT NULL").bindparams(role=role)):
             for kind in ("TABLES", "SEQUENCES"):
                 op.execute(f"REVOKE ALL ON ALL {kind} IN SCHEMA {place} FROM {role}")
+
+
+def compare_text(collation: str) -> None:
+    """Compare texts by code point, as SQLite does: under the rules of some languages "aa" is one letter, after z."""
+    connection = op.get_bind()
+    texts = connection.execute(
+        sa.text(
+            "SELECT t.relname, a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a "
+            "JOIN pg_class t ON t.oid = a.attrelid WHERE t.relnamespace = current_schema()::regnamespace "
+            "AND t.relkind = 'r' AND t.relname <> 'alembic_version' AND a.attnum > 0 AND NOT a.attisdropped "
+            "AND a.atttypid IN ('varchar'::regtype, 'text'::regtype) ORDER BY t.relname, a.attnum"
+        )
+    )
+    changes: dict[str, list[str]] = {}
+    for table, column, kind in texts:
+        changes.setdefault(table, []).append(f"ALTER {column} TYPE {kind} COLLATE {collation}")
+    for table, columns in changes.items():
+        op.execute(f"ALTER TABLE {table} {', '.join(columns)}")
 
 
 def holds_rows(table: str) -> bool:

@@ -10,18 +10,40 @@ from sqlalchemy.orm import Session, undefer
 
 from fpvec_audit.domain.canonical_json import canonical_digest
 from fpvec_audit.domain.records import AttackRunRecord, AuditRecord, JobState
+from fpvec_audit.domain.selection import Selection
 from fpvec_audit.domain.transcript import Record
 from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.ledger import Ledger, floatless
+from fpvec_audit.registry.repositories.key_sets import KEY_SETS, key_sets_for, key_sets_of
+from fpvec_audit.registry.repositories.listing import Equal, Listing, Through
 from fpvec_audit.registry.repositories.lookup import Directory
-from fpvec_audit.registry.repositories.models import carrying
-from fpvec_audit.registry.repositories.suspects import SuspectRepository, suspect_kind
-from fpvec_audit.registry.tables import AttackRunRow, AuditRecordRow, AuditRow
+from fpvec_audit.registry.repositories.models import MODELS, carrying
+from fpvec_audit.registry.repositories.suspects import SUSPECTS, SuspectRepository, suspect_kind
+from fpvec_audit.registry.tables import AttackRunRow, AuditRecordRow, AuditRow, KeySetRow
 from fpvec_audit.registry.vault import TRANSCRIPT, SealedValue, Vault, bytes_expected, record_place
 
 AUDITS = Directory("audit", AuditRow.id, None, prefix="au-", listing="fpvec audits list")
 _BATCH = 20
 """Audits that are read at a time where the first one that fits ends the search: each has a document of its own."""
+
+
+def _key_sets_of_base(session: Session, reference: str) -> Select[str]:
+    return select(KeySetRow.id).where(KeySetRow.base_id == MODELS.resolve(session, reference))
+
+
+LISTING = Listing(
+    AUDITS,
+    AuditRow,
+    AuditRow.created_at,
+    filters={
+        "verdict": Equal(AuditRow.verdict),
+        "key": Equal(AuditRow.key_set_id, KEY_SETS.resolve),
+        "suspect": Equal(AuditRow.suspect_digest, SUSPECTS.resolve),
+        "owner": Through(AuditRow.key_set_id, key_sets_of),
+        "licensee": Through(AuditRow.key_set_id, key_sets_for),
+        "base": Through(AuditRow.key_set_id, _key_sets_of_base),
+    },
+)
 
 
 class AuditRepository:
@@ -178,6 +200,14 @@ class AuditRepository:
             AmbiguousNameError: there are several.
         """
         return _audit(self._session.get_one(AuditRow, AUDITS.resolve(self._session, reference)))
+
+    def select(self, selection: Selection) -> tuple[AuditRecord, ...]:
+        """Return audits: by ``verdict``, ``suspect``, ``key``, and its ``owner``, ``licensee`` and ``base``.
+
+        Raises:
+            UsageError: a filter, an order or the beginning names nothing.
+        """
+        return tuple(_audit(row) for row in LISTING.rows(self._session, selection))
 
     def list(self, key_set: str | None = None) -> tuple[AuditRecord, ...]:
         """Return the audits with a key set (id), or all, oldest first."""

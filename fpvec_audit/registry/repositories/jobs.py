@@ -12,12 +12,15 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.records import JobRecord, JobState
+from fpvec_audit.domain.selection import Selection
 from fpvec_audit.errors import RegistryError, UsageError
 from fpvec_audit.registry.processes import Process, is_gone, this_process
+from fpvec_audit.registry.repositories.listing import Equal, Listing
 from fpvec_audit.registry.repositories.lookup import Directory
 from fpvec_audit.registry.tables import JobRow
 
 JOBS = Directory("job", JobRow.id, None, prefix="job-", listing="fpvec job list")
+LISTING = Listing(JOBS, JobRow, JobRow.started_at, filters={"state": Equal(JobRow.state), "kind": Equal(JobRow.kind)})
 LIFELESS = timedelta(minutes=2)
 """Without a heartbeat for so long a job counts as interrupted, on whatever machine."""
 _OPEN = (JobState.RUNNING.value, JobState.INTERRUPTED.value)
@@ -135,6 +138,14 @@ class JobRepository:
             AmbiguousNameError: there are several.
         """
         return _record(self._session.get_one(JobRow, JOBS.resolve(self._session, reference)))
+
+    def select(self, selection: Selection) -> tuple[JobRecord, ...]:
+        """Return the jobs of a selection: by ``state`` and ``kind``.
+
+        Raises:
+            UsageError: a filter, an order or the beginning names nothing.
+        """
+        return tuple(_record(row) for row in LISTING.rows(self._session, selection))
 
     def list(self) -> tuple[JobRecord, ...]:
         """Return all jobs, oldest first."""

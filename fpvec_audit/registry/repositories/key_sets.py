@@ -7,17 +7,20 @@ from datetime import datetime
 from shlex import quote
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Select, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.canonical_json import canonical_digest
 from fpvec_audit.domain.keys import PENDING, Commitment, KeySet, KeySetSecret, leaf_digest, restore_key_set
 from fpvec_audit.domain.records import KeySetEnd, KeySetRecord, KeySetState
+from fpvec_audit.domain.selection import Selection
 from fpvec_audit.domain.witness import BeaconSource, chance_source
-from fpvec_audit.errors import KeySetError, RegistryError, UsageError
+from fpvec_audit.errors import KeySetError, RegistryError, UnknownNameError, UsageError
 from fpvec_audit.registry.ledger import Ledger
-from fpvec_audit.registry.repositories.licensees import LicenseeRepository
+from fpvec_audit.registry.repositories.licensees import LICENSEES, LicenseeRepository
+from fpvec_audit.registry.repositories.listing import Equal, Listing, in_parts
 from fpvec_audit.registry.repositories.lookup import Directory, checked_name, checked_text, normalised, refuse_taken
+from fpvec_audit.registry.repositories.models import MODELS
 from fpvec_audit.registry.tables import CandidateRow, KeySetRow, LedgerRow, MarkRow
 from fpvec_audit.registry.vault import Vault
 
@@ -25,6 +28,52 @@ ISSUED, COMMITTED = "key_set.issued", "key_set.committed"
 ENDS = {KeySetState.RETIRED: "key_set.retired", KeySetState.COMPROMISED: "key_set.compromised"}
 """Ledger event of each way in which a key set's life ends by its owner's word."""
 KEY_SETS = Directory("key set", KeySetRow.id, KeySetRow.name, prefix="ks-", listing="fpvec key list")
+_SUGGESTED_FROM = 1000
+
+
+def owner_named(session: Session, name: str) -> str:
+    """Return an owner's name as it is stored.
+
+    Raises:
+        UnknownNameError: no key set has this owner; the nearest are suggested.
+    """
+    owner = normalised(name)
+    if session.scalar(select(KeySetRow.id).where(KeySetRow.owner == owner).limit(1)) is None:
+        known = session.scalars(select(KeySetRow.owner).where(KeySetRow.owner != "").distinct().limit(_SUGGESTED_FROM))
+        raise UnknownNameError("owner", name, known.all(), listing="fpvec key list")
+    return owner
+
+
+def key_sets_of(session: Session, owner: str) -> Select[str]:
+    """Return the statement for the ids of an owner's key sets, by which other lists are filtered.
+
+    Raises:
+        UnknownNameError: no key set has this owner.
+    """
+    return select(KeySetRow.id).where(KeySetRow.owner == owner_named(session, owner))
+
+
+def key_sets_for(session: Session, licensee: str) -> Select[str]:
+    """Return the statement for the ids of the key sets issued to a licensee, by which other lists are filtered.
+
+    Raises:
+        UnknownNameError: there is no such licensee.
+    """
+    return select(KeySetRow.id).where(KeySetRow.licensee_id == LICENSEES.resolve(session, licensee))
+
+
+LISTING = Listing(
+    KEY_SETS,
+    KeySetRow,
+    KeySetRow.created_at,
+    filters={
+        "owner": Equal(KeySetRow.owner, owner_named),
+        "licensee": Equal(KeySetRow.licensee_id, LICENSEES.resolve),
+        "base": Equal(KeySetRow.base_id, MODELS.resolve),
+        "state": Equal(KeySetRow.state),
+    },
+    orders={"name": (KeySetRow.name,)},
+)
 
 
 class KeySetRepository:
@@ -176,6 +225,36 @@ class KeySetRepository:
         row = self._session.scalars(select(KeySetRow).where(KeySetRow.name == normalised(name))).one_or_none()
         return None if row is None else self._record(row)
 
+    def select(self, selection: Selection) -> tuple[KeySetRecord, ...]:
+        """Return the key sets of a selection: by ``owner``, ``licensee``, ``base`` and ``state``.
+
+        Raises:
+            UsageError: a filter, an order or the beginning names nothing.
+        """
+        rows = LISTING.rows(self._session, selection)
+        licensees = self._licensees.names_of(row.licensee_id for row in rows)
+        return tuple(_key_set(row, "" if row.licensee_id is None else licensees[row.licensee_id]) for row in rows)
+
+    def names(self, identifiers: Iterable[str]) -> dict[str, str]:
+        """Return names of key sets by id."""
+        return {
+            identifier: name
+            for part in in_parts(sorted(set(identifiers)))
+            for identifier, name in self._session.execute(
+                select(KeySetRow.id, KeySetRow.name).where(KeySetRow.id.in_(part))
+            )
+        }
+
+    def burnt_counts(self, identifiers: Iterable[str]) -> dict[str, int]:
+        """Return how many candidates of key sets are burnt, by id; sets without a burnt one are missing."""
+        counts: dict[str, int] = {}
+        for part in in_parts(sorted(set(identifiers))):
+            statement = select(CandidateRow.key_set_id, func.count()).where(
+                CandidateRow.key_set_id.in_(part), CandidateRow.burnt_at.is_not(None)
+            )
+            counts |= dict(self._session.execute(statement.group_by(CandidateRow.key_set_id)).all())
+        return counts
+
     def list(self) -> tuple[KeySetRecord, ...]:
         """Return all key sets, oldest first."""
         rows = self._session.scalars(select(KeySetRow).order_by(KeySetRow.created_at, KeySetRow.id))
@@ -297,11 +376,6 @@ class KeySetRepository:
         )
         return {place: (at, where or "") for place, at, where in self._session.execute(statement) if at is not None}
 
-    def burnt_counts(self) -> dict[str, int]:
-        """Return the number of burnt candidates of every key set that has any, by id."""
-        statement = select(CandidateRow.key_set_id, func.count()).where(CandidateRow.burnt_at.is_not(None))
-        return dict(self._session.execute(statement.group_by(CandidateRow.key_set_id)).all())
-
     def _has_fresh(self, identifier: str) -> bool:
         """Return whether an issued candidate is left that nobody was shown."""
         statement = select(CandidateRow.position).where(
@@ -333,18 +407,22 @@ class KeySetRepository:
         return row
 
     def _record(self, row: KeySetRow) -> KeySetRecord:
-        return KeySetRecord(
-            id=row.id,
-            name=row.name,
-            owner=row.owner,
-            licensee=self._licensees.name_of(row.licensee_id),
-            commitment=_commitment(row),
-            grade=row.grade,
-            chance=row.chance,
-            base=row.base_id,
-            created_at=row.created_at,
-            state=KeySetState(row.state),
-        )
+        return _key_set(row, self._licensees.name_of(row.licensee_id))
+
+
+def _key_set(row: KeySetRow, licensee: str) -> KeySetRecord:
+    return KeySetRecord(
+        id=row.id,
+        name=row.name,
+        owner=row.owner,
+        licensee=licensee,
+        commitment=_commitment(row),
+        grade=row.grade,
+        chance=row.chance,
+        base=row.base_id,
+        created_at=row.created_at,
+        state=KeySetState(row.state),
+    )
 
 
 def _waiting(record: KeySetRecord) -> KeySetError:

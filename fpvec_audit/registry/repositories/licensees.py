@@ -1,16 +1,21 @@
 """Licensees: whom key sets and stamped copies are issued to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from fpvec_audit.domain.canonical_json import canonical_digest
 from fpvec_audit.domain.records import LicenseeRecord
+from fpvec_audit.domain.selection import Selection
 from fpvec_audit.registry.ledger import Ledger
-from fpvec_audit.registry.repositories.lookup import checked_text
+from fpvec_audit.registry.repositories.listing import Listing, in_parts
+from fpvec_audit.registry.repositories.lookup import Directory, checked_text
 from fpvec_audit.registry.tables import KeySetRow, LicenseeRow, StampRow
+
+LICENSEES = Directory("licensee", LicenseeRow.id, LicenseeRow.name, prefix="li-", listing="fpvec licensee list")
+LISTING = Listing(LICENSEES, LicenseeRow, LicenseeRow.created_at, orders={"name": (LicenseeRow.name,)})
 
 
 class LicenseeRepository:
@@ -47,18 +52,40 @@ class LicenseeRepository:
             return ""
         return self._session.scalars(select(LicenseeRow.name).where(LicenseeRow.id == identifier)).one()
 
-    def records(self) -> tuple[LicenseeRecord, ...]:
-        """Return all licensees in alphabetical order, and how much was issued to each."""
-        issued = dict(
-            self._session.execute(select(KeySetRow.licensee_id, func.count()).group_by(KeySetRow.licensee_id)).all()
-        )
-        stamped = dict(
-            self._session.execute(select(StampRow.licensee_id, func.count()).group_by(StampRow.licensee_id)).all()
+    def names_of(self, identifiers: Iterable[str | None]) -> dict[str, str]:
+        """Return names by id."""
+        wanted = sorted({identifier for identifier in identifiers if identifier is not None})
+        return {
+            identifier: name
+            for part in in_parts(wanted)
+            for identifier, name in self._session.execute(
+                select(LicenseeRow.id, LicenseeRow.name).where(LicenseeRow.id.in_(part))
+            )
+        }
+
+    def select(self, selection: Selection) -> tuple[LicenseeRecord, ...]:
+        """Return the licensees of a selection, and how much was issued to each.
+
+        Raises:
+            UsageError: an order or the beginning names nothing.
+        """
+        rows = LISTING.rows(self._session, selection)
+        identifiers = [row.id for row in rows]
+        issued, stamped = (
+            self._counts(KeySetRow.licensee_id, identifiers),
+            self._counts(StampRow.licensee_id, identifiers),
         )
         return tuple(
             LicenseeRecord(row.id, row.name, row.created_at, issued.get(row.id, 0), stamped.get(row.id, 0))
-            for row in self._session.scalars(select(LicenseeRow).order_by(LicenseeRow.name))
+            for row in rows
         )
+
+    def _counts(self, column: InstrumentedAttribute[str | None], identifiers: Sequence[str]) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for part in in_parts(identifiers):
+            statement = select(column, func.count()).where(column.in_(part)).group_by(column)
+            counts |= {identifier: count for identifier, count in self._session.execute(statement) if identifier}
+        return counts
 
     def list(self) -> tuple[str, ...]:
         """Return all names in alphabetical order."""

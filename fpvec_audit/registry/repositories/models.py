@@ -1,22 +1,24 @@
 """Registered checkpoints, identified by what their weights are and not by where they lie."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import Select, insert, or_, select
+from sqlalchemy import Select, or_, select, update
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.manifest import Manifest
 from fpvec_audit.domain.records import ModelRecord, ModelRole
-from fpvec_audit.domain.sketch import sketch
+from fpvec_audit.domain.selection import Selection
+from fpvec_audit.domain.sketch import numbers, sketch
 from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.ledger import Ledger
+from fpvec_audit.registry.repositories.listing import Equal, Listing, in_parts
 from fpvec_audit.registry.repositories.lookup import Directory, checked_name, free_name, normalised, refuse_taken
+from fpvec_audit.registry.repositories.sketches import add_sketch, models_sharing
 from fpvec_audit.registry.tables import (
     DigestedFilesRow,
     ModelManifestRow,
     ModelRow,
-    ModelTensorRow,
     StampRow,
     StampVectorRow,
     VectorFamilyRow,
@@ -25,6 +27,18 @@ from fpvec_audit.registry.tables import (
 
 MODELS = Directory("model", ModelRow.id, ModelRow.name, listing="fpvec model list")
 OWN_ROLES = (ModelRole.STAMPED.value, ModelRole.FINGERPRINTED.value)
+
+LISTING = Listing(
+    MODELS,
+    ModelRow,
+    ModelRow.created_at,
+    filters={
+        "role": Equal(ModelRow.role),
+        "base": Equal(ModelRow.base_id, MODELS.resolve),
+        "parent": Equal(ModelRow.parent_id, MODELS.resolve),
+    },
+    orders={"name": (ModelRow.name,)},
+)
 
 
 class ModelRepository:
@@ -55,7 +69,8 @@ class ModelRepository:
         row = self._session.get(ModelRow, record.id)
         self._check_parent(record)
         if row is not None:
-            return self._completed(row, record, kept=self._keep(record.id, manifest))
+            kept = self._session.get(ModelManifestRow, record.id) is None and self._keep(record.id, manifest)
+            return self._completed(row, record, kept=kept)
         name = checked_name("model", record.name)
         refuse_taken(self._session, MODELS, name, option="--name")
         row = ModelRow(
@@ -65,6 +80,7 @@ class ModelRepository:
             architecture=record.architecture,
             location=record.location,
             parent_id=record.parent,
+            base_id=self._base(record.parent),
             parameters=record.parameters,
             created_at=record.created_at,
         )
@@ -97,13 +113,38 @@ class ModelRepository:
         row = self._session.get(ModelManifestRow, identifier)
         if row is None:
             return None
-        try:
-            manifest = Manifest.from_bytes(row.content)
-        except ValueError as error:
-            raise RegistryError(f"the manifest of model {identifier[:16]}… is damaged: {error}") from error
-        if manifest.digest != identifier:
-            raise RegistryError(f"the manifest of model {identifier[:16]}… is of another model")
-        return manifest
+        return _manifest(identifier, row.content)
+
+    def manifests(self, identifiers: Iterable[str]) -> dict[str, Manifest]:
+        """Return the tensors of models by digest; those of which they were not recorded are missing.
+
+        Raises:
+            RegistryError: what is recorded does not give a model's digest.
+        """
+        return {
+            identifier: _manifest(identifier, content)
+            for part in in_parts(sorted(set(identifiers)))
+            for identifier, content in self._session.execute(
+                select(ModelManifestRow.model_id, ModelManifestRow.content).where(ModelManifestRow.model_id.in_(part))
+            )
+        }
+
+    def sharing(self, manifest: Manifest, *, at_most: int) -> tuple[tuple[ModelRecord, ...], int]:
+        """Return the models that share tensors with what is at hand, those with most counted tensors first.
+
+        Args:
+            manifest: the tensors at hand; a part of a model is enough.
+            at_most: number of models returned.
+
+        Returns:
+            the models, and how many tensors at hand so many models share that not all of these were looked at.
+        """
+        found, common = models_sharing(self._session, numbers(manifest))
+        nearest = sorted(found, key=lambda identifier: (-found[identifier], identifier))
+        bases = [identifier for identifier in nearest if found[identifier] == 0]
+        chosen = [*nearest[: max(at_most - len(bases), 0)], *bases][:at_most]
+        rows = {row.id: row for row in self._session.scalars(select(ModelRow).where(ModelRow.id.in_(chosen)))}
+        return tuple(_record(rows[identifier]) for identifier in dict.fromkeys(chosen)), common
 
     def digest_of_files(self, state: str) -> str | None:
         """Return the digest that files in this state gave, None if they were not seen like that."""
@@ -114,6 +155,22 @@ class ModelRepository:
         """Keep what files in a state gave when all their bytes were read; a convenience, so no ledger entry."""
         self._session.merge(DigestedFilesRow(state=state, digest=digest))
         self._session.flush()
+
+    def select(self, selection: Selection) -> tuple[ModelRecord, ...]:
+        """Return the models of a selection: by ``role``, ``base`` (where the line of parents ends) and ``parent``.
+
+        Raises:
+            UsageError: a filter, an order or the beginning names nothing.
+        """
+        return tuple(_record(row) for row in LISTING.rows(self._session, selection))
+
+    def known(self, identifiers: Iterable[str]) -> dict[str, ModelRecord]:
+        """Return models by digest; those that are not registered are missing."""
+        return {
+            row.id: _record(row)
+            for part in in_parts(sorted(set(identifiers)))
+            for row in self._session.scalars(select(ModelRow).where(ModelRow.id.in_(part)))
+        }
 
     def list(self, role: ModelRole | None = None, *, parent: str | None = None) -> tuple[ModelRecord, ...]:
         """Return the models of a role, made from a parent (id), or all, oldest first."""
@@ -177,17 +234,15 @@ class ModelRepository:
         return free_name(self._session, MODELS, normalised(wanted))
 
     def _keep(self, identifier: str, manifest: Manifest | None) -> bool:
-        """Keep a manifest where none is kept yet, and return whether it was."""
-        if manifest is None or self._session.get(ModelManifestRow, identifier) is not None:
+        """Keep the manifest of a model that has none yet, and return whether there was one to keep."""
+        if manifest is None:
             return False
-        assert manifest.digest == identifier, "a manifest was recorded for another model"
-        row = ModelManifestRow(model_id=identifier, tensors=len(manifest.tensors), content=manifest.to_bytes())
+        content = manifest.to_bytes()
+        assert Manifest.digest_of(content) == identifier, "a manifest was recorded for another model"
+        row = ModelManifestRow(model_id=identifier, tensors=len(manifest.tensors), content=content)
         self._session.add(row)
         self._session.flush()
-        if values := sketch(manifest):
-            self._session.execute(
-                insert(ModelTensorRow), [{"content": value, "model_id": identifier} for value in values]
-            )
+        add_sketch(self._session, identifier, sketch(manifest))
         return True
 
     def _check_parent(self, record: ModelRecord) -> None:
@@ -203,12 +258,28 @@ class ModelRepository:
         row.architecture = row.architecture or record.architecture
         if row.parent_id is None and record.parent != row.id:
             row.parent_id = record.parent
+            self._move_line(row)
         if row.role == ModelRole.SUSPECT.value:
             row.role = record.role.value
         self._session.flush()
         if kept or {**_content(row), "location": ""} != {**before, "location": ""}:
             self._ledger.append("model.completed", row.id, _content(row))
         return _record(row)
+
+    def _base(self, parent: str | None) -> str | None:
+        """Return where the line of a model's parents ends."""
+        if parent is None:
+            return None
+        return self._session.scalar(select(ModelRow.base_id).where(ModelRow.id == parent)) or parent
+
+    def _move_line(self, row: ModelRow) -> None:
+        """Let a model whose parent became known, and all whose line ended with it, stem from that parent's base."""
+        base = self._base(row.parent_id)
+        if base == row.id:
+            return  # its parent is said to be made of it
+        row.base_id = base
+        self._session.flush()
+        self._session.execute(update(ModelRow).where(ModelRow.base_id == row.id).values(base_id=base))
 
     def _row(self, identifier: str) -> ModelRow:
         row = self._session.get(ModelRow, identifier)
@@ -235,6 +306,16 @@ def _stamps_with(key_set: str) -> Select[Any]:
         .join(VectorFamilyRow)
         .where(VectorFamilyRow.key_set_id == key_set)
     )
+
+
+def _manifest(identifier: str, content: bytes) -> Manifest:
+    try:
+        digest, manifest = Manifest.digest_of(content), Manifest.from_bytes(content)
+    except ValueError as error:
+        raise RegistryError(f"the manifest of model {identifier[:16]}… is damaged: {error}") from error
+    if digest != identifier:
+        raise RegistryError(f"the manifest of model {identifier[:16]}… is of another model")
+    return manifest
 
 
 def _content(row: ModelRow) -> dict[str, object]:

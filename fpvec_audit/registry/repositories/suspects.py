@@ -8,11 +8,14 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.records import SuspectKind, SuspectRecord
+from fpvec_audit.domain.selection import Selection
 from fpvec_audit.registry.ledger import Ledger
+from fpvec_audit.registry.repositories.listing import Equal, Listing
 from fpvec_audit.registry.repositories.lookup import Directory
 from fpvec_audit.registry.tables import AuditRow, SuspectRow
 
 SUSPECTS = Directory("suspect", SuspectRow.id, None, listing="fpvec suspect list")
+LISTING = Listing(SUSPECTS, SuspectRow, SuspectRow.first_seen_at, filters={"kind": Equal(SuspectRow.kind)})
 
 
 class SuspectRepository:
@@ -51,6 +54,14 @@ class SuspectRepository:
         """Return the suspect with this digest, None if it was never met."""
         row = self._session.get(SuspectRow, digest)
         return None if row is None else _record(row)
+
+    def select(self, selection: Selection) -> tuple[SuspectRecord, ...]:
+        """Return the suspects of a selection: by ``kind``; the time of recording is that of the first meeting.
+
+        Raises:
+            UsageError: a filter, an order or the beginning names nothing.
+        """
+        return tuple(_record(row) for row in LISTING.rows(self._session, selection))
 
     def list(self) -> tuple[SuspectRecord, ...]:
         """Return all suspects, the one that was met first at the beginning."""

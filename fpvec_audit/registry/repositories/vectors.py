@@ -1,15 +1,48 @@
 """Fingerprint vectors and the families (training runs) they come from."""
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.records import VectorRecord
+from fpvec_audit.domain.selection import Selection
 from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.ledger import Ledger
+from fpvec_audit.registry.repositories.key_sets import KEY_SETS, key_sets_for, key_sets_of
+from fpvec_audit.registry.repositories.listing import Listing, Through, in_parts
 from fpvec_audit.registry.repositories.lookup import Directory
+from fpvec_audit.registry.repositories.models import MODELS
 from fpvec_audit.registry.tables import VectorFamilyRow, VectorRow
 
 VECTORS = Directory("vector", VectorRow.id, None, prefix="vec-", listing="fpvec vector list")
+
+
+def _families_of_base(session: Session, reference: str) -> Select[str]:
+    return select(VectorFamilyRow.id).where(VectorFamilyRow.base_id == MODELS.resolve(session, reference))
+
+
+def _families_of_key_set(session: Session, reference: str) -> Select[str]:
+    return select(VectorFamilyRow.id).where(VectorFamilyRow.key_set_id == KEY_SETS.resolve(session, reference))
+
+
+def _families_of_owner(session: Session, owner: str) -> Select[str]:
+    return select(VectorFamilyRow.id).where(VectorFamilyRow.key_set_id.in_(key_sets_of(session, owner)))
+
+
+def _families_for(session: Session, licensee: str) -> Select[str]:
+    return select(VectorFamilyRow.id).where(VectorFamilyRow.key_set_id.in_(key_sets_for(session, licensee)))
+
+
+LISTING = Listing(
+    VECTORS,
+    VectorRow,
+    VectorRow.created_at,
+    filters={
+        "base": Through(VectorRow.family_id, _families_of_base),
+        "key": Through(VectorRow.family_id, _families_of_key_set),
+        "owner": Through(VectorRow.family_id, _families_of_owner),
+        "licensee": Through(VectorRow.family_id, _families_for),
+    },
+)
 
 
 class VectorRepository:
@@ -70,6 +103,20 @@ class VectorRepository:
         """Return the vector with this id, None if it is not recorded."""
         row = self._session.get(VectorRow, identifier)
         return None if row is None else _record(row, self._family(row.family_id))
+
+    def select(self, selection: Selection) -> tuple[VectorRecord, ...]:
+        """Return the vectors of a selection: by ``base``, ``key``, and its ``owner`` and ``licensee``.
+
+        Raises:
+            UsageError: a filter, an order or the beginning names nothing.
+        """
+        rows = LISTING.rows(self._session, selection)
+        families = {
+            family.id: family
+            for part in in_parts(sorted({row.family_id for row in rows}))
+            for family in self._session.scalars(select(VectorFamilyRow).where(VectorFamilyRow.id.in_(part)))
+        }
+        return tuple(_record(row, families[row.family_id]) for row in rows)
 
     def list(self, base: str | None = None, key_set: str | None = None) -> tuple[VectorRecord, ...]:
         """Return the vectors of a base and a key set (ids), or all, oldest first."""
