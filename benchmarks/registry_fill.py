@@ -190,6 +190,7 @@ def fill(engine: Engine, stamps: int, audits: int) -> None:
 def _fill_sqlite(engine: Engine, wanted: Sequence[Table], indexes: Sequence[Index]) -> None:
     import sqlite3
 
+    engine.dispose()  # without a log the file is one connection's alone
     connection = sqlite3.connect(str(engine.url.database), isolation_level=None)
     for setting in ("journal_mode=OFF", "synchronous=OFF", "foreign_keys=OFF", "cache_size=-400000", "temp_store=2"):
         connection.execute(f"PRAGMA {setting}").fetchall()

@@ -18,6 +18,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, QueuePool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from fpvec_audit.errors import RegistryError
 
@@ -93,6 +94,9 @@ def make_engine(url: str) -> Engine:
     if is_sqlite(parsed):
         event.listen(engine, "connect", _prepare_connection)
         event.listen(engine, "begin", _begin_sqlite)
+        if file := database_file(parsed):
+            event.listen(engine, "connect", partial(_remember_file, file))
+            event.listen(engine, "checkout", partial(_refuse_other_file, file))
     elif is_postgresql(parsed):
         event.listen(engine, "begin", _begin_postgresql)
         event.listen(engine, "handle_error", _leave_values_out)
@@ -218,6 +222,29 @@ def _leave_values_out(context: ExceptionContext) -> None:
     for error in (context.original_exception, context.sqlalchemy_exception):
         if error is not None and error.args and isinstance(error.args[0], str):
             error.args = (re.split(r"\n(?:DETAIL|CONTEXT|HINT|LINE)\b", error.args[0])[0], *error.args[1:])
+
+
+def _remember_file(file: Path, _driver_connection: object, record: ConnectionPoolEntry) -> None:
+    record.info["file"] = _identity(file)
+
+
+def _refuse_other_file(
+    file: Path, _driver_connection: object, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+) -> None:
+    """Refuse to go on with a connection to a file that is no longer where the registry was opened."""
+    if record.info.get("file") != _identity(file):
+        raise RegistryError(
+            f"the registry {file} is gone: it was removed or replaced while it was in use",
+            advice="put it back, or restore a backup; what was confirmed before lies in the file that was there",
+        )
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _begin_sqlite(connection: Connection) -> None:

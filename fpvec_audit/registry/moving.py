@@ -271,8 +271,9 @@ class _Batch:
         if self._item is not item:
             self.finish()
             self._item = item
-            if item.own_reference:
-                self._execute(text("CREATE TEMPORARY TABLE moved_reference (child TEXT PRIMARY KEY, parent TEXT)"))
+            if item.own_references:
+                columns = "field TEXT, child TEXT, parent TEXT, PRIMARY KEY (field, child)"
+                self._execute(text(f"CREATE TEMPORARY TABLE moved_reference ({columns})"))
         self._line = line
         self._rows.append(values)
         if len(self._rows) >= (_LARGE_ROWS_AT_ONCE if item.large else _ROWS_AT_ONCE):
@@ -283,32 +284,38 @@ class _Batch:
         if self._item is None:
             return
         self._insert(self._item)
-        if self._item.own_reference:
-            self._refer(self._item, self._item.own_reference)
+        for reference in self._item.own_references:
+            self._refer(self._item, reference)
+        if self._item.own_references:
+            self._execute(text("DROP TABLE moved_reference"))
         self._item = None
 
     def _insert(self, item: PortableTable) -> None:
         rows, self._rows = self._rows, []
         if not rows:
             return
-        if item.own_reference:
+        if item.own_references:
             (key,) = item.key
-            references = [{"child": row[key], "parent": row[item.own_reference]} for row in rows]
-            rows = [{**row, item.own_reference: None} for row in rows]
-            references = [pair for pair in references if pair["parent"] is not None]
+            references = [
+                {"field": name, "child": row[key], "parent": row[name]}
+                for row in rows
+                for name in item.own_references
+                if row[name] is not None
+            ]
+            rows = [{**row, **dict.fromkeys(item.own_references)} for row in rows]
             if references:
-                self._execute(text("INSERT INTO moved_reference VALUES (:child, :parent)"), references)
+                self._execute(text("INSERT INTO moved_reference VALUES (:field, :child, :parent)"), references)
         self._execute(insert(item.clause), rows)
 
     def _refer(self, item: PortableTable, reference: str) -> None:
         (key,) = item.key
+        moved = f"FROM moved_reference WHERE field = '{reference}'"
         self._execute(
             text(
-                f"UPDATE {item.name} SET {reference} = (SELECT parent FROM moved_reference WHERE child = {key}) "  # noqa: S608
-                f"WHERE {key} IN (SELECT child FROM moved_reference)"
+                f"UPDATE {item.name} SET {reference} = (SELECT parent {moved} AND child = {key}) "  # noqa: S608
+                f"WHERE {key} IN (SELECT child {moved})"
             )
         )
-        self._execute(text("DROP TABLE moved_reference"))
 
     def _execute(self, statement: Any, rows: list[dict[str, Any]] | None = None) -> None:
         try:

@@ -86,7 +86,7 @@ class PortableTable:
         name: its name.
         clause: the table for statements, without what would be filled in by itself.
         key: names of its key's columns.
-        own_reference: column that refers to the same table, None where there is none.
+        own_references: columns that refer to the same table.
         readers: what makes a column's value of JSON, by column.
         writers: what makes JSON of a column's value, by column.
         large: whether a row may be large.
@@ -95,7 +95,7 @@ class PortableTable:
     name: str
     clause: TableClause
     key: tuple[str, ...]
-    own_reference: str | None
+    own_references: tuple[str, ...]
     readers: Mapping[str, Callable[[Any], Any]]
     writers: Mapping[str, Callable[[Any], Any]]
     large: bool
@@ -136,12 +136,11 @@ def line_of(document: Mapping[str, Any]) -> bytes:
 def _portable(item: Table) -> PortableTable:
     columns = list(item.columns)
     own = [each.name for each in columns for key in each.foreign_keys if key.column.table is item]
-    assert len(own) <= 1, "one reference to the own table is provided for"
     return PortableTable(
         name=item.name,
         clause=table(item.name, *(column(each.name, _bare(each)) for each in columns)),
         key=tuple(each.name for each in item.primary_key.columns),
-        own_reference=own[0] if own else None,
+        own_references=tuple(own),
         readers={each.name: _reader(each) for each in columns},
         writers={each.name: _writer(each) for each in columns},
         large=any(isinstance(each.type, (LargeBinary, JSON)) for each in columns),

@@ -184,16 +184,14 @@ def render_key_sets(document: Sequence[Mapping[str, Any]], console: Console) -> 
         [
             keys["name"],
             short(keys["id"]),
-            keys["scheme"],
-            keys["issued"],
-            keys["decoys"],
+            f"{keys['issued']} + {keys['decoys']}",
             f"waits for {keys['waits_for']}" if keys.get("waits_for") else keys["grade"],
             Text(keys["state"], style=COLOURS.get(keys["state"], "")),
             short(keys["base"]) if keys["base"] else "not yet",
         ]
         for keys in document
     ]
-    columns = ("name", "id", "scheme", ">issued", ">decoys", "grade", "state", "bound to")
+    columns = ("name", "id", ">issued + decoys", "grade", "state", "bound to")
     render_list(console, "Key sets", columns, rows, empty="no key set yet: fpvec key issue NAME")
 
 

@@ -251,6 +251,8 @@ BROUGHT_BACK = {
     "audit": ("begin",),
 }
 """Columns that older schemas lack: where a row is still there, they alone come back."""
+LINEAGE = ("parent_id", "base_id")
+"""What in a model refers to another one."""
 AT_ONCE = 500
 
 
@@ -482,7 +484,7 @@ def set_aside(connection: sa.Connection) -> None:
 
 def bring_back(connection: sa.Connection) -> None:
     """Put back what is missing, and drop the table in which it was kept."""
-    parents: dict[str, str] = {}
+    lineage: list[dict[str, str | None]] = []
     for name in TABLES_FIRST_FIRST:
         table = reflected(connection, name)
         for rows in kept(connection, table):
@@ -491,17 +493,14 @@ def bring_back(connection: sa.Connection) -> None:
             for key, row in there.items():
                 return_columns(connection, table, row, wanted[key])
             missing = [row for key, row in wanted.items() if key not in there]
-            if name == "model":  # a parent may come after its children
-                parents |= {row["id"]: row["parent_id"] for row in missing if row["parent_id"] is not None}
-                missing = [row | {"parent_id": None} for row in missing]
+            if name == "model":  # a parent or a base may come after its children
+                lineage += [{"model": row["id"]} | {key: row[key] for key in LINEAGE} for row in missing]
+                missing = [row | dict.fromkeys(LINEAGE) for row in missing]
             if missing:
                 connection.execute(sa.insert(table), missing)
-        if name == "model" and parents:
+        if name == "model" and lineage:
             statement = sa.update(table).where(table.c.id == sa.bindparam("model"))
-            connection.execute(
-                statement.values(parent_id=sa.bindparam("parent")),
-                [{"model": model, "parent": parent} for model, parent in parents.items()],
-            )
+            connection.execute(statement.values({key: sa.bindparam(key) for key in LINEAGE}), lineage)
     if connection.dialect.name == "postgresql":
         connection.execute(
             sa.text(

@@ -8,6 +8,7 @@ import pytest
 
 from fpvec_audit.cli import main as cli
 from fpvec_audit.registry.master_key import KeyFile
+from fpvec_audit.registry.unit_of_work import utc_now
 from tests.registry.builders import model_record, opened, stamp_record, vector_record
 
 KEY = "ab" * 32
@@ -35,7 +36,7 @@ def fpvec(home, capsys):
 def stocked(home, fpvec):
     """A registry with one of everything; its key lies in the file of its home."""
     assert fpvec("key", "issue", "acme", "--count", "2", "--decoys", "2")[0] == 0
-    with opened(home / "registry.db") as registry, registry.unit_of_work() as uow:
+    with opened(home / "registry.db", clock=utc_now) as registry, registry.unit_of_work() as uow:
         uow.models.add(model_record())
         uow.models.add(model_record("stamped", digit="b"))
         uow.vectors.add(vector_record(key_set=None))

@@ -9,6 +9,7 @@ from sqlalchemy import update
 
 from fpvec_audit.domain.keys import PENDING
 from fpvec_audit.domain.records import JobState, KeySetState, ModelRole, SuspectKind
+from fpvec_audit.domain.selection import Selection
 from fpvec_audit.errors import KeySetError, RegistryError, UsageError
 from fpvec_audit.registry.processes import Process, is_gone, this_process
 from fpvec_audit.registry.repositories.jobs import LIFELESS
@@ -67,7 +68,7 @@ def test_key_set_is_burnt_with_the_last_issued_candidate_that_nobody_had_seen(uo
     uow.key_sets.burn(KEY_SET, [last], where="au-2")
     assert state(uow) is KeySetState.BURNT
     assert uow.ledger.about(KEY_SET, events=["key_set.used_up"])[0].content["where"] == "au-2"
-    assert uow.key_sets.burnt_counts() == {KEY_SET: 10}
+    assert uow.key_sets.burnt_counts([KEY_SET]) == {KEY_SET: 10}
 
 
 def test_key_set_ends_for_good_and_the_ledger_says_who_and_why(uow):
@@ -168,7 +169,7 @@ def test_licensees_are_listed_with_what_was_issued_to_them(uow):
     uow.models.add(model_record("fingerprinted", digit="b"))
     uow.vectors.add(vector_record())
     uow.stamps.add(stamp_record())
-    shown = [(item.name, item.key_sets, item.stamps) for item in uow.licensees.records()]
+    shown = [(item.name, item.key_sets, item.stamps) for item in uow.licensees.select(Selection(sort="name"))]
     assert shown == [("Bob", 0, 1), ("Globex", 1, 0)]
     vector = "vec-" + "d" * 16
     assert uow.stamps.count_with(vector) == 1
