@@ -1,0 +1,159 @@
+"""How figures become SVG inside a page, and SVG and PNG files.
+
+A figure is drawn twice for a page, for a desk and for a phone, so that its text is never smaller than the page's. Its
+colours are the page's own: in the page they are names that follow light, dark and paper, in a file they are plain.
+Equal documents give equal bytes: identifiers come from the figure's name, and no date is written.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from fpvec_audit.reports.page import Chart
+from fpvec_audit.reports.visible import visible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDE, NARROW = 680, 340
+"""Widths of a figure for a desk and for a phone, in CSS pixels."""
+PIXELS_PER_INCH = 96
+PNG_DOTS_PER_INCH = 192
+SMALL = 8.25
+"""Size of a figure's text in points, 11 CSS pixels."""
+PALETTE: Mapping[str, str] = {
+    "paper": "#fdfcfa",
+    "ink": "#1c1b19",
+    "muted": "#5c5850",
+    "rule": "#d8d3c8",
+    "found": "#1b6b4a",
+    "absent": "#2c4f86",
+    "open": "#84590a",
+    "alarm": "#9c2f21",
+}
+"""The page's colours by name; the stylesheet holds them for light and dark."""
+
+_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+_REFERENCE = re.compile(r"url\(#([^)]+)\)|href=\"#([^\"]+)\"")
+_FONT = re.compile(r"font: (?:(?P<weight>\d+|bold) )?(?P<size>[\d.]+)px [^;\"]*")
+
+
+def new_figure(width: int, height: int) -> "Figure":
+    """Return an empty figure of this many CSS pixels."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width / PIXELS_PER_INCH, height / PIXELS_PER_INCH), dpi=PIXELS_PER_INCH)
+
+
+def bare_axes(figure: "Figure", left: float, top: float, width: float, height: float) -> "Axes":
+    """Return axes without frame and ticks at a place given in CSS pixels from the top left corner."""
+    whole_width, whole_height = (side * PIXELS_PER_INCH for side in figure.get_size_inches())
+    axes = figure.add_axes(
+        (left / whole_width, 1 - (top + height) / whole_height, width / whole_width, height / whole_height)
+    )
+    axes.spines[:].set_visible(False)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.patch.set_visible(False)
+    return axes
+
+
+def label(axes: "Axes", x: float, y: float, text: str, **options: Any) -> None:
+    """Write plain text; what it looks like is never taken for mathematics or control characters."""
+    options = {"fontsize": SMALL, "color": PALETTE["ink"], "va": "center", "parse_math": False} | options
+    axes.text(x, y, visible(text), **options)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most so many characters; the middle is left out."""
+    if len(text) <= most:
+        return text
+    kept = most - 1
+    return f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+
+
+def inline_svg(chart: Chart) -> str:
+    """Return a figure as SVG for a page: one for wide and one for narrow windows, of which a stylesheet shows one."""
+    return "\n".join(_inlined(chart, width, kind) for width, kind in ((WIDE, "wide"), (NARROW, "narrow")))
+
+
+def svg_file(chart: Chart) -> bytes:
+    """Return a figure as an SVG file of its own, with its text as text."""
+    return _saved(chart, WIDE, "svg")
+
+
+def png_file(chart: Chart) -> bytes:
+    """Return a figure as a PNG file."""
+    return _saved(chart, WIDE, "png")
+
+
+def _saved(chart: Chart, width: int, form: str) -> bytes:
+    content = io.BytesIO()
+    transparent = False if form == "png" else None
+    with _style(f"{chart.name}-{width}"):
+        figure = chart.draw(width)
+        if form == "png":
+            figure.savefig(content, format=form, dpi=PNG_DOTS_PER_INCH, transparent=transparent, metadata={"Software": None})
+        else:
+            figure.savefig(content, format=form, metadata=_METADATA)
+    return content.getvalue()
+
+
+@contextmanager
+def _style(salt: str) -> Iterator[None]:
+    import matplotlib
+
+    settings = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": salt,
+        "font.size": SMALL,
+        "text.color": PALETTE["ink"],
+        "figure.facecolor": PALETTE["paper"],
+        "lines.solid_capstyle": "round",
+        "path.simplify": False,
+    }
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        yield
+
+
+def _inlined(chart: Chart, width: int, kind: str) -> str:
+    text = _saved(chart, width, "svg").decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
+    box = re.search(r'viewBox="([^"]+)"', text)
+    assert box is not None  # matplotlib writes one
+    opening = (
+        f'<svg class="{kind}" viewBox="{box[1]}" role="img" aria-label="{escape(visible(chart.description))}" '
+        f'style="max-width: {width}px">'
+    )
+    text = opening + text[text.index(">", text.index("<svg")) + 1 :]
+    text = _own_identifiers(text.replace("xlink:href", "href"), f"{chart.name}-{kind}")
+    text = _FONT.sub(_font_size, text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+    text = re.sub(r"[ \t]*\n\s*", "\n", text)
+    for name, colour in PALETTE.items():
+        text = text.replace(colour, f"var(--{name})")
+    return text.strip()
+
+
+def _own_identifiers(text: str, prefix: str) -> str:
+    """Give identifiers that are referred to a prefix, so that figures do not share any, and drop the others."""
+    wanted = {found for pair in _REFERENCE.findall(text) for found in pair if found}
+
+    def identifier(found: re.Match[str]) -> str:
+        return f' id="{prefix}-{found[1]}"' if found[1] in wanted else ""
+
+    text = re.sub(r' id="([^"]+)"', identifier, text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
+    return re.sub(r"href=\"#([^\"]+)\"", rf'href="#{prefix}-\1"', text)
+
+
+def _font_size(found: re.Match[str]) -> str:
+    weight = f"font-weight: {found['weight']}; " if found["weight"] else ""
+    return f"{weight}font-size: {found['size']}px"
