@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    result: Annotated[str, typer.Argument(help="Id of a finished audit, or a file with what a command printed as JSON.")],
+    result: Annotated[
+        str, typer.Argument(help="Id of a finished audit, or a file with what a command printed as JSON.")
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="File for the report.")],
     figures: FiguresOption = None,
     transcript: TranscriptOption = False,

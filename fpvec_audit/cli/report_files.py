@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 PANEL = "Report"
 ReportOption = Annotated[
     Path | None,
-    typer.Option("--report", metavar="FILE.html", help="Write a report for people to this file.", rich_help_panel=PANEL),
+    typer.Option(
+        "--report", metavar="FILE.html", help="Write a report for people to this file.", rich_help_panel=PANEL
+    ),
 ]
 FiguresOption = Annotated[
     Path | None,
@@ -184,7 +186,7 @@ def _taken(path: Path, what: str) -> OutputError:
 
 def _write(path: Path, content: bytes, mode: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with open(descriptor, "wb") as file:
+    with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

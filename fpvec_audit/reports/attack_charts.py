@@ -7,14 +7,17 @@ from math import log10
 from typing import TYPE_CHECKING
 
 from fpvec_audit.reports.attack_results import PERPLEXITY, Cell, cost_text, frontier, link_label
-from fpvec_audit.reports.audit_text import p_shown, percent
-from fpvec_audit.reports.dot_rows import MOST_DECADES, SHARES, Dot, Row, decades, draw_rows
-from fpvec_audit.reports.drawing import NARROW, PALETTE, bare_axes, label, new_figure, shortened
+from fpvec_audit.reports.audit_text import percent
+from fpvec_audit.reports.dot_rows import CHARACTER, MOST_DECADES, SHARES, Dot, Row, decades, draw_rows
+from fpvec_audit.reports.drawing import NARROW, PALETTE, bare_axes, label, label_left, new_figure, shortened
+from fpvec_audit.reports.numbers_text import number, p_text
 from fpvec_audit.reports.page import Chart, Table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MARKS = {"MATCH": "o", "INCONCLUSIVE": "D", "NO_MATCH": "s"}
 TONES = {"MATCH": "found", "NO_MATCH": "absent", "INCONCLUSIVE": "open"}
 PALE, DEEP_EVIDENCE, DEEP_UTILITY = "#f1ece1", "#14573b", "#6b4703"
 """Ends of the colours of tiles. They are the same in light and dark, as is the text upon them; no name of the page."""
@@ -22,7 +25,7 @@ AS_STAMPED, PLAINLY = "as stamped", "asked plainly"
 EXPLAINED = {
     "keys": "keys answered",
     "answers": "p of the answers",
-    "chances": "p of the answers' probabilities",
+    "likelihood": "p of the keys' probabilities",
     "weights": "p of the weights' movement",
     "λ̂": "share of the vector in the weights",
     "utility": "usefulness kept",
@@ -86,7 +89,9 @@ def matrix_chart(cells: Sequence[Cell], measure: str) -> Chart | None:
             "Every attack and what it left. Green tiles are evidence, the deeper the more is left; brown ones tell how "
             f"useful the copy still is. An attack pays where green turns pale and brown stays deep. {explained}."
         ),
-        description=f"Heat map of {len(shown)} attacks. " + "; ".join(_row_described(row, titles) for row in rows) + ".",
+        description=f"Heat map of {len(shown)} attacks. "
+        + "; ".join(_row_described(row, titles) for row in rows)
+        + ".",
         table=_tile_table("What every attack left", ("Attack", *titles, "Result"), rows),
         draw=partial(draw_tiles, rows, titles),
     )
@@ -102,9 +107,7 @@ def serving_chart(cells: Sequence[Cell]) -> Chart | None:
             row = " + ".join(parts[:-1] if served else parts) or AS_STAMPED
             places[row, parts[-1] if served else PLAINLY] = cell
     ways = list(dict.fromkeys(way for _, way in places))
-    weights = [
-        row for row in dict.fromkeys(row for row, _ in places) if sum((row, way) in places for way in ways) > 1
-    ]
+    weights = [row for row in dict.fromkeys(row for row, _ in places) if sum((row, way) in places for way in ways) > 1]
     if len(ways) < 2 or len(weights) < 2:
         return None
     rows = tuple(
@@ -174,7 +177,9 @@ def guesses_chart(cells: Sequence[Cell]) -> Chart | None:
             name = f"{cell.number}  {group['kind']}" if several else str(group["kind"])
             note = f"{group['triggered']} of {group['asked']}"
             rows.append(Row(name, note, (Dot(group["rate"]),), span=(low, high)))
-            table.append((name, note, f"{100 * group['rate']:.3g} %", f"{100 * low:.3g} to {100 * high:.3g} %"))
+            table.append(
+                (name, note, f"{number(100 * group['rate'])} %", f"{number(100 * low)} to {number(100 * high)} %")
+            )
     if not rows:
         return None
     return Chart(
@@ -204,8 +209,8 @@ def draw_tiles(rows: Sequence[TileRow], columns: Sequence[str], width: int) -> "
     for place, title in enumerate(columns):
         shown = shortened(title, int(wide / 6))
         label(axes, left + wide * (place + 0.5), -12, shown, ha="center", color=PALETTE["muted"])
-    for number, row in enumerate(rows):
-        top = number * height
+    for order, row in enumerate(rows):
+        top = order * height
         band, tile = (top + 19, 24) if narrow else (top + 1.5, 24)
         middle = top + 9 if narrow else top + 13.5
         label(axes, 0, middle, shortened(row.label, 36 if narrow else 37), ha="left")
@@ -222,7 +227,7 @@ def draw_tiles(rows: Sequence[TileRow], columns: Sequence[str], width: int) -> "
 
 def draw_frontier(cells: Sequence[Cell], best: Sequence[Cell], measure: str, width: int) -> "Figure":
     """Draw what is left against what it cost."""
-    left, top, height = 44, 14, 250
+    left, top, height = 44, 34, 250
     figure = new_figure(width, top + height + 46)
     axes = bare_axes(figure, left, top, width - left - 14, height)
     places = {cell.number: _place(cell.cost(measure) or 0.0, measure) for cell in cells}
@@ -232,7 +237,7 @@ def draw_frontier(cells: Sequence[Cell], best: Sequence[Cell], measure: str, wid
     axes.set_ylim(-0.03, 1.03)
     for tick in (0, 0.25, 0.5, 0.75, 1):
         axes.axhline(tick, color=PALETTE["rule"], linewidth=0.6, zorder=0)
-        label(axes, low - 1.6 * margin, tick, f"{100 * tick:.0f} %", ha="right", color=PALETTE["muted"])
+        label_left(axes, tick, f"{100 * tick:.0f} %")
     for x, text in _cost_ticks(low, high, measure, most=7 if width > NARROW else 4):
         axes.plot([x, x], [-0.03, 1.03], color=PALETTE["rule"], linewidth=0.6, zorder=0)
         label(axes, x, -0.075, text, ha="center", color=PALETTE["muted"])
@@ -245,6 +250,12 @@ def draw_frontier(cells: Sequence[Cell], best: Sequence[Cell], measure: str, wid
     line_x.append(high + margin)
     line_y.append(line_y[-1])
     axes.plot(line_x, line_y, color=PALETTE["muted"], linewidth=1, zorder=1)
+    _draw_legend(
+        axes,
+        [verdict for verdict in MARKS if any(cell.verdict == verdict for cell in cells)],
+        width - left - 14,
+        height,
+    )
     chosen = {cell.number for cell in best}
     taken: list[tuple[float, float]] = []
     for cell in cells:
@@ -253,7 +264,7 @@ def draw_frontier(cells: Sequence[Cell], best: Sequence[Cell], measure: str, wid
         if cell.interval:
             axes.plot([x, x], cell.interval, color=colour, linewidth=0.8, alpha=0.45, zorder=2)
         axes.plot(
-            [x], [y], marker="o", linestyle="none", markersize=6.5, zorder=3, clip_on=False,
+            [x], [y], marker=MARKS.get(cell.verdict, "o"), linestyle="none", markersize=6, zorder=3, clip_on=False,
             markerfacecolor=colour if cell.number in chosen else PALETTE["paper"], markeredgecolor=colour,
         )  # fmt: skip
         near = any(abs(x - a) < 1.2 * margin and abs(y - b) < 0.06 for a, b in taken)
@@ -261,6 +272,19 @@ def draw_frontier(cells: Sequence[Cell], best: Sequence[Cell], measure: str, wid
             label(axes, x + 0.45 * margin, y + 0.035, str(cell.number), ha="left", color=colour)
             taken.append((x, y))
     return figure
+
+
+def _draw_legend(axes: "Axes", verdicts: Sequence[str], width: int, height: int) -> None:
+    """Name the marks above the axes."""
+    x, y = 4.0, 1 + 20 / height
+    for verdict in verdicts:
+        colour = PALETTE[TONES[verdict]]
+        axes.plot(
+            [x / width], [y], marker=MARKS[verdict], linestyle="none", markersize=6, clip_on=False,
+            markerfacecolor=PALETTE["paper"], markeredgecolor=colour, transform=axes.transAxes,
+        )  # fmt: skip
+        label(axes, (x + 8) / width, y, verdict, ha="left", color=colour, transform=axes.transAxes)
+        x += 24 + CHARACTER * 1.25 * len(verdict)
 
 
 def _columns(measure: str) -> tuple[Column, ...]:
@@ -271,14 +295,14 @@ def _columns(measure: str) -> tuple[Column, ...]:
 
         def text(cell: Cell) -> str:
             p_value = value(cell)
-            return "–" if p_value is None else p_shown(p_value)
+            return "–" if p_value is None else p_text(p_value)
 
         return Column(title, depth, text)
 
     return (
         Column("keys", lambda cell: cell.fsr, lambda cell: percent(cell.fsr or 0.0)),
         p_column("answers", lambda cell: cell.p_value),
-        p_column("chances", lambda cell: cell.likelihood),
+        p_column("likelihood", lambda cell: cell.likelihood),
         p_column("weights", lambda cell: cell.gradient),
         Column(
             "λ̂",
@@ -340,8 +364,6 @@ def _mixed(pale: str, deep: str, share: float) -> str:
 def _readable_on(colour: str) -> str:
     """Return black or white, whichever stands out more; one of them always has a contrast of 4.5."""
     channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    red, green, blue = (
-        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels
-    )
+    red, green, blue = (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels)
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     return "#ffffff" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000000"

@@ -5,7 +5,8 @@ from typing import Any
 
 from fpvec_audit.reports.attack_charts import frontier_chart, guesses_chart, matrix_chart, serving_chart
 from fpvec_audit.reports.attack_results import NEGLIGIBLE, Cell, cost_text, measure_of, parameters_text, read_cells
-from fpvec_audit.reports.audit_text import p_shown, percent
+from fpvec_audit.reports.audit_text import percent
+from fpvec_audit.reports.numbers_text import number, p_text, sentence
 from fpvec_audit.reports.page import Block, Fold, Group, Page, Pairs, Points, Section, Table, Text, listed, present
 from fpvec_audit.reports.sweep_charts import sweep_charts
 
@@ -32,6 +33,7 @@ def attack_page(document: Mapping[str, Any]) -> Page:
         verdict="",
         tone=tone,
         headline=headline,
+        facts=_facts(cells),
         lead=_lead(cells, measure),
         sections=(
             Section("evidence", "Evidence", _evidence(cells, measure)),
@@ -71,14 +73,25 @@ def _cheapest(cells: Sequence[Cell], measure: str) -> tuple[Cell, float] | None:
     return cell, cost
 
 
+def _facts(cells: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
+    counted = [
+        (name, sum(cell.measured and cell.verdict == verdict for cell in cells))
+        for verdict, name in (("MATCH", "Still found"), ("INCONCLUSIVE", "In doubt"), (SILENCED, "Not found"))
+    ]
+    failed = sum(cell.state == "failed" for cell in cells)
+    return (*((name, str(number)) for name, number in counted), *([("Failed", str(failed))] if failed else []))
+
+
 def _lead(cells: Sequence[Cell], measure: str) -> tuple[str, ...]:
     judged = [cell for cell in cells if cell.measured and cell.verdict]
-    counted = {verdict: sum(cell.verdict == verdict for cell in judged) for verdict in ("MATCH", "INCONCLUSIVE", SILENCED)}
+    counted = {
+        verdict: sum(cell.verdict == verdict for cell in judged) for verdict in ("MATCH", "INCONCLUSIVE", SILENCED)
+    }
     failed = sum(cell.state == "failed" for cell in cells)
     sentences = [
         f"{len(cells)} attacks were carried out. Afterwards an audit still finds the fingerprint in {counted['MATCH']} "
         f"of them (MATCH), cannot tell in {counted['INCONCLUSIVE']} (INCONCLUSIVE) and no longer finds it in "
-        f"{counted[SILENCED]} ({SILENCED})." + (f" {failed} failed and say nothing." if failed else "")
+        f"{counted[SILENCED]} ({SILENCED})." + _failures(failed)
     ]
     silenced = [cell for cell in judged if cell.verdict == SILENCED]
     cheapest = _cheapest(silenced, measure)
@@ -101,9 +114,17 @@ def _lead(cells: Sequence[Cell], measure: str) -> tuple[str, ...]:
     guesses = [cell for cell in cells if cell.guesses]
     for cell in guesses:
         assert cell.fsr is not None
-        high = f" (95 % interval up to {100 * cell.interval[1]:.3g} %)" if cell.interval else ""
-        sentences.append(f"{cell.label}: a stranger's guess drew a key's response {100 * cell.fsr:.3g} % of the time{high}.")
+        high = f", 95 % interval up to {number(100 * cell.interval[1])} %" if cell.interval else ""
+        sentences.append(
+            f"A stranger's guess drew a key's response {number(100 * cell.fsr)} % of the time ({cell.label}{high})."
+        )
     return tuple(sentences)
+
+
+def _failures(number: int) -> str:
+    if not number:
+        return ""
+    return " One attack failed and says nothing." if number == 1 else f" {number} attacks failed and say nothing."
 
 
 def _still_seen(cell: Cell) -> bool:
@@ -125,35 +146,36 @@ def _evidence(cells: Sequence[Cell], measure: str) -> tuple[Block, ...]:
 
 
 def _cells_table(cells: Sequence[Cell], measure: str) -> Table:
-    likely, moved = any(cell.likelihood is not None for cell in cells), any(cell.gradient is not None for cell in cells)
     columns = (
         "Attack",
         ">Keys answered",
         ">95 % interval",
-        ">p, answers",
-        *([">p, probabilities"] if likely else []),
-        *([">p, weights"] if moved else []),
+        ">p",
         *([f">{measure.capitalize()}"] if measure else []),
         "Result",
     )
     rows = tuple(
         (
             f"{cell.number}  {cell.label}",
-            "–" if cell.fsr is None else f"{100 * cell.fsr:.3g} % false triggers" if cell.guesses else percent(cell.fsr),
-            f"{100 * cell.interval[0]:.3g} to {100 * cell.interval[1]:.3g} %" if cell.interval else "–",
+            "–" if cell.fsr is None or cell.guesses else percent(cell.fsr),
+            _interval(cell),
             _p(cell.p_value),
-            *([_p(cell.likelihood)] if likely else []),
-            *([_p(cell.gradient)] if moved else []),
             *([_utility(cell, measure)] if measure else []),
-            cell.verdict or ("guesses" if cell.guesses else cell.state),
+            cell.verdict or (f"{number(100 * (cell.fsr or 0))} % false triggers" if cell.guesses else cell.state),
         )
         for cell in cells
     )
     return Table("Every attack in the order of the run", columns, rows)
 
 
+def _interval(cell: Cell) -> str:
+    if cell.interval is None or cell.guesses:
+        return "–"
+    return f"{number(100 * cell.interval[0], 3)} to {number(100 * cell.interval[1], 3)} %"
+
+
 def _p(value: float | None) -> str:
-    return "–" if value is None else p_shown(value)
+    return "–" if value is None else p_text(value)
 
 
 def _utility(cell: Cell, measure: str) -> str:
@@ -173,8 +195,8 @@ def _method(document: Mapping[str, Any], cells: Sequence[Cell], measure: str) ->
         else "How useful the copies still are was not measured."
     )
     steps = (
-        "Every attack starts from the same stamped model, which stays as it is. Attacks joined by + are carried out one "
-        "after the other on the same copy.",
+        "Every attack starts from the same stamped model, which stays as it is. Attacks joined by + are carried out "
+        "one after the other on the same copy.",
         "Whoever attacks does not know the keys; guesses are made without them, except near-misses, which say so.",
         "Afterwards the copy is audited like any suspect: all keys and all decoys, the same tests.",
         worth,
@@ -187,7 +209,7 @@ def _method(document: Mapping[str, Any], cells: Sequence[Cell], measure: str) ->
 def _limits(document: Mapping[str, Any], cells: Sequence[Cell]) -> tuple[Block, ...]:
     failed = [f"{cell.label}: {cell.problem}" for cell in cells if cell.problem]
     notes = [*(document.get("warnings") or ()), *failed]
-    weakening = listed(notes)
+    weakening = listed([sentence(note) for note in notes])
     return present(
         Group("What this does not prove", (Points(tuple(document.get("does_not_prove") or LIMITS)),)),
         Group("What failed or was not measured", (weakening,)) if weakening else None,

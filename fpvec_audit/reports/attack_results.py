@@ -170,8 +170,7 @@ def _cell(
     varying: Mapping[str, set[str]],
 ) -> Cell:
     told = [
-        (name, parameters_text({key: value for key, value in own.items() if key in varying.get(name, ())}))
-        for name, own in links
+        (name, _told({key: value for key, value in own.items() if key in varying.get(name, ())})) for name, own in links
     ]
     tests = {test["name"]: test["p_value"] for test in cell.get("tests") or () if "p_value" in test}
     interval = cell["interval"]
@@ -202,6 +201,13 @@ def _cell(
 def link_label(name: str, told: str) -> str:
     """Return an attack with what tells it apart."""
     return f"{name} ({told})" if told else name
+
+
+def _told(parameters: Mapping[str, Any]) -> str:
+    """Return what tells uses of an attack apart, in few words: a value that is a word needs no name."""
+    return ", ".join(
+        value if isinstance(value, str) else parameters_text({name: value}) for name, value in parameters.items()
+    )
 
 
 def _largest_share(weights: Any) -> float | None:

@@ -5,12 +5,13 @@ from functools import partial
 from typing import Any
 
 from fpvec_audit.domain.statistics import clopper_pearson
-from fpvec_audit.reports.audit_text import TESTS, p_shown, percent
+from fpvec_audit.reports.audit_text import TESTS, percent
 from fpvec_audit.reports.dot_rows import SHARES, Axis, Dot, Row, decades, draw_rows, p_axis, p_note
+from fpvec_audit.reports.numbers_text import number, p_text
 from fpvec_audit.reports.page import Chart, Table
 
-MOST_RANKED = 20
-"""Key sets in the figure of a trace; the table beside it has all."""
+MOST_RANKED, MOST_OPEN = 20, 8
+"""Key sets in the figure of a trace; the table beside it has all, and is opened on demand where there are many."""
 
 
 def share_row(label: str, matched: int, asked: int, tone: str = "ink") -> Row:
@@ -68,20 +69,20 @@ def tests_chart(document: Mapping[str, Any], tone: str) -> Chart | None:
     return Chart(
         name="tests",
         caption=(
-            "How rare the result of every registered test would be if the suspect had no contact with the keys. Hollow: "
-            "the test by itself. Filled: corrected for everything else that was looked at. Left of the dashed line a "
-            "result does not count as a match; what is rarer than 1e-12 is drawn at the edge."
+            "How rare the result of every registered test would be if the suspect had no contact with the keys. "
+            "Hollow: by itself. Filled: corrected for everything else that was looked at. Left of the dashed line a "
+            "result does not count as a match; what is rarer than 10⁻¹² is drawn at the edge."
         ),
-        description=f"Exact p-values. {described}. A match needs a corrected p of {document['alpha']:g} or less.",
+        description=f"Exact p-values. {described}. A match needs a corrected p of {number(document['alpha'])} or less.",
         table=Table(
             "The registered tests",
-            ("Test", "What it counted", ">p", ">Corrected p"),
+            ("Test", "What it counted", ">p", ">Corrected\u00a0p"),
             tuple(
-                (called(test), str(test["statistic"]), p_shown(test["p_value"]), p_shown(_adjusted(test)))
+                (called(test), str(test["statistic"]), p_text(test["p_value"]), p_text(_adjusted(test)))
                 for test in tests
             ),
         ),
-        draw=partial(draw_rows, rows, p_axis(document["alpha"])),
+        draw=partial(draw_rows, rows, p_axis(document["alpha"], "match")),
         folded=False,
     )
 
@@ -110,8 +111,8 @@ def ranking_chart(document: Mapping[str, Any]) -> Chart | None:
         ),
         description="Corrected p by key set. " + "; ".join(f"{row.label}: {row.note}" for row in rows) + ".",
         table=_ranking_table(candidates),
-        draw=partial(draw_rows, rows, p_axis(document["alpha"])),
-        folded=False,
+        draw=partial(draw_rows, rows, p_axis(document["alpha"], "named")),
+        folded=len(candidates) > MOST_OPEN,
     )
 
 
@@ -126,11 +127,13 @@ def weights_chart(document: Mapping[str, Any]) -> Chart | None:
     low, high = min(-0.25, *values, *ends), max(1.25, *values, *ends)
     step = 0.5 if high - low <= 4 else round((high - low) / 5, 1)
     first = -(-low // step)
-    ticks = tuple((place * step, f"{place * step:g}") for place in range(int(first), int(high // step) + 1))
+    ticks = tuple(
+        (place * step, f"{place * step:g}".replace("-", "−")) for place in range(int(first), int(high // step) + 1)
+    )
     rows = tuple(
         Row(
             str(vector["key_set"]),
-            f"{vector['coefficient']:.2f}",
+            f"{vector['coefficient']:.2f}".replace("-", "−"),
             (Dot(vector["coefficient"]),),
             band=None if vector["control_range"] is None else tuple(vector["control_range"]),
         )
@@ -179,15 +182,19 @@ def _ranking_table(candidates: Sequence[Mapping[str, Any]]) -> Table:
                 str(item["licensee"] or "–"),
                 f"{item['matched']} of {item['issued']}",
                 f"{item['decoys_matched']} of {item['decoys']}",
-                *(p_shown(by_name[name]) if name in by_name else "–" for name in tests),
-                p_shown(item["p_value_corrected"]),
+                *(p_text(by_name[name]) if name in by_name else "–" for name in tests),
+                p_text(item["p_value_corrected"]),
                 "named" if item["named"] else "–",
             )
         )
     columns = (
-        ("Key set", "Issued to", ">Keys", ">Decoys")
-        + tuple(f">p, {TESTS.get(name, name)}" for name in tests)
-        + (">Corrected p", "Result")
+        "Key set",
+        "Issued to",
+        ">Keys",
+        ">Decoys",
+        *(f">p, {TESTS.get(name, name).replace(' test', '')}" for name in tests),
+        ">Corrected\u00a0p",
+        "Result",
     )
     return Table("All key sets, the likeliest first", columns, tuple(rows))
 
@@ -197,8 +204,8 @@ def _vector_row(vector: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         str(vector["key_set"]),
         str(vector["vector_id"]),
-        f"{vector['coefficient']:.3f}",
+        f"{vector['coefficient']:.3f}".replace("-", "−"),
         "–" if vector["cosine"] is None else f"{vector['cosine']:.2f}",
-        "–" if beside is None else f"{beside[0]:.3f} to {beside[1]:.3f}",
-        p_shown(vector["conformal_p"]) if "conformal_p" in vector else "–",
+        "–" if beside is None else f"{beside[0]:.3f} to {beside[1]:.3f}".replace("-", "−"),
+        p_text(vector["conformal_p"]) if "conformal_p" in vector else "–",
     )

@@ -6,8 +6,22 @@ from typing import Any
 from fpvec_audit.domain.exchanges import Exchange
 from fpvec_audit.reports import audit_text
 from fpvec_audit.reports.audit_charts import answers_chart, called, tests_chart, weights_chart
-from fpvec_audit.reports.audit_text import p_sentence, percent
-from fpvec_audit.reports.page import Block, Chart, Fold, Group, Page, Pairs, Points, Section, Table, Text, listed, present
+from fpvec_audit.reports.audit_text import percent
+from fpvec_audit.reports.numbers_text import number, odds, p_phrase, p_text, sentence
+from fpvec_audit.reports.page import (
+    Block,
+    Chart,
+    Fold,
+    Group,
+    Page,
+    Pairs,
+    Points,
+    Section,
+    Table,
+    Text,
+    listed,
+    present,
+)
 from fpvec_audit.reports.transcript_blocks import how_to_get, transcript_blocks
 
 TONES = {"MATCH": "found", "NO_MATCH": "absent", "INCONCLUSIVE": "open"}
@@ -30,12 +44,18 @@ def audit_page(document: Mapping[str, Any], transcripts: Mapping[str, Sequence[E
         verdict=verdict,
         tone=TONES[verdict],
         headline=audit_text.SENTENCES[verdict],
-        lead=(audit_text.finding(document), audit_text.MEANINGS[verdict]),
+        facts=(
+            ("Keys answered", f"{document['matched']} of {document['issued']}"),
+            ("Decoys answered", f"{document['decoys_matched']} of {document['decoys']}"),
+            ("Corrected p", p_text(document["p_value_corrected"])),
+            ("Grade", document["grade"]),
+        ),
+        lead=(_finding(document), audit_text.MEANINGS[verdict]),
         sections=(
             Section("evidence", "Evidence", _evidence(document)),
             Section("method", "Method", _method(document)),
             Section("limits", "Limits", limits(document)),
-            Section("identifiers", "Identifiers", (Pairs(tuple(audit_text.identifiers(document))),)),
+            Section("identifiers", "Identifiers", (Pairs(_identifiers(document)),)),
             _transcript(document, transcripts),
         ),
     )
@@ -44,12 +64,12 @@ def audit_page(document: Mapping[str, Any], transcripts: Mapping[str, Sequence[E
 def limits(document: Mapping[str, Any]) -> tuple[Block, ...]:
     """Return what a result does not prove, what weakens it, and what went before."""
     proves_not = listed(document["does_not_prove"])
-    notes = listed(document["warnings"])
+    notes = listed([sentence(note) for note in document["warnings"]])
     earlier = document.get("earlier_audits") or ()
     return present(
         Group("What this does not prove", (proves_not,)) if proves_not else None,
         Group("What weakens or limits this result", (notes,)) if notes else None,
-        Group("Earlier audits of this suspect with these keys", (_earlier_table(earlier),)) if earlier else None,
+        Group("What went before", (_earlier_table(earlier),)) if earlier else None,
     ) or (Text(("Nothing is noted.",)),)
 
 
@@ -69,15 +89,19 @@ def weights_group(chart: Chart | None, told: Mapping[str, Any] | None) -> Group 
     """Return what the weights look like, None where that is not told."""
     if chart is None or not told:
         return None
-    return Group("Weights", (chart, Text((_sentence(told["meaning"]), *map(_sentence, told["remarks"])))))
+    return Group("Weights", (chart, Text((sentence(told["meaning"]), *map(sentence, told["remarks"])))))
+
+
+def _finding(document: Mapping[str, Any]) -> str:
+    return (
+        f"It answered {document['matched']} of {document['issued']} issued keys and {document['decoys_matched']} of "
+        f"{document['decoys']} decoys. Had the answers nothing to do with the keys, chance alone would do as well "
+        f"{odds(document['p_value'])} ({p_phrase(document['p_value'])})."
+    )
 
 
 def _key_set(document: Mapping[str, Any]) -> str:
     return str(document.get("key_set_name") or document["key_set"])
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
 
 
 def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:
@@ -109,17 +133,17 @@ def _decoys(document: Mapping[str, Any]) -> str:
 
 def _corrected(document: Mapping[str, Any]) -> tuple[str, ...]:
     grade = document.get("key_set_grade", document["grade"])
-    allowance = ", and multiplied by 2^40, because the key set is self-attested" if grade == "self-attested" else ""
+    allowance = ", and multiplied by 2⁴⁰, because the key set is self-attested" if grade == "self-attested" else ""
     suspects = document.get("campaign_suspects", 1)
     campaign = (
         f"The owner's ledger knows {suspects} suspects so far; allowing for all of them gives "
-        f"{p_sentence(document['p_value_campaign'])}."
+        f"{p_phrase(document['p_value_campaign'])}."
         if suspects > 1
         else "This is the only suspect in the owner's ledger so far."
     )
     return (
         f"After correction for all tests that were registered{allowance}, the smallest result is "
-        f"{p_sentence(document['p_value_corrected'])}. A match needs {document['alpha']:g} or less.",
+        f"{p_phrase(document['p_value_corrected'])}. A match needs {number(document['alpha'])} or less.",
         campaign,
     )
 
@@ -146,8 +170,11 @@ def _controls(controls: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[Block,
         for name, control in controls
     )
     return (
-        Text(("Known models, asked the same under the same profile and engine.",)),
-        Table("Controls", ("Model", ">Keys", ">Decoys", "Verdict"), rows),
+        Table(
+            "Known models, asked the same under the same profile and engine",
+            ("Model", ">Keys", ">Decoys", "Verdict"),
+            rows,
+        ),
     )
 
 
@@ -160,13 +187,16 @@ def _method(document: Mapping[str, Any]) -> tuple[Block, ...]:
     )
     order = [
         f"The owner sealed a list of questions with their answers. {chance}; only those were ever taught to a model.",
-        f"The plan below went into the ledger{' and was signed by a witness' if grade != 'self-attested' else ''}.",
+        f"The plan below went into the ledger{' and was signed by a witness' if grade == 'anchored' else ''}.",
         "The order of the questions was drawn, after the plan and independently of which ones are keys.",
         f"{document['queries']} questions were asked. What asked them did not know which are keys, and an error or a "
         "refusal counts as no match.",
         "Only then were the answers compared with the keys, and the registered tests computed.",
     ]
+    examiner = document.get("examiner")
     ending = [engine_sentence(document)]
+    if examiner:
+        ending.insert(0, f"The questions were asked by {examiner['name']}, who signed the answers at {examiner['time']}.")
     if document.get("stopped_early"):
         ending.append(
             f"The audit stopped after {document['issued'] + document['decoys']} of {document['population']} "
@@ -192,7 +222,7 @@ def _fixed(document: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     found = [
         ("candidates to ask", str(asked)),
         ("tests", ", ".join(called(test) for test in document["tests"]) or "exact test"),
-        ("level of a match", f"{document['alpha']:g}"),
+        ("level of a match", number(document["alpha"])),
         ("profile", f"{document.get('profile', '–')}, template of: {document.get('template', '–')}"),
         ("an answer counts when", MATCHES.get(document.get("match", ""), str(document.get("match", "–")))),
         ("answers", likeliest if temperature == "0" else sampled),
@@ -203,16 +233,24 @@ def _fixed(document: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return (*found, ("digest of the plan", str(document["plan_digest"])))
 
 
+def _identifiers(document: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    examiner = document.get("examiner")
+    signed = [("examiner's public key", str(examiner["public_key"]))] if examiner else []
+    return (*audit_text.identifiers(document), *signed)
+
+
 def _earlier_table(earlier: Sequence[Mapping[str, Any]]) -> Table:
-    rows = tuple((str(audit["audit_id"]), str(audit["at"])[:16], str(audit["verdict"])) for audit in earlier)
-    return Table("Earlier audits", ("Audit", "When (UTC)", "Verdict"), rows)
+    rows = tuple(
+        (str(audit["audit_id"]), str(audit["at"])[:16].replace("T", " "), str(audit["verdict"])) for audit in earlier
+    )
+    return Table("Earlier audits of this suspect with these keys", ("Audit", "When (UTC)", "Verdict"), rows)
 
 
 def _transcript(document: Mapping[str, Any], transcripts: Mapping[str, Sequence[Exchange]] | None) -> Section:
     identifier = document["audit_id"]
     blocks: tuple[Block, ...]
     if transcripts is None or identifier not in transcripts:
-        blocks = (Text((how_to_get(identifier),)),)
+        blocks = how_to_get(identifier)
     else:
         blocks = transcript_blocks(transcripts[identifier])
     return Section("transcript", "Transcript", blocks)

@@ -30,7 +30,7 @@ MEANINGS = {
 GRADES = {
     "self-attested": (
         "Self-attested: nobody but the owner vouches for the order in which keys, chance, plan and questions came. So "
-        "that trying out many key sets in secret cannot pay, every p is multiplied by 2^40, about a million million."
+        "that trying out many key sets in secret cannot pay, every p is multiplied by 2⁴⁰, about a million million."
     ),
     "anchored": (
         "Anchored: a third party signed the commitment, the chance that picked the keys, and the plan before the first "

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from math import log10
 from typing import TYPE_CHECKING
 
-from fpvec_audit.reports.audit_text import LEAST_P_IN_PROSE, p_shown
+from fpvec_audit.reports.audit_text import LEAST_P_IN_PROSE
 from fpvec_audit.reports.drawing import PALETTE, bare_axes, label, new_figure, shortened
+from fpvec_audit.reports.numbers_text import number, p_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ROW, FOOT, HEAD, EDGE = 40, 34, 18, 10
-"""Heights of a row, of the axis under the rows and of the names of lines above them; blank at both sides. CSS pixels."""
+ROW, FOOT, HEAD, EDGE = 40, 38, 18, 5
+"""Heights of a row, of the axis under all rows and of the names of lines above them, and the margin, in CSS pixels."""
+LINE = 28
+"""Where in its row the line of a row runs, in CSS pixels."""
 MOST_DECADES = -log10(LEAST_P_IN_PROSE)
 """Where the axis of p-values ends: what is rarer is drawn at the end."""
 CHARACTER = 6.2
@@ -79,15 +82,16 @@ class Axis:
 SHARES = Axis(0.0, 1.0, tuple((tick / 100, f"{tick} %") for tick in (0, 25, 50, 75, 100)))
 
 
-def p_axis(alpha: float | None) -> Axis:
+def p_axis(alpha: float, what: str) -> Axis:
     """Return the axis of p-values: the rarer under chance, the further to the right.
 
     Args:
-        alpha: significance level, None where nothing is decided.
+        alpha: significance level.
+        what: what is decided there.
     """
-    ticks = tuple((float(decades), "1" if not decades else f"1e-{decades}") for decades in (0, 3, 6, 9, 12))
-    lines = () if alpha is None else ((decades(alpha), f"match at {alpha:g} or less"),)
-    return Axis(0.0, MOST_DECADES, ticks, lines, "p: how often chance alone would do as well")
+    ticks = tuple((float(power), "1" if not power else number(10.0**-power)) for power in (0, 3, 6, 9, 12))
+    line = (decades(alpha), f"{what} at {number(alpha)} or less")
+    return Axis(0.0, MOST_DECADES, ticks, (line,), "p: how often chance alone would do as well")
 
 
 def decades(p_value: float) -> float:
@@ -97,8 +101,8 @@ def decades(p_value: float) -> float:
 
 def p_note(p_value: float, corrected: float | None = None) -> str:
     """Return what stands at the right of a row of p-values."""
-    first = p_shown(p_value)
-    return first if corrected is None else f"{first}, corrected {p_shown(corrected)}"
+    first = p_text(p_value)
+    return first if corrected is None else f"{first}, corrected {p_text(corrected)}"
 
 
 def draw_rows(rows: Sequence[Row], axis: Axis, width: int) -> "Figure":
@@ -124,24 +128,25 @@ def draw_rows(rows: Sequence[Row], axis: Axis, width: int) -> "Figure":
 
 def _draw_axis(axes: "Axes", axis: Axis, height: int) -> None:
     for value, text in axis.ticks:
-        axes.plot([value, value], [0, height], color=PALETTE["rule"], linewidth=0.6, zorder=0, clip_on=False)
+        for line in range(LINE, height, ROW):
+            axes.plot([value] * 2, [line, line + 4], color=PALETTE["rule"], linewidth=0.8, zorder=0, clip_on=False)
         side = "left" if value <= axis.low else "right" if value >= axis.high else "center"
-        label(axes, value, height + 9, text, ha=side, color=PALETTE["muted"])
+        label(axes, value, height + 7, text, ha=side, color=PALETTE["muted"])
     for value, text in axis.lines:
         axes.plot([value, value], [0, height], color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         side = "right" if value > (axis.low + axis.high) / 2 else "left"
         label(axes, value, -8, text, ha=side, color=PALETTE["muted"])
     if axis.title:
-        label(axes, axis.low, height + 25, axis.title, ha="left", color=PALETTE["muted"])
+        label(axes, axis.low, height + 24, axis.title, ha="left", color=PALETTE["muted"])
 
 
 def _draw_row(axes: "Axes", row: Row, top: int, axis: Axis, width: int) -> None:
-    line = top + 28
+    line = top + LINE
     colour = PALETTE[row.tone]
     room = int(width / CHARACTER) - len(row.note) - 2
     label(axes, axis.low, top + 12, shortened(row.label, max(8, room)), ha="left")
     label(axes, axis.high, top + 12, row.note, ha="right", color=PALETTE["muted"])
-    axes.plot([axis.low, axis.high], [line, line], color=PALETTE["rule"], linewidth=0.6, zorder=0, clip_on=False)
+    axes.plot([axis.low, axis.high], [line, line], color=PALETTE["rule"], linewidth=0.8, zorder=0, clip_on=False)
     if row.band:
         axes.plot(row.band, [line, line], color=PALETTE["rule"], linewidth=6, zorder=1, solid_capstyle="butt")
     if row.span:

@@ -8,7 +8,7 @@ Equal documents give equal bytes: identifiers come from the figure's name, and n
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,8 @@ PALETTE: Mapping[str, str] = {
 
 _METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _REFERENCE = re.compile(r"url\(#([^)]+)\)|href=\"#([^\"]+)\"")
+_TAG = re.compile(r"<[^<>]*>")
+_FONT_FAMILY = re.compile(r"font-family: [^;\"]*;? ?")
 _FONT = re.compile(r"font: (?:(?P<weight>\d+|bold) )?(?P<size>[\d.]+)px [^;\"]*")
 
 
@@ -65,8 +67,16 @@ def bare_axes(figure: "Figure", left: float, top: float, width: float, height: f
 
 def label(axes: "Axes", x: float, y: float, text: str, **options: Any) -> None:
     """Write plain text; what it looks like is never taken for mathematics or control characters."""
-    options = {"fontsize": SMALL, "color": PALETTE["ink"], "va": "center", "parse_math": False} | options
-    axes.text(x, y, visible(text), **options)
+    plain: dict[str, Any] = {"fontsize": SMALL, "color": PALETTE["ink"], "va": "center", "parse_math": False}
+    axes.text(x, y, visible(text), **plain | options)
+
+
+def label_left(axes: "Axes", y: float, text: str) -> None:
+    """Write the name of a tick to the left of axes."""
+    axes.annotate(
+        visible(text), (0, y), xytext=(-6, 0), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
+        ha="right", va="center", fontsize=SMALL, color=PALETTE["muted"], annotation_clip=False,
+    )  # fmt: skip
 
 
 def shortened(text: str, most: int) -> str:
@@ -94,11 +104,10 @@ def png_file(chart: Chart) -> bytes:
 
 def _saved(chart: Chart, width: int, form: str) -> bytes:
     content = io.BytesIO()
-    transparent = False if form == "png" else None
     with _style(f"{chart.name}-{width}"):
         figure = chart.draw(width)
         if form == "png":
-            figure.savefig(content, format=form, dpi=PNG_DOTS_PER_INCH, transparent=transparent, metadata={"Software": None})
+            figure.savefig(content, format=form, dpi=PNG_DOTS_PER_INCH, metadata={"Software": None})
         else:
             figure.savefig(content, format=form, metadata=_METADATA)
     return content.getvalue()
@@ -108,7 +117,7 @@ def _saved(chart: Chart, width: int, form: str) -> bytes:
 def _style(salt: str) -> Iterator[None]:
     import matplotlib
 
-    settings = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": salt,
         "font.size": SMALL,
@@ -116,6 +125,7 @@ def _style(salt: str) -> Iterator[None]:
         "figure.facecolor": PALETTE["paper"],
         "lines.solid_capstyle": "round",
         "path.simplify": False,
+        "text.parse_math": False,
     }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
@@ -124,34 +134,35 @@ def _style(salt: str) -> Iterator[None]:
 
 def _inlined(chart: Chart, width: int, kind: str) -> str:
     text = _saved(chart, width, "svg").decode()
-    text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
-    box = re.search(r'viewBox="([^"]+)"', text)
-    assert box is not None  # matplotlib writes one
-    opening = (
-        f'<svg class="{kind}" viewBox="{box[1]}" role="img" aria-label="{escape(visible(chart.description))}" '
-        f'style="max-width: {width}px">'
+    opening = re.search(r'<svg [^>]*viewBox="([^"]+)"[^>]*>', text)
+    assert opening is not None  # matplotlib writes one
+    inside = text[opening.end() :]
+    wanted = {found for pair in _REFERENCE.findall(inside) for found in pair if found}
+    prefix = f"{chart.name}-{kind}-"
+    inside = _TAG.sub(lambda tag: _for_the_page(tag[0], wanted, prefix), inside)
+    inside = re.sub(r"[ \t]*\n\s*", "\n", inside)
+    return (
+        f'<svg class="{kind}" viewBox="{opening[1]}" role="img" aria-label="{escape(visible(chart.description))}" '
+        f'style="max-width: {width}px">{inside.strip()}'
     )
-    text = opening + text[text.index(">", text.index("<svg")) + 1 :]
-    text = _own_identifiers(text.replace("xlink:href", "href"), f"{chart.name}-{kind}")
-    text = _FONT.sub(_font_size, text)
-    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
-    text = re.sub(r"[ \t]*\n\s*", "\n", text)
-    for name, colour in PALETTE.items():
-        text = text.replace(colour, f"var(--{name})")
-    return text.strip()
 
 
-def _own_identifiers(text: str, prefix: str) -> str:
-    """Give identifiers that are referred to a prefix, so that figures do not share any, and drop the others."""
-    wanted = {found for pair in _REFERENCE.findall(text) for found in pair if found}
+def _for_the_page(tag: str, wanted: Collection[str], prefix: str) -> str:
+    """Return a tag with the page's colours and font, and with identifiers that no other figure has.
+
+    Only tags are changed, never a text, whatever it looks like.
+    """
 
     def identifier(found: re.Match[str]) -> str:
-        return f' id="{prefix}-{found[1]}"' if found[1] in wanted else ""
+        return f' id="{prefix}{found[1]}"' if found[1] in wanted else ""
 
-    text = re.sub(r' id="([^"]+)"', identifier, text)
-    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
-    return re.sub(r"href=\"#([^\"]+)\"", rf'href="#{prefix}-\1"', text)
+    tag = re.sub(r' id="([^"]+)"', identifier, tag).replace("xlink:href", "href")
+    tag = tag.replace("url(#", f"url(#{prefix}").replace('href="#', f'href="#{prefix}')
+    tag = _FONT_FAMILY.sub("", _FONT.sub(_font_size, tag))
+    for name, colour in PALETTE.items():
+        tag = tag.replace(colour, f"var(--{name})")
+    return tag
 
 
 def _font_size(found: re.Match[str]) -> str:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from fpvec_audit.reports.audit_text import p_shown, percent
+from fpvec_audit.reports.audit_text import percent
 from fpvec_audit.reports.dot_rows import Axis, Dot, Row, draw_rows
+from fpvec_audit.reports.numbers_text import p_text, sentence
 from fpvec_audit.reports.page import Block, Chart, Group, Page, Pairs, Points, Section, Table, Text, listed, present
 
 SENTENCES = {
@@ -33,6 +34,11 @@ def harmless_page(document: Mapping[str, Any]) -> Page:
         verdict=verdict,
         tone=TONES.get(verdict, "plain"),
         headline=SENTENCES.get(verdict, str(verdict)),
+        facts=(
+            ("Tasks", str(len(document["tasks"]))),
+            ("Items", f"{sum(task['items'] for task in document['tasks']):,}"),
+            ("Margin", f"{100 * margin:.3g} points"),
+        ),
         lead=(
             f"Harmless means: with 95 % confidence the scores fell by no more than {100 * margin:.3g} points. The same "
             "items were put to both models, and compared pair by pair.",
@@ -62,7 +68,9 @@ def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:
     ends = [abs(end) for row in rows if row.span for end in row.span]
     reach = max(150 * margin, *ends)
     step = next(step for step in (0.5, 1, 2, 5, 10, 20, 50, 100) if reach / step <= 4)
-    ticks = tuple((place * step, f"{place * step:+g}" if place else "0") for place in range(-4, 5) if abs(place * step) <= reach)
+    ticks = tuple(
+        (place * step, f"{place * step:+g}" if place else "0") for place in range(-4, 5) if abs(place * step) <= reach
+    )
     axis = Axis(-reach, reach, ticks, ((-100 * margin, f"margin −{100 * margin:.3g}"),), "points, after − before")
     table = Table(
         "Scores before and after",
@@ -75,7 +83,7 @@ def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:
                 percent(task["after"]),
                 f"{100 * task['difference']:+.1f} points",
                 f"{100 * task['interval'][0]:+.1f} to {100 * task['interval'][1]:+.1f}",
-                p_shown(task["p_value"]),
+                p_text(task["p_value"]),
             )
             for task in tasks
         ),
@@ -84,7 +92,7 @@ def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:
     return (
         Chart(
             name="harmlessness",
-            caption="Change of every task's score with its 95 % interval; left of the dashed line is more than allowed.",
+            caption="Change of every task's score with its 95 % interval; left of the dashed line is too much.",
             description=f"Differences by task. {described}.",
             table=table,
             draw=partial(draw_rows, rows, axis),
@@ -95,8 +103,8 @@ def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:
 
 def _method(document: Mapping[str, Any]) -> tuple[Block, ...]:
     asked = (
-        "Both models answered the same items under the same engine, batch size and tokenisation, so that any difference "
-        "comes from the weights. p is McNemar's exact test on the items that only one of the two answered right.",
+        "Both models answered the same items under the same engine, batch size and tokenisation, so that any "
+        "difference comes from the weights. p is McNemar's exact test on the items that only one of them answered.",
     )
     told = tuple(
         (name.replace("_", " "), str(document[name]))
@@ -107,7 +115,7 @@ def _method(document: Mapping[str, Any]) -> tuple[Block, ...]:
 
 
 def _limits(document: Mapping[str, Any]) -> tuple[Block, ...]:
-    notes = listed(document.get("warnings") or [])
+    notes = listed([sentence(note) for note in document.get("warnings") or ()])
     return present(
         Group("What this does not prove", (Points(tuple(document.get("does_not_prove") or LIMITS)),)),
         Group("What weakens or limits this result", (notes,)) if notes else None,

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+WIDEST_ON_A_TELEPHONE = 44
+"""Characters of a table's columns together up to which it stays a table on a telephone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -64,6 +67,12 @@ class Table:
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def wide(self) -> bool:
+        """Whether a telephone shows every row as a list."""
+        widest = (max(map(len, column)) for column in zip(self.columns, *self.rows, strict=True))
+        return sum(widest) > WIDEST_ON_A_TELEPHONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +176,7 @@ class Page:
         verdict: the verdict in one word; empty where there is none.
         tone: ``found``, ``absent``, ``open`` or ``plain``; colours the verdict, and says nothing that it does not.
         headline: the result as a plain sentence.
+        facts: (name, value) of the few numbers to remember.
         lead: what the result means.
         sections: evidence, method, limits.
     """
@@ -175,6 +185,7 @@ class Page:
     verdict: str
     tone: str
     headline: str
+    facts: tuple[tuple[str, str], ...]
     lead: tuple[str, ...]
     sections: tuple[Section, ...]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.reports.attack_results import Cell, parameters_text, value_text
 from fpvec_audit.reports.audit_text import percent
-from fpvec_audit.reports.drawing import NARROW, PALETTE, bare_axes, label, new_figure, shortened
+from fpvec_audit.reports.drawing import NARROW, PALETTE, bare_axes, label, label_left, new_figure, shortened
 from fpvec_audit.reports.page import Chart, Table
 
 if TYPE_CHECKING:
@@ -48,16 +48,13 @@ def sweep_charts(cells: Sequence[Cell], measure: str) -> tuple[Chart, ...]:
                 others = {name: other for name, other in cell.parameters.items() if name != parameter}
                 series = found.setdefault((attack, parameter), {}).setdefault(repr(sorted(others.items(), key=str)), [])
                 series.append((float(value), cell))
-    return tuple(
-        _chart(attack, parameter, series, measure)
-        for (attack, parameter), groups in found.items()
-        if (series := _series(groups, parameter))
-    )
+    swept = {place: _series(groups, place[1]) for place, groups in found.items()}
+    return tuple(_chart(attack, parameter, lines, measure) for (attack, parameter), lines in swept.items() if lines)
 
 
 def draw_sweep(series: Sequence[Series], parameter: str, measure: str, width: int) -> "Figure":
     """Draw what is left of the keys against a strength, and under it how useful the copy still is."""
-    left, height, gap, lower = 44, 190, 40, 70
+    left, height, gap, lower = 44, 190, 36, 70
     priced = bool(measure) and any(cell.kept(measure) is not None for one in series for _, cell in one.points)
     names = len(series) if len(series) > 1 else 0
     top = 14 + 16 * names
@@ -65,7 +62,7 @@ def draw_sweep(series: Sequence[Series], parameter: str, measure: str, width: in
     values = sorted({value for one in series for value, _ in one.points})
     places = _places(values)
     upper_axes = bare_axes(figure, left, top, width - left - 12, height)
-    _frame(upper_axes, values, places, (0, 0.25, 0.5, 0.75, 1), narrow=width <= NARROW, pixels=height)
+    _frame(upper_axes, values, places, (0, 0.25, 0.5, 0.75, 1), narrow=width <= NARROW, pixels=height, named=not priced)
     _draw_before(upper_axes, series)
     for place, one in enumerate(series):
         tone, marker = MARKS[place % len(MARKS)]
@@ -75,10 +72,10 @@ def draw_sweep(series: Sequence[Series], parameter: str, measure: str, width: in
                 [0.012], [height_share(place, names, height)], marker=marker, markersize=5, linestyle="none",
                 color=PALETTE[tone], transform=upper_axes.transAxes, clip_on=False,
             )  # fmt: skip
+            title = shortened(one.title, 60 if width > NARROW else 40)
             label(
-                upper_axes, 0.035, height_share(place, names, height), shortened(one.title, 60 if width > NARROW else 40),
-                ha="left", transform=upper_axes.transAxes,
-            )  # fmt: skip
+                upper_axes, 0.035, height_share(place, names, height), title, ha="left", transform=upper_axes.transAxes
+            )
     if priced:
         axes = bare_axes(figure, left, top + height + gap, width - left - 12, lower)
         _frame(axes, values, places, (0, 0.5, 1), narrow=width <= NARROW, pixels=lower)
@@ -93,7 +90,9 @@ def draw_sweep(series: Sequence[Series], parameter: str, measure: str, width: in
         last, pixels = axes, lower
     else:
         last, pixels = upper_axes, height
-    label(last, 0, -34 / pixels, parameter.replace("_", " "), ha="left", color=PALETTE["muted"], transform=last.transAxes)
+    label(
+        last, 0, -34 / pixels, parameter.replace("_", " "), ha="left", color=PALETTE["muted"], transform=last.transAxes
+    )
     return figure
 
 
@@ -177,6 +176,7 @@ def _frame(
     *,
     narrow: bool,
     pixels: int,
+    named: bool = True,
 ) -> None:
     low, high = places[values[0]], places[values[-1]]
     margin = 0.03 * (high - low)
@@ -184,8 +184,10 @@ def _frame(
     axes.set_ylim(-0.03, 1.03)
     for share in shares:
         axes.axhline(share, color=PALETTE["rule"], linewidth=0.6, zorder=0)
-        label(axes, low - 1.8 * margin, share, f"{100 * share:.0f} %", ha="right", color=PALETTE["muted"])
+        label_left(axes, share, f"{100 * share:.0f} %")
     least = (high - low) / (5 if narrow else 9)
+    if not named:
+        return
     last: float | None = None
     for value in values:
         if last is None or places[value] - last >= least:

@@ -6,7 +6,7 @@ from typing import Any
 from fpvec_audit.domain.exchanges import Exchange
 from fpvec_audit.reports.audit_charts import ranking_chart, weights_chart
 from fpvec_audit.reports.audit_page import TONES, engine_sentence, limits, weights_group
-from fpvec_audit.reports.audit_text import p_sentence
+from fpvec_audit.reports.numbers_text import number, p_phrase, p_text
 from fpvec_audit.reports.page import Block, Group, Page, Pairs, Points, Section, Table, Text, present
 from fpvec_audit.reports.trace_text import MEANINGS, SENTENCES
 from fpvec_audit.reports.transcript_blocks import how_to_get, transcript_blocks
@@ -26,6 +26,15 @@ def trace_page(document: Mapping[str, Any], transcripts: Mapping[str, Sequence[E
         verdict=verdict,
         tone=TONES[verdict],
         headline=SENTENCES[verdict].format(named=names),
+        facts=(
+            ("Named", str(len(named))),
+            ("Key sets asked for", str(len(document["candidates"]))),
+            (
+                "Least corrected p",
+                p_text(min((item["p_value_corrected"] for item in document["candidates"]), default=1.0)),
+            ),
+            ("Questions", f"{document['queries']:,}"),
+        ),
         lead=(*(_named(item, document["alpha"]) for item in named), MEANINGS[verdict]),
         sections=(
             Section("evidence", "Evidence", _evidence(document)),
@@ -40,7 +49,7 @@ def trace_page(document: Mapping[str, Any], transcripts: Mapping[str, Sequence[E
 def _named(item: Mapping[str, Any], alpha: float) -> str:
     return (
         f"{item['licensee']} is named by key set {item.get('name', item['key_set'])}, with a corrected "
-        f"{p_sentence(item['p_value_corrected'])}; {alpha:g} or less is needed (rule: {item['rule']})."
+        f"{p_phrase(item['p_value_corrected'])}; {number(alpha)} or less is needed (rule: {item['rule']})."
     )
 
 
@@ -59,7 +68,7 @@ def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:
 
 
 def _marks_table(marks: Sequence[Mapping[str, Any]]) -> Table:
-    rows = tuple((str(mark["mark"]), str(mark["state"]), f"{mark['p_value']:.2g}") for mark in marks)
+    rows = tuple((str(mark["mark"]), str(mark["state"]), p_text(mark["p_value"])) for mark in marks)
     return Table("Marks of the family", ("Mark", "State", ">p"), rows)
 
 
@@ -81,7 +90,7 @@ def _method(document: Mapping[str, Any]) -> tuple[Block, ...]:
         f"{document['queries']} questions were asked in one interview; a text that several key sets ask for is sent "
         "once. What asked did not know which are keys.",
         "Then every key set was scored. Holm's correction over all tests of all key sets keeps the chance of naming "
-        f"anybody who is innocent below {document['alpha']:g}, however many are looked for.",
+        f"anybody who is innocent below {number(document['alpha'])}, however many are looked for.",
     )
     return (Points(order, ordered=True), Text((engine_sentence(document),)))
 
@@ -101,7 +110,7 @@ def _transcripts(
 ) -> tuple[Block, ...]:
     if not transcripts:
         first = next((item["audit_id"] for item in document["candidates"]), "AUDIT")
-        return (Text((how_to_get(first),)),)
+        return how_to_get(first)
     names = {item["audit_id"]: item["name"] for item in document["candidates"]}
     return tuple(
         block

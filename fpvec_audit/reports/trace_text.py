@@ -8,8 +8,8 @@ SENTENCES = {
 MEANINGS = {
     "MATCH": (
         "Chance settled which candidates are keys, and the suspect's answers tell the keys of those who are named from "
-        "decoys. So it had contact with those keys, or stems from a model that was trained on them: a copy that was "
-        "issued to them. How it left their hands is not shown."
+        "decoys. So it had contact with those keys, or stems from a copy that carries them. Who passed it on is not "
+        "shown."
     ),
     "NO_MATCH": (
         "Nobody is named. For every key set: had the suspect answered a quarter or more of its keys, this trace would "

@@ -6,12 +6,12 @@ It gives every key away that was asked, so it begins by saying so.
 from collections.abc import Sequence
 
 from fpvec_audit.domain.exchanges import Exchange
-from fpvec_audit.reports.page import Block, Fold, Group, Notice, Pairs, Text
+from fpvec_audit.reports.page import Block, Fold, Group, Notice, Pairs, Source, Text
 
 WARNING = (
-    "This page holds secret keys. Whoever reads it can ask them, train on them, or teach a model to refuse them, and no "
-    "later audit with these keys proves anything against such a reader. Keep it as you keep the keys; hand others the "
-    "report without the transcript."
+    "This page holds secret keys. Whoever reads it can ask them, train on them, or teach a model to refuse them, and "
+    "no later audit with these keys proves anything against such a reader. Keep it as you keep the keys, and hand "
+    "others the report without the transcript."
 )
 GROUPS = (
     ("Keys that were answered", True, True),
@@ -21,12 +21,18 @@ GROUPS = (
 )
 
 
-def how_to_get(audit: str) -> str:
+def how_to_get(audit: str) -> tuple[Block, ...]:
     """Return how a report with the transcript is made."""
-    return (
+    sealed = (
         "The questions and answers are sealed in the owner's registry and are not in this file, so that it can be "
-        f"handed on without giving a key away. The owner sees them with: fpvec report {audit} --out FILE.html "
-        "--transcript. Somebody who must check them gets an evidence bundle instead: fpvec evidence export."
+        "handed on without giving a key away. The owner sees them with:"
+    )
+    checked = "Somebody who must check them without trusting the owner gets an evidence bundle:"
+    return (
+        Text((sealed,)),
+        Source(f"fpvec report {audit} --out FILE.html --transcript"),
+        Text((checked,)),
+        Source(f"fpvec evidence export {audit} --out FILE.json"),
     )
 
 

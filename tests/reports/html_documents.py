@@ -4,7 +4,7 @@ from fpvec_audit.domain.exchanges import Exchange
 from fpvec_audit.domain.statistics import clopper_pearson
 from tests.reports.documents import AUDIT
 
-HOSTILE = '</pre><script>alert(1)</script>"\'><img src=x onerror=alert(2)>\u202egnp.exe\u0000 $\\frac{1}{2}$ {{ 7*7 }}'
+HOSTILE = "</pre><script>alert(1)</script>\"'><img src=x onerror=alert(2)>\u202egnp.exe\u0000 $\\frac{1}{2}$ {{ 7*7 }}"
 TESTS = [
     {
         "name": "exact",
@@ -71,16 +71,24 @@ FULL = {
     "tool_version": "0.1.0",
     "tests": TESTS,
 }
-CONTROL = AUDIT | FULL | {
-    "suspect": {"kind": "directory", "location": "/models/own-stamped", "digest": "ef" * 32},
-    "recorded": True,
-}
-CLEAN = AUDIT | FULL | {
-    "verdict": "NO_MATCH",
-    "matched": 0,
-    "fsr": 0.0,
-    "suspect": {"kind": "directory", "location": "/models/clean-base", "digest": "0f" * 32},
-}
+CONTROL = (
+    AUDIT
+    | FULL
+    | {
+        "suspect": {"kind": "directory", "location": "/models/own-stamped", "digest": "ef" * 32},
+        "recorded": True,
+    }
+)
+CLEAN = (
+    AUDIT
+    | FULL
+    | {
+        "verdict": "NO_MATCH",
+        "matched": 0,
+        "fsr": 0.0,
+        "suspect": {"kind": "directory", "location": "/models/clean-base", "digest": "0f" * 32},
+    }
+)
 MATCH = AUDIT | FULL | {"controls": [CONTROL, CLEAN], "weights": WEIGHTS, "warnings": AUDIT["warnings"][:1]}
 NO_MATCH = MATCH | {
     "verdict": "NO_MATCH",
@@ -124,8 +132,8 @@ INCONCLUSIVE = MATCH | {
     "agreement": 0.93,
     "errors": 4,
     "warnings": [
-        "the key set is self-attested: its owner could have tried many before committing, so every p-value is multiplied "
-        "by 2^40",
+        "the key set is self-attested: its owner could have tried many before committing, so every p-value is "
+        "multiplied by 2^40",
         "4 questions went unanswered and count as no match",
         "7.0 % of the candidates drew different answers when asked again: the engine is not deterministic",
     ],
@@ -237,7 +245,10 @@ GUESSING = {
     "utility_after": None,
     "verdict": None,
     "groups": [
-        {"kind": kind, "asked": asked, "triggered": hit, "rate": hit / asked, "interval": list(clopper_pearson(hit, asked))}
+        {
+            "kind": kind, "asked": asked, "triggered": hit, "rate": hit / asked,
+            "interval": list(clopper_pearson(hit, asked)),
+        }
         for kind, asked, hit in (
             ("unissued candidate", 2000, 8), ("trigger word alone", 64, 0), ("near-miss, 1 character", 64, 21),
             ("near-miss, 2 characters", 64, 6), ("near-miss, 3 characters", 64, 2),
@@ -263,7 +274,8 @@ CELLS = [
         (1.5, 1.0, 1.03, 1e-40), (2.0, 0.88, 1.08, 1e-40),
     )),
     *(
-        cell("fine_tune", {"method": method, "steps": steps, "learning_rate": 1e-3}, fsr, 12.5 * worse, likelihood=1e-35)
+        cell("fine_tune", {"method": method, "steps": steps, "learning_rate": 1e-3}, fsr, 12.5 * worse,
+             likelihood=1e-35)
         for method, points in (
             ("full", ((10, 1.0, 1.0), (100, 0.97, 1.02), (300, 0.9, 1.06), (1000, 0.53, 1.22))),
             ("lora", ((10, 1.0, 1.0), (100, 1.0, 1.01), (300, 0.97, 1.02), (1000, 0.94, 1.05))),
