@@ -219,7 +219,7 @@ def draw_tiles(rows: Sequence[TileRow], columns: Sequence[str], width: int) -> "
             x = left + wide * place
             if depth is not None:
                 colour = _mixed(PALE, deep, depth)
-                axes.add_patch(Rectangle((x + 1, band), wide - 2, tile, facecolor=colour, edgecolor="none"))
+                axes.add_artist(Rectangle((x + 1, band), wide - 2, tile, facecolor=colour, edgecolor="none"))
             ink = PALETTE["muted"] if depth is None else _readable_on(_mixed(PALE, deep, depth))
             label(axes, x + wide / 2, band + tile / 2, text, ha="center", color=ink)
     return figure

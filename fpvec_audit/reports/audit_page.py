@@ -196,7 +196,9 @@ def _method(document: Mapping[str, Any]) -> tuple[Block, ...]:
     examiner = document.get("examiner")
     ending = [engine_sentence(document)]
     if examiner:
-        ending.insert(0, f"The questions were asked by {examiner['name']}, who signed the answers at {examiner['time']}.")
+        ending.insert(
+            0, f"The questions were asked by {examiner['name']}, who signed the answers at {examiner['time']}."
+        )
     if document.get("stopped_early"):
         ending.append(
             f"The audit stopped after {document['issued'] + document['decoys']} of {document['population']} "

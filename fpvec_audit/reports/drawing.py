@@ -141,11 +141,26 @@ def _inlined(chart: Chart, width: int, kind: str) -> str:
     wanted = {found for pair in _REFERENCE.findall(inside) for found in pair if found}
     prefix = f"{chart.name}-{kind}-"
     inside = _TAG.sub(lambda tag: _for_the_page(tag[0], wanted, prefix), inside)
-    inside = re.sub(r"[ \t]*\n\s*", "\n", inside)
+    inside = re.sub(r"[ \t]*\n\s*", "\n", _without_idle_groups(inside))
     return (
         f'<svg class="{kind}" viewBox="{opening[1]}" role="img" aria-label="{escape(visible(chart.description))}" '
         f'style="max-width: {width}px">{inside.strip()}'
     )
+
+
+def _without_idle_groups(text: str) -> str:
+    """Return SVG without groups that say nothing: they are two thirds of what matplotlib writes."""
+    kept: list[bool] = []
+
+    def judged(tag: re.Match[str]) -> str:
+        if tag[0] == "</g>":
+            return tag[0] if kept.pop() else ""
+        if tag[0].startswith("<g") and not tag[0].endswith("/>") and tag[0][2] in " >":
+            kept.append(tag[0] != "<g>")
+            return tag[0] if kept[-1] else ""
+        return "" if tag[0] == "<g/>" else tag[0]
+
+    return re.sub(r"<defs>\s*</defs>", "", _TAG.sub(judged, text))
 
 
 def _for_the_page(tag: str, wanted: Collection[str], prefix: str) -> str:

@@ -304,6 +304,8 @@ ATTACKS = {
     "seed": 0,
     "cells": CELLS,
 }
+FEW_ATTACKS = ATTACKS | {"cells": [*CELLS[:4], *CELLS[11:14], CELLS[-1]]}
+"""A run that is drawn quickly, with every kind of cell."""
 HARMLESS = {
     "verdict": "HARMLESS",
     "margin": 0.03,

@@ -1,5 +1,7 @@
 """What a report says and how it is built, read from its HTML; how it looks is tested in a browser elsewhere."""
 
+import copy
+import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +16,7 @@ from tests.reports.documents import AUDIT, CELLS, SILENT
 from tests.reports.html_documents import (
     ATTACKS,
     EXCHANGES,
+    FEW_ATTACKS,
     HARMLESS,
     HOSTILE,
     INCONCLUSIVE,
@@ -89,7 +92,7 @@ def test_landmarks_headings_and_sections_are_in_order(rendered, name):
     levels = [level for level, _ in page.headings]
     assert levels.count(1) == 1
     assert levels[0] == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
     titles = [title for level, title in page.headings if level == 2]
     assert titles[:3] == ["Evidence", "Method", "Limits"]
     assert titles[-1] == "The document behind this page"
@@ -198,9 +201,9 @@ def test_identifiers_are_unique_and_lead_somewhere(rendered, name):
     assert used <= set(known)
 
 
-@pytest.mark.parametrize("name", EVERYTHING)
-def test_equal_documents_give_equal_bytes(rendered, name):
-    assert html_of(EVERYTHING[name]) == rendered[name]
+@pytest.mark.parametrize("document", [MATCH, TRACE, FEW_ATTACKS, HARMLESS], ids=["audit", "trace", "attacks", "harm"])
+def test_equal_documents_give_equal_bytes(document):
+    assert html_of(document) == html_of(copy.deepcopy(document))
 
 
 HOSTILE_PLACES = {
@@ -210,10 +213,10 @@ HOSTILE_PLACES = {
     "warning": (MATCH, MATCH["warnings"][0]),
     "licensee": (TRACE, "Acme Robotics Ltd"),
     "traced key set": (TRACE, "globex-2026"),
-    "attack": (ATTACKS, "rescale"),
-    "parameter": (ATTACKS, "lora"),
-    "problem": (ATTACKS, ATTACKS["cells"][-1]["problem"]),
-    "guess": (ATTACKS, "trigger word alone"),
+    "attack": (FEW_ATTACKS, "rescale"),
+    "parameter": (FEW_ATTACKS, "lora"),
+    "problem": (FEW_ATTACKS, FEW_ATTACKS["cells"][-1]["problem"]),
+    "guess": (FEW_ATTACKS, "trigger word alone"),
     "task": (HARMLESS, "boolq"),
 }
 
@@ -234,7 +237,7 @@ def test_hostile_names_are_shown_and_do_nothing(place):
 
 
 def test_figures_take_no_text_for_markup_mathematics_or_colours():
-    tricky = renamed(ATTACKS, "quantise", '$\\frac{1}{0}$ #1c1b19 id="x" <b>font-family: a;')
+    tricky = renamed(FEW_ATTACKS, "rescale", '$\\frac{1}{0}$ #1c1b19 id="x" <b>font-family: a;')
     page = Reader(html_of(tricky))
     shown = "".join(page.text)
     assert "#1c1b19" in shown
