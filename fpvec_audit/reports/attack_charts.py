@@ -99,24 +99,24 @@ def matrix_chart(cells: Sequence[Cell], measure: str) -> Chart | None:
 
 def serving_chart(cells: Sequence[Cell]) -> Chart | None:
     """Return the heat map of FSR by weights and way of serving; None where attacks were not crossed."""
-    places: dict[tuple[str, str], Cell] = {}
+    places: dict[tuple[str, str], float] = {}
     for cell in cells:
-        if cell.measured:
-            parts = [link_label(*link) for link in cell.links]
-            served = "query" in cell.kind
-            row = " + ".join(parts[:-1] if served else parts) or AS_STAMPED
-            places[row, parts[-1] if served else PLAINLY] = cell
+        if cell.fsr is None or cell.before is None:
+            continue
+        parts = [link_label(*link) for link in cell.links]
+        served = "query" in cell.kind
+        row = " + ".join(parts[:-1] if served else parts) or AS_STAMPED
+        places.setdefault((AS_STAMPED, PLAINLY), cell.before)
+        places[row, parts[-1] if served else PLAINLY] = cell.fsr
     ways = list(dict.fromkeys(way for _, way in places))
-    weights = [row for row in dict.fromkeys(row for row, _ in places) if sum((row, way) in places for way in ways) > 1]
+    weights = list(dict.fromkeys(row for row, way in places if way != PLAINLY))
     if len(ways) < 2 or len(weights) < 2:
         return None
     rows = tuple(
         TileRow(
             row,
             tuple(
-                (places[row, way].fsr, percent(places[row, way].fsr or 0.0), DEEP_EVIDENCE)
-                if (row, way) in places
-                else (None, "–", DEEP_EVIDENCE)
+                (share := places.get((row, way)), "–" if share is None else percent(share), DEEP_EVIDENCE)
                 for way in ways
             ),
         )

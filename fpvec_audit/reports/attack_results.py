@@ -108,7 +108,7 @@ def cost_text(cost: float, measure: str) -> str:
     """Return a cost in words."""
     if measure == PERPLEXITY:
         return f"{measure} × {1 + cost:.3g}"
-    return f"{measure} {-100 * cost:+.1f} points"
+    return f"{measure} {-100 * cost:+.1f} points".replace("-", "−")
 
 
 def frontier(cells: Sequence[Cell], measure: str) -> tuple[Cell, ...]:

@@ -126,8 +126,9 @@ def _decoys(document: Mapping[str, Any]) -> str:
     low, high = document["interval"]
     return (
         f"A decoy is made like a key and sealed in the same list, but was taught to nobody. The suspect answered "
-        f"{document['matched']} of {document['issued']} keys, an FSR of {percent(document['fsr'])} (95 % interval "
-        f"{percent(low)} to {percent(high)}), and {document['decoys_matched']} of {document['decoys']} decoys."
+        f"{document['matched']} of {document['issued']} keys, a fingerprint success rate (FSR) of "
+        f"{percent(document['fsr'])} (95 % interval {percent(low)} to {percent(high)}), and "
+        f"{document['decoys_matched']} of {document['decoys']} decoys."
     )
 
 
@@ -223,7 +224,7 @@ def _fixed(document: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     sampled = f"sampled at temperature {temperature}, top-p {document.get('top_p', '1')}"
     found = [
         ("candidates to ask", str(asked)),
-        ("tests", ", ".join(called(test) for test in document["tests"]) or "exact test"),
+        ("tests", "; ".join(called(test) for test in document["tests"]) or "exact test"),
         ("level of a match", number(document["alpha"])),
         ("profile", f"{document.get('profile', '–')}, template of: {document.get('template', '–')}"),
         ("an answer counts when", MATCHES.get(document.get("match", ""), str(document.get("match", "–")))),

@@ -58,7 +58,7 @@ def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:
     rows = tuple(
         Row(
             str(task["task"]),
-            f"{100 * task['difference']:+.1f} points",
+            f"{_signed(task['difference'])} points",
             (Dot(100 * task["difference"]),),
             span=(100 * task["interval"][0], 100 * task["interval"][1]),
             tone="alarm" if task["interval"][1] < -margin else "ink",
@@ -69,7 +69,9 @@ def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:
     reach = max(150 * margin, *ends)
     step = next(step for step in (0.5, 1, 2, 5, 10, 20, 50, 100) if reach / step <= 4)
     ticks = tuple(
-        (place * step, f"{place * step:+g}" if place else "0") for place in range(-4, 5) if abs(place * step) <= reach
+        (place * step, f"{place * step:+g}".replace("-", "−") if place else "0")
+        for place in range(-4, 5)
+        if abs(place * step) <= reach
     )
     axis = Axis(-reach, reach, ticks, ((-100 * margin, f"margin −{100 * margin:.3g}"),), "points, after − before")
     table = Table(
@@ -81,8 +83,8 @@ def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:
                 str(task["items"]),
                 percent(task["before"]),
                 percent(task["after"]),
-                f"{100 * task['difference']:+.1f} points",
-                f"{100 * task['interval'][0]:+.1f} to {100 * task['interval'][1]:+.1f}",
+                f"{_signed(task['difference'])} points",
+                f"{_signed(task['interval'][0])} to {_signed(task['interval'][1])}",
                 p_text(task["p_value"]),
             )
             for task in tasks
@@ -101,10 +103,14 @@ def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:
     )
 
 
+def _signed(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
 def _method(document: Mapping[str, Any]) -> tuple[Block, ...]:
     asked = (
         "Both models answered the same items under the same engine, batch size and tokenisation, so that any "
-        "difference comes from the weights. p is McNemar's exact test on the items that only one of them answered.",
+        "difference comes from the weights. p is McNemar's exact test on the items that only one answered right.",
     )
     told = tuple(
         (name.replace("_", " "), str(document[name]))

@@ -12,8 +12,11 @@ from fpvec_audit.cli import main as cli
 from fpvec_audit.cli.report_files import ReportOrder, write_directory, write_whole
 from fpvec_audit.errors import OutputError
 from fpvec_audit.registry.repositories.audits import document_digest
+from fpvec_audit.reports.html import render_html, report_page
+from fpvec_audit.reports.page import charts
 from fpvec_audit.services.keys import issue_key_set, open_key_set
 from tests.reports.html_documents import FEW_ATTACKS, HARMLESS
+from tests.services.attack_bench import Bench, Bend, Break, Chat, Filter, with_attacks
 from tests.services.test_audit import SPECIFICATION, answering, run
 from tests.services.test_trace import run as run_trace
 from tests.tiny import make_tiny
@@ -24,6 +27,13 @@ def checkpoints(tmp_path_factory):
     directory = tmp_path_factory.mktemp("reported")
     make_tiny(directory / "suspect", "gpt2")
     return directory
+
+
+@pytest.fixture
+def bench(registry, home, checkpoints):
+    issue_key_set("acme", registry=registry, specification=SPECIFICATION, entropy=lambda count: bytes(range(count)))
+    catalog = with_attacks(bend=Bend, filter=Filter, chat=Chat, crash=Break)
+    return Bench(registry, home, checkpoints / "suspect", catalog, open_key_set("acme", registry=registry))
 
 
 @pytest.fixture
@@ -175,6 +185,23 @@ def test_audit_and_attack_run_write_their_reports(home, checkpoints, tmp_path, c
     assert told([*attack, "--report", tmp_path / "r.html", "--figures", tmp_path / "f"], home, capsys)[0] == 0
     assert "Guesses by kind" in (tmp_path / "r.html").read_text(encoding="utf-8")
     assert {path.name for path in (tmp_path / "f").iterdir()} == {"guesses.png", "guesses.svg"}
+
+
+def test_a_run_of_attacks_is_reported_as_its_service_told_it(bench):
+    report = bench.run("bend:strength=1|2|3", "filter", "bend+filter", "chat", "crash")
+    document = json.loads(json.dumps(report.to_json()))
+    page = report_page(document)
+    assert page.headline == "None of 3 attacks silenced the fingerprint."
+    assert [chart.name for chart in charts(page)] == [
+        "matrix",
+        "serving",
+        "frontier",
+        "sweep-bend-strength",
+        "guesses",
+    ]
+    html = render_html(document, page)
+    assert "bend (strength 2)" in html
+    assert "KeyError" in html
 
 
 def full_disk(*_arguments, **_options):
