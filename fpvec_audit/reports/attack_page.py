@@ -4,7 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fpvec_audit.reports.attack_charts import frontier_chart, guesses_chart, matrix_chart, serving_chart
-from fpvec_audit.reports.attack_results import NEGLIGIBLE, Cell, cost_text, measure_of, parameters_text, read_cells
+from fpvec_audit.reports.attack_results import (
+    NEGLIGIBLE,
+    PERPLEXITY,
+    Cell,
+    cost_text,
+    measure_of,
+    parameters_text,
+    read_cells,
+)
 from fpvec_audit.reports.audit_text import percent
 from fpvec_audit.reports.numbers_text import number, p_text, sentence
 from fpvec_audit.reports.page import Block, Fold, Group, Page, Pairs, Points, Section, Table, Text, listed, present
@@ -62,7 +70,14 @@ def _headline(cells: Sequence[Cell], measure: str) -> tuple[str, str]:
     cell, cost = cheapest
     if cost <= NEGLIGIBLE:
         return f"The fingerprint was silenced by {cell.label}, at next to no cost.", "absent"
-    return f"Silencing the fingerprint cost at least {cost_text(cost, measure)}.", "open"
+    return f"Silencing the fingerprint {_price(cost, measure)}.", "open"
+
+
+def _price(cost: float, measure: str) -> str:
+    """Return what silence took, as the end of a sentence."""
+    if measure == PERPLEXITY:
+        return f"made {measure} at least {1 + cost:.3g} times as high"
+    return f"cost at least {100 * cost:.3g} points of {measure}"
 
 
 def _cheapest(cells: Sequence[Cell], measure: str) -> tuple[Cell, float] | None:
