@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import log10
+from math import copysign, log10, sqrt
 from typing import TYPE_CHECKING
 
 from fpvec_audit.reports.attack_results import PERPLEXITY, Cell, cost_text, frontier, link_label
@@ -145,7 +145,8 @@ def frontier_chart(cells: Sequence[Cell], measure: str) -> Chart | None:
         name="frontier",
         caption=(
             "What is left of the fingerprint against what the attack cost. The stepped line is the frontier: to go "
-            "below it, an attacker must give up more. Numbers are those of the table; whiskers are 95 % intervals."
+            "below it, an attacker must give up more. Costs stand at their square root, so that cheap attacks can be told "
+            "apart. Numbers are those of the table of all attacks; whiskers are 95 % intervals."
         ),
         description=f"{len(shown)} attacks. On the frontier: {described}.",
         table=Table(
@@ -231,14 +232,14 @@ def draw_frontier(cells: Sequence[Cell], best: Sequence[Cell], measure: str, wid
     figure = new_figure(width, top + height + 46)
     axes = bare_axes(figure, left, top, width - left - 14, height)
     places = {cell.number: _place(cell.cost(measure) or 0.0, measure) for cell in cells}
-    low, high = min(0.0, *places.values()), max(0.05, *places.values())
+    low, high = min(0.0, *places.values()), max(0.2, *places.values())
     margin = 0.04 * (high - low)
     axes.set_xlim(low - margin, high + margin)
     axes.set_ylim(-0.03, 1.03)
     for tick in (0, 0.25, 0.5, 0.75, 1):
         axes.axhline(tick, color=PALETTE["rule"], linewidth=0.6, zorder=0)
         label_left(axes, tick, f"{100 * tick:.0f} %")
-    for x, text in _cost_ticks(low, high, measure, most=7 if width > NARROW else 4):
+    for x, text in _cost_ticks(low, high, measure, most=9 if width > NARROW else 5):
         axes.plot([x, x], [-0.03, 1.03], color=PALETTE["rule"], linewidth=0.6, zorder=0)
         label(axes, x, -0.075, text, ha="center", color=PALETTE["muted"])
     title = "perplexity, times the stamped model's" if measure == PERPLEXITY else f"{measure} lost, points"
@@ -335,24 +336,41 @@ def _tile_table(caption: str, columns: tuple[str, ...], rows: Sequence[TileRow])
 
 
 def _place(cost: float, measure: str) -> float:
-    return log10(max(1e-3, 1 + cost)) if measure == PERPLEXITY else 100 * cost
+    """Return where on the axis a cost stands: at the root of it, so that cheap attacks can be told apart."""
+    size = log10(max(1e-3, 1 + cost)) if measure == PERPLEXITY else 100 * cost
+    return copysign(sqrt(abs(size)), size)
 
 
 def _cost_ticks(low: float, high: float, measure: str, *, most: int) -> list[tuple[float, str]]:
+    """Return ticks of the axis of costs, none too near to another and 0 always among them."""
     if measure == PERPLEXITY:
-        powers = [float(10**power) for power in range(13)]
-        ratios = sorted({0.5, 0.8, 0.9, 1, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 20, 50, *powers})
-        places = [(log10(ratio), f"× {ratio:g}") for ratio in ratios]
+        ratios = (
+            0.5,
+            0.8,
+            0.9,
+            1,
+            1.01,
+            1.05,
+            1.1,
+            1.2,
+            1.5,
+            2,
+            3,
+            5,
+            10,
+            20,
+            50,
+            *(10.0**power for power in range(2, 13)),
+        )
+        named = [(_place(ratio - 1, measure), f"× {ratio:g}") for ratio in ratios]
     else:
-        places = [(float(points), f"{points}") for points in range(-100, 101, 5)]
-    inside = [place for place in places if low - 1e-9 <= place[0] <= high + 1e-9]
-    least = (high - low) / most
+        points = (-50, -20, -10, -5, -1, 0, 1, 2, 5, 10, 20, 30, 50, 70, 100)
+        named = [(_place(point / 100, measure), f"{point}".replace("-", "−")) for point in points]
+    inside = sorted((place for place in named if low - 1e-9 <= place[0] <= high + 1e-9), key=lambda tick: abs(tick[0]))
     kept: list[tuple[float, str]] = []
-    for place in inside:
-        if not kept or place[0] - kept[-1][0] >= least or place[0] == 0:
-            while kept and place[0] == 0 and place[0] - kept[-1][0] < least:
-                kept.pop()
-            kept.append(place)
+    for place, text in inside:
+        if all(abs(place - other) >= (high - low) / most for other, _ in kept):
+            kept.append((place, text))
     return kept
 
 
