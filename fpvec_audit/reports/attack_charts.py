@@ -145,8 +145,8 @@ def frontier_chart(cells: Sequence[Cell], measure: str) -> Chart | None:
         name="frontier",
         caption=(
             "What is left of the fingerprint against what the attack cost. The stepped line is the frontier: to go "
-            "below it, an attacker must give up more. Costs stand at their square root, so that cheap attacks can be told "
-            "apart. Numbers are those of the table of all attacks; whiskers are 95 % intervals."
+            "below it, an attacker must give up more. Costs stand at their square root, so that cheap attacks can be "
+            "told apart. Numbers are those of the table of all attacks; whiskers are 95 % intervals."
         ),
         description=f"{len(shown)} attacks. On the frontier: {described}.",
         table=Table(

@@ -36,6 +36,8 @@ def odds(value: float) -> str:
     """Return how often something of this probability happens, in words."""
     if value < LEAST_P_IN_PROSE:
         return "less than once in a million million tries"
+    if value > 0.995:
+        return "every time"
     if value >= 0.01:
         return f"{100 * value:.3g} times in 100 tries"
     tries = 1 / value

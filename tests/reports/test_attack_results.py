@@ -104,6 +104,7 @@ def test_numbers_are_written_as_people_write_them():
     assert p_phrase(0.0) == "p\u00a0<\u00a010⁻¹²"
     assert odds(4.3e-5) == "about once in 23,000 tries"
     assert odds(1e-8) == "about once in 100 million tries"
+    assert odds(1.0) == "every time"
     assert odds(0.5) == "50 times in 100 tries"
     assert odds(2e-11) == "about once in 50 thousand million tries"
     assert sentence("what? no") == "What? no."
