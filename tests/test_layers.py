@@ -11,7 +11,18 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fpvec_audit"
 LAYER = {"tensors", "training", "backends", "registry", "catalog", "evidence"}
 ALLOWED_AMONG = {("training", "tensors")}
-HEAVY = {"torch", "transformers", "vllm", "numpy", "scipy", "sqlalchemy", "cryptography", "httpx"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "vllm",
+    "numpy",
+    "scipy",
+    "sqlalchemy",
+    "cryptography",
+    "httpx",
+    "matplotlib",
+    "jinja2",
+}
 
 
 def imports(path):

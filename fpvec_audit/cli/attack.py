@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fpvec_audit.cli.report_files import FiguresOption, ReportOption, ReportOrder
 from fpvec_audit.cli.wiring import (
     BackendOption,
     DeviceOption,
@@ -42,6 +43,8 @@ def run(
     ],
     backend: BackendOption = None,
     device: DeviceOption = None,
+    report: ReportOption = None,
+    figures: FiguresOption = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random in the attacks.")] = 0,
     home: HomeOption = None,
     registry: RegistryOption = None,
@@ -54,8 +57,9 @@ def run(
     from fpvec_audit.reports.terminal import render_cells
     from fpvec_audit.services.robustness import run_attacks
 
+    order = ReportOrder(report, figures).check()
     bench = open_bench(home, registry, json, backend=backend, device=device)
-    report = run_attacks(
+    found = run_attacks(
         stamped,
         key_set=key,
         specs=attack,
@@ -67,5 +71,7 @@ def run(
         workspace=bench.settings.home,
         progress=bench.progress,
     )
-    bench.emit(report.to_json(), render_cells)
-    return 4 if report.all_failed else 0
+    document = found.to_json()
+    bench.emit(document, render_cells)
+    order.write(document, bench)
+    return 4 if found.all_failed else 0

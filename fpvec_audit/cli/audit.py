@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fpvec_audit.cli.report_files import FiguresOption, ReportOption, ReportOrder, TranscriptOption
 from fpvec_audit.cli.suspect_options import (
     LIMITS,
     AlphaOption,
@@ -89,6 +90,9 @@ def audit(
         Path | None,
         typer.Option(help="Only plan; write an examiner's package to this file.", rich_help_panel=WITNESSES),
     ] = None,
+    report: ReportOption = None,
+    figures: FiguresOption = None,
+    transcript: TranscriptOption = False,
     architecture: ArchitectureOption = None,
     device: DeviceOption = None,
     home: HomeOption = None,
@@ -103,6 +107,8 @@ def audit(
 
     Example: fpvec audit ./suspect-7b --key acme-2026
 
+    Example: fpvec audit ./suspect-7b --key acme-2026 --report acme.html
+
     Example: fpvec audit https://host/v1 --key acme-2026 --endpoint chat --max-requests 300
     """
     from fpvec_audit.reports.terminal import render_audit, render_fields
@@ -112,6 +118,9 @@ def audit(
 
     if sum(option is not None for option in (plan_request, witness, blind)) > 1:
         raise UsageError("--plan-request, --witness and --blind exclude each other", advice="use one at a time")
+    order = ReportOrder(report, figures, transcript).check()
+    if order.anything and (plan_request is not None or blind is not None):
+        raise UsageError("--report and --figures: there is nothing to report before the suspect was asked")
     bench = open_bench(home, registry, json, backend=checked_backend(backend, suspect), device=device)
     settings = checked_settings(
         profile=profile,
@@ -166,5 +175,7 @@ def audit(
         announce=bench.say,
         **tools,
     )
-    bench.emit(result.to_json(), render_audit)
+    document = result.to_json()
+    bench.emit(document, render_audit)
+    order.write(document, bench)
     return EXIT_CODES[result.verdict]

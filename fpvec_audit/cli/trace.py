@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from fpvec_audit.cli.audit import EXIT_CODES
+from fpvec_audit.cli.report_files import FiguresOption, ReportOption, ReportOrder, TranscriptOption
 from fpvec_audit.cli.suspect_options import (
     AlphaOption,
     AuditBackendOption,
@@ -55,6 +56,9 @@ def trace(
     price_out: PriceOutOption = None,
     ca_file: CaFileOption = None,
     timeout: TimeoutOption = 60.0,
+    report: ReportOption = None,
+    figures: FiguresOption = None,
+    transcript: TranscriptOption = False,
     architecture: ArchitectureOption = None,
     device: DeviceOption = None,
     home: HomeOption = None,
@@ -73,6 +77,7 @@ def trace(
     from fpvec_audit.services.audit_settings import checked_settings
     from fpvec_audit.services.trace import trace as trace_suspect
 
+    order = ReportOrder(report, figures, transcript).check()
     bench = open_bench(home, registry, json, backend=checked_backend(backend, suspect), device=device)
     settings = checked_settings(
         profile=profile,
@@ -104,5 +109,7 @@ def trace(
         progress=bench.progress,
         announce=bench.say,
     )
-    bench.emit(result.to_json(), render_trace)
+    document = result.to_json()
+    bench.emit(document, render_trace)
+    order.write(document, bench)
     return EXIT_CODES[result.verdict]

@@ -27,6 +27,20 @@ MEANINGS = {
         "are met. The notes below say what is missing."
     ),
 }
+GRADES = {
+    "self-attested": (
+        "Self-attested: nobody but the owner vouches for the order in which keys, chance, plan and questions came. So "
+        "that trying out many key sets in secret cannot pay, every p is multiplied by 2⁴⁰, about a million million."
+    ),
+    "anchored": (
+        "Anchored: a third party signed the commitment, the chance that picked the keys, and the plan before the first "
+        "question. The order does not rest on the owner's word."
+    ),
+    "examined": (
+        "Examined: an independent examiner asked the suspect without knowing which questions are keys, and signed the "
+        "answers before the assignment was opened."
+    ),
+}
 PROFILES = {
     "chat-greedy": "each put into a chat template, the likeliest answer taken",
     "raw-greedy": "each put as it is, the likeliest answer taken",

@@ -10,16 +10,12 @@ from rich.text import Text
 
 from fpvec_audit.reports.audit_text import p_shown, weights
 from fpvec_audit.reports.terminal import COLOURS, render_bullets
+from fpvec_audit.reports.trace_text import SENTENCES
 
 MOST_SHOWN = 20
 """Key sets in the table; those that are named are always among them, as they come first."""
 SHORT = {"exact": "exact", "likelihood": "likely", "gradient": "weights", "vocabulary-gradient": "words"}
 """Tests in so few letters that a table of them fits 80 columns."""
-SENTENCES = {
-    "MATCH": "The suspect knows the keys of {named}.",
-    "NO_MATCH": "None of the key sets was found in the suspect.",
-    "INCONCLUSIVE": "This trace can neither name anybody nor rule out all.",
-}
 
 
 def render_trace(document: Mapping[str, Any], console: Console) -> None:

@@ -16,6 +16,7 @@ from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry import schema, upkeep
 from fpvec_audit.registry.database import make_engine
 from fpvec_audit.registry.master_key import KeyFile, NoKey
+from fpvec_audit.registry.unit_of_work import utc_now
 from fpvec_audit.services.registry import check_registry, upgrade_registry
 from tests.registry.builders import audit_record, key_set_record, opened_at, secret
 
@@ -134,7 +135,7 @@ def key_file(file):
 
 
 def everything_is_there(url, key_file, *, with_records):
-    with opened_at(url, key_file=key_file.path) as registry, registry.unit_of_work() as uow:
+    with opened_at(url, key_file=key_file.path, clock=utc_now) as registry, registry.unit_of_work() as uow:
         assert upkeep.facts(registry.engine).keys() == {"id"}
         for name, seed in SEEDS_BY_NAME.items():
             assert uow.vault.reveal(key_set_record(name, seed=seed).id) == secret(seed)
@@ -152,7 +153,7 @@ def test_upgrade_seals_everything_and_says_so(old, revision, database, file, key
     assert state.done[0] == f"3 secrets and {records} records of transcripts were sealed"
     assert "written anew" in state.done[1]
     everything_is_there(old, key_file, with_records=OLD[revision])
-    with opened_at(old, key_file=key_file.path) as registry, registry.snapshot() as uow:
+    with opened_at(old, key_file=key_file.path, clock=utc_now) as registry, registry.snapshot() as uow:
         (entry,) = [entry for entry in uow.ledger.entries() if entry.event == "vault.sealed"]
         assert entry.content == {"secrets": 3, "records": records, "who": "an operator"}
     assert upgrade_registry(old, master_key=key_file).done == ()
@@ -176,7 +177,7 @@ def test_check_tells_what_is_due_before_and_after(old, file, key_file):
         "id": "", "source": "", "given": str(key_file.path), "fits": None, "problem": "",
     }  # fmt: skip
     assert not key_file.path.exists()
-    opened_at(old, key_file=key_file.path).close()
+    opened_at(old, key_file=key_file.path, clock=utc_now).close()
     state = check_registry(old, master_key=key_file)
     assert state.due == ()
     assert (state.master_key.fits, state.master_key.source) == (True, "file")
@@ -199,10 +200,13 @@ def test_reader_keeps_old_pages_until_it_is_gone_and_a_warning_tells_so_once(old
     with closing(sqlite3.connect(file, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM key_set").fetchall()
-        opened_at(old, key_file=key_file.path).close()
+        opened_at(old, key_file=key_file.path, clock=utc_now).close()
         (warning,) = [record.getMessage() for record in caplog.records]
         assert "may still hold what they were" in warning
-        with opened_at(old, key_file=key_file.path) as registry, registry.unit_of_work() as uow:  # work goes on
+        with (
+            opened_at(old, key_file=key_file.path, clock=utc_now) as registry,
+            registry.unit_of_work() as uow,
+        ):  # work goes on
             assert uow.vault.reveal(key_set_record("two", seed=SEEDS[1]).id) == secret(SEEDS[1])
         assert "may still hold" in check_registry(old, master_key=key_file).due[0]
         with pytest.raises(RegistryError, match="in use by another process") as caught:
@@ -210,7 +214,7 @@ def test_reader_keeps_old_pages_until_it_is_gone_and_a_warning_tells_so_once(old
         assert "fpvec registry upgrade" in caught.value.advice
         reader.execute("ROLLBACK")
     caplog.clear()
-    opened_at(old, key_file=key_file.path).close()
+    opened_at(old, key_file=key_file.path, clock=utc_now).close()
     assert not caplog.records
     assert found_in_the_clear(file) == []
 

@@ -1,0 +1,65 @@
+"""``fpvec report``: make the report of a result that is there already."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fpvec_audit.cli.report_files import FiguresOption, ReportOrder, TranscriptOption
+from fpvec_audit.cli.suspect_options import read_json
+from fpvec_audit.cli.wiring import HomeOption, JsonOption, RegistryOption, Workbench, open_bench
+from fpvec_audit.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(report)
+
+
+def report(
+    result: Annotated[
+        str, typer.Argument(help="Id of a finished audit, or a file with what a command printed as JSON.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="File for the report.")],
+    figures: FiguresOption = None,
+    transcript: TranscriptOption = False,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make the report of an audit in the registry, or of a JSON document of an audit, a trace or an attack run.
+
+    One file that loads nothing and runs nothing. With --transcript it holds every key that was asked.
+
+    Example: fpvec report au-1f2e3d --out acme.html
+    """
+    from fpvec_audit.reports.terminal import render_fields
+
+    bench = open_bench(home, registry, json)
+    order = ReportOrder(out, figures, transcript).check()
+    document = _document(result, bench)
+    drawn = order.write(document, bench)
+    bench.emit(
+        {
+            "out": str(out),
+            "bytes": out.stat().st_size,
+            "transcript": transcript,
+            "figures": [str(path) for path in drawn],
+        },
+        render_fields,
+    )
+
+
+def _document(reference: str, bench: Workbench) -> dict[str, Any]:
+    """Return the document of an audit by its id, or the one in a file."""
+    file = Path(reference)
+    if file.is_file():
+        document = read_json(file, "the result")
+        if not isinstance(document, dict):
+            raise UsageError(f"{file} holds no result", advice="give what a command printed with --json")
+        return document
+    with bench.registry.unit_of_work() as uow:
+        audit = uow.audits.get(reference)
+    if audit.ended_at is None:
+        raise UsageError(f"audit {audit.id} is not finished", advice="finish it with `fpvec audit … --resume`")
+    return dict(audit.result)

@@ -1,0 +1,242 @@
+"""An attack run as a page: whether the fingerprint could be silenced, what that cost, and every attack beside it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fpvec_audit.reports.attack_charts import frontier_chart, guesses_chart, matrix_chart, serving_chart
+from fpvec_audit.reports.attack_results import (
+    NEGLIGIBLE,
+    PERPLEXITY,
+    Cell,
+    cost_text,
+    measure_of,
+    parameters_text,
+    read_cells,
+)
+from fpvec_audit.reports.audit_text import percent
+from fpvec_audit.reports.numbers_text import number, p_text, sentence
+from fpvec_audit.reports.page import Block, Fold, Group, Page, Pairs, Points, Section, Table, Text, listed, present
+from fpvec_audit.reports.sweep_charts import sweep_charts
+
+SILENCED = "NO_MATCH"
+LIMITS = (
+    "that no other attack does better: only the attacks listed here were carried out, with these parameters",
+    "that the same holds for another model, another key set or another seed: every attack was carried out once",
+    "that usefulness is all that an attacker loses or keeps: it is one measure, on one set of texts or tasks",
+)
+
+
+def attack_page(document: Mapping[str, Any]) -> Page:
+    """Return the page of an attack run.
+
+    Args:
+        document: the run's JSON document.
+    """
+    cells = read_cells(document)
+    measure = measure_of(cells)
+    headline, tone = _headline(cells, measure)
+    return Page(
+        subject=f"Attacks on {document.get('stamped', 'a stamped model')} with key set "
+        f"{document.get('key_set_name') or document.get('key_set', '–')}",
+        verdict="",
+        tone=tone,
+        headline=headline,
+        facts=_facts(cells),
+        lead=_lead(cells, measure),
+        sections=(
+            Section("evidence", "Evidence", _evidence(cells, measure)),
+            Section("method", "Method", _method(document, cells, measure)),
+            Section("limits", "Limits", _limits(document, cells)),
+            Section("identifiers", "Identifiers", (Pairs(_identifiers(document)),)),
+        ),
+    )
+
+
+def _headline(cells: Sequence[Cell], measure: str) -> tuple[str, str]:
+    judged = [cell for cell in cells if cell.measured and cell.verdict]
+    silenced = [cell for cell in judged if cell.verdict == SILENCED]
+    if not judged:
+        return "No attack was measured to a verdict.", "plain"
+    if not silenced:
+        number = len(judged)
+        return (
+            "The one attack that was judged did not silence the fingerprint."
+            if number == 1
+            else f"None of {number} attacks silenced the fingerprint."
+        ), "found"
+    cheapest = _cheapest(silenced, measure)
+    if cheapest is None:
+        return f"The fingerprint was silenced by {silenced[0].label}; what that cost was not measured.", "absent"
+    cell, cost = cheapest
+    if cost <= NEGLIGIBLE:
+        return f"The fingerprint was silenced by {cell.label}, at next to no cost.", "absent"
+    return f"Silencing the fingerprint {_price(cost, measure)}.", "open"
+
+
+def _price(cost: float, measure: str) -> str:
+    """Return what silence took, as the end of a sentence."""
+    if measure == PERPLEXITY:
+        return f"made {measure} at least {1 + cost:.3g} times as high"
+    return f"cost at least {100 * cost:.3g} points of {measure}"
+
+
+def _cheapest(cells: Sequence[Cell], measure: str) -> tuple[Cell, float] | None:
+    priced = [(cost, cell.number, cell) for cell in cells if measure and (cost := cell.cost(measure)) is not None]
+    if not priced:
+        return None
+    cost, _, cell = min(priced, key=lambda item: item[:2])
+    return cell, cost
+
+
+def _facts(cells: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
+    counted = [
+        (name, sum(cell.measured and cell.verdict == verdict for cell in cells))
+        for verdict, name in (("MATCH", "Still found"), ("INCONCLUSIVE", "In doubt"), (SILENCED, "Not found"))
+    ]
+    failed = sum(cell.state == "failed" for cell in cells)
+    return (*((name, str(number)) for name, number in counted), *([("Failed", str(failed))] if failed else []))
+
+
+def _lead(cells: Sequence[Cell], measure: str) -> tuple[str, ...]:
+    judged = [cell for cell in cells if cell.measured and cell.verdict]
+    counted = {
+        verdict: sum(cell.verdict == verdict for cell in judged) for verdict in ("MATCH", "INCONCLUSIVE", SILENCED)
+    }
+    failed = sum(cell.state == "failed" for cell in cells)
+    sentences = [
+        f"{len(cells)} attacks were carried out. Afterwards an audit still finds the fingerprint in {counted['MATCH']} "
+        f"of them (MATCH), cannot tell in {counted['INCONCLUSIVE']} (INCONCLUSIVE) and no longer finds it in "
+        f"{counted[SILENCED]} ({SILENCED})." + _failures(failed)
+    ]
+    silenced = [cell for cell in judged if cell.verdict == SILENCED]
+    cheapest = _cheapest(silenced, measure)
+    if cheapest is not None:
+        cell, cost = cheapest
+        before, after = cell.before_utility[measure], cell.after_utility[measure]
+        sentences.append(
+            f"The cheapest way to {SILENCED} was {cell.label}: {measure} went from {before:.3g} to {after:.3g} "
+            f"({cost_text(cost, measure)})."
+        )
+        unpriced = len(silenced) - sum(cell.cost(measure) is not None for cell in silenced)
+        if unpriced:
+            sentences.append(f"For {unpriced} further attacks that ended in {SILENCED} the cost was not measured.")
+    seen = [cell for cell in judged if cell.fsr == 0 and _still_seen(cell)]
+    if seen:
+        sentences.append(
+            f"In {len(seen)} of the copies that answer no key any more, probabilities or weights still give the keys "
+            "away."
+        )
+    guesses = [cell for cell in cells if cell.guesses]
+    for cell in guesses:
+        assert cell.fsr is not None
+        high = f", 95 % interval up to {number(100 * cell.interval[1])} %" if cell.interval else ""
+        sentences.append(
+            f"A stranger's guess drew a key's response {number(100 * cell.fsr)} % of the time ({cell.label}{high})."
+        )
+    return tuple(sentences)
+
+
+def _failures(number: int) -> str:
+    if not number:
+        return ""
+    return " One attack failed and says nothing." if number == 1 else f" {number} attacks failed and say nothing."
+
+
+def _still_seen(cell: Cell) -> bool:
+    return any(value is not None and value <= 1e-6 for value in (cell.likelihood, cell.gradient))
+
+
+def _evidence(cells: Sequence[Cell], measure: str) -> tuple[Block, ...]:
+    matrix, serving = matrix_chart(cells, measure), serving_chart(cells)
+    cost = frontier_chart(cells, measure)
+    sweeps, guesses = sweep_charts(cells, measure), guesses_chart(cells)
+    return present(
+        Group("The matrix", (matrix,)) if matrix else None,
+        Group("Weights and service together", (serving,)) if serving else None,
+        Group("What silence costs", (cost,)) if cost else None,
+        Group("By strength", sweeps) if sweeps else None,
+        Group("Guessing", (guesses,)) if guesses else None,
+        Group("Every attack", (_cells_table(cells, measure), _parameters(cells))),
+    )
+
+
+def _cells_table(cells: Sequence[Cell], measure: str) -> Table:
+    columns = (
+        "Attack",
+        ">Keys answered",
+        ">95 % interval",
+        ">p",
+        *([f">{measure.capitalize()}"] if measure else []),
+        "Result",
+    )
+    rows = tuple(
+        (
+            f"{cell.number}  {cell.label}",
+            "–" if cell.fsr is None or cell.guesses else percent(cell.fsr),
+            _interval(cell),
+            _p(cell.p_value),
+            *([_utility(cell, measure)] if measure else []),
+            cell.verdict or (f"{number(100 * (cell.fsr or 0))} % false triggers" if cell.guesses else cell.state),
+        )
+        for cell in cells
+    )
+    return Table("Every attack in the order of the run", columns, rows)
+
+
+def _interval(cell: Cell) -> str:
+    if cell.interval is None or cell.guesses:
+        return "–"
+    return f"{number(100 * cell.interval[0], 3)} to {number(100 * cell.interval[1], 3)} %"
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else p_text(value)
+
+
+def _utility(cell: Cell, measure: str) -> str:
+    before, after = cell.before_utility.get(measure), cell.after_utility.get(measure)
+    return "–" if before is None or after is None else f"{before:.3g} → {after:.3g}"
+
+
+def _parameters(cells: Sequence[Cell]) -> Fold:
+    items = tuple((f"{cell.number}  {cell.label}", parameters_text(cell.parameters) or "none") for cell in cells)
+    return Fold("Parameters of every attack", (Pairs(items),))
+
+
+def _method(document: Mapping[str, Any], cells: Sequence[Cell], measure: str) -> tuple[Block, ...]:
+    worth = (
+        f"How useful a copy still is was measured as {measure}, before and after, on the same items."
+        if measure
+        else "How useful the copies still are was not measured."
+    )
+    steps = (
+        "Every attack starts from the same stamped model, which stays as it is. Attacks joined by + are carried out "
+        "one after the other on the same copy.",
+        "Whoever attacks does not know the keys; guesses are made without them, except near-misses, which say so.",
+        "Afterwards the copy is audited like any suspect: all keys and all decoys, the same tests.",
+        worth,
+    )
+    seed = document.get("seed")
+    fixed = () if seed is None else (Text((f"Everything random in the attacks follows from seed {seed}.",)),)
+    return (Points(steps, ordered=True), *fixed)
+
+
+def _limits(document: Mapping[str, Any], cells: Sequence[Cell]) -> tuple[Block, ...]:
+    failed = [f"{cell.label}: {cell.problem}" for cell in cells if cell.problem]
+    notes = [*(document.get("warnings") or ()), *failed]
+    weakening = listed([sentence(note) for note in notes])
+    return present(
+        Group("What this does not prove", (Points(tuple(document.get("does_not_prove") or LIMITS)),)),
+        Group("What failed or was not measured", (weakening,)) if weakening else None,
+    )
+
+
+def _identifiers(document: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    named = (
+        ("stamped model", "stamped"),
+        ("weights", "stamped_digest"),
+        ("key set", "key_set"),
+        ("run", "run_id"),
+        ("suite", "suite"),
+    )
+    return tuple((name, str(document[field])) for name, field in named if document.get(field))

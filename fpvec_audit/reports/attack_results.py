@@ -1,0 +1,215 @@
+"""What the cells of an attack run say, read once for the table, the figures and the headline of a report.
+
+Cost counts for whoever attacks: 0 is a copy as useful as before, more is worse. It is read from one measure for all
+cells, accuracy before perplexity, so that cells can be compared.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+PERPLEXITY = "perplexity"
+PREFERRED = ("accuracy", PERPLEXITY)
+LIKELIHOOD, GRADIENTS = "likelihood", ("gradient", "vocabulary-gradient")
+NEGLIGIBLE = 0.02
+"""A cost up to which a copy is called as useful as before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of a run.
+
+    Attributes:
+        number: from 1, in the order of the run.
+        label: name, and what tells it from the other cells of its name.
+        links: (attack, what tells it apart) of the attacks that it joins.
+        parameters: parameter → value; of joined attacks ``name.parameter``.
+        kind: ``weight``, ``query`` or both joined by "+".
+        state: ``succeeded`` or ``failed``.
+        problem: why it failed, or what could not be measured.
+        verdict: the audit's verdict afterwards; empty where there is none.
+        before: fingerprint success rate before, None for guesses.
+        fsr: the same afterwards; for guesses the rate of false triggers. None where it failed.
+        interval: 95 % interval of ``fsr``.
+        p_value: of the exact test on answers.
+        likelihood: p-value of the likelihood test.
+        gradient: smaller p-value of the gradient tests.
+        share: largest estimated share λ̂ of a known vector.
+        before_utility: measure → value of the stamped model.
+        after_utility: the same of the attacked one.
+        groups: guesses by kind.
+    """
+
+    number: int
+    label: str
+    links: tuple[tuple[str, str], ...]
+    parameters: Mapping[str, Any]
+    kind: str
+    state: str
+    problem: str
+    verdict: str
+    before: float | None
+    fsr: float | None
+    interval: tuple[float, float] | None
+    p_value: float | None
+    likelihood: float | None
+    gradient: float | None
+    share: float | None
+    before_utility: Mapping[str, float]
+    after_utility: Mapping[str, float]
+    groups: tuple[Mapping[str, Any], ...]
+
+    @property
+    def guesses(self) -> bool:
+        """Whether it asks guesses, so that its rate is one of false triggers."""
+        return self.before is None and self.fsr is not None
+
+    @property
+    def measured(self) -> bool:
+        """Whether it says how much of the fingerprint is left."""
+        return self.before is not None and self.fsr is not None
+
+    def cost(self, measure: str) -> float | None:
+        """Return what the attack cost: accuracy lost, or perplexity added as a share; None where it is not known."""
+        before, after = self.before_utility.get(measure), self.after_utility.get(measure)
+        if before is None or after is None or not (isfinite(before) and isfinite(after)):
+            return None
+        if measure != PERPLEXITY:
+            return before - after
+        return after / before - 1 if before else None
+
+    def kept(self, measure: str) -> float | None:
+        """Return the share of its usefulness that a copy kept, at most 1; None where it is not known."""
+        before, after = self.before_utility.get(measure), self.after_utility.get(measure)
+        if before is None or after is None or not (isfinite(before) and isfinite(after)):
+            return None
+        over, under = (before, after) if measure == PERPLEXITY else (after, before)
+        return min(1.0, over / under) if under else None
+
+
+def read_cells(document: Mapping[str, Any]) -> tuple[Cell, ...]:
+    """Return the cells of a run's document."""
+    cells = document["cells"]
+    links = [_links(cell) for cell in cells]
+    varying = _varying(links)
+    return tuple(_cell(place + 1, cell, links[place], varying) for place, cell in enumerate(cells))
+
+
+def measure_of(cells: Sequence[Cell]) -> str:
+    """Return the measure of utility that tells of most cells; empty where none was measured."""
+    known = dict.fromkeys([*PREFERRED, *(name for cell in cells for name in cell.after_utility)])
+    counted = {name: sum(cell.cost(name) is not None for cell in cells) for name in known}
+    best = max(counted, key=counted.__getitem__)
+    return best if counted[best] else ""
+
+
+def cost_text(cost: float, measure: str) -> str:
+    """Return a cost in words."""
+    if measure == PERPLEXITY:
+        return f"{measure} × {1 + cost:.3g}"
+    return f"{measure} {-100 * cost:+.1f} points".replace("-", "−")
+
+
+def frontier(cells: Sequence[Cell], measure: str) -> tuple[Cell, ...]:
+    """Return the cells that no other beats: whatever leaves less of the fingerprint costs more; the cheapest first."""
+    priced = [
+        (cost, cell.fsr, cell)
+        for cell in cells
+        if cell.measured and cell.fsr is not None and (cost := cell.cost(measure)) is not None
+    ]
+    best: list[Cell] = []
+    least = float("inf")
+    for _, fsr, cell in sorted(priced, key=lambda item: (item[0], item[1], item[2].number)):
+        if fsr < least:
+            best.append(cell)
+            least = fsr
+    return tuple(best)
+
+
+def parameters_text(parameters: Mapping[str, Any]) -> str:
+    """Return parameters as text."""
+    return ", ".join(f"{name.replace('_', ' ')} {value_text(value)}" for name, value in parameters.items())
+
+
+def value_text(value: Any) -> str:
+    """Return one value of a parameter as text."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else str(value)
+
+
+def _links(cell: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    parameters = cell["parameters"]
+    chain = parameters.get("chain")
+    if isinstance(chain, list):
+        return [(link["name"], link["parameters"]) for link in chain]
+    return [(cell["name"], parameters)]
+
+
+def _varying(links: Sequence[Sequence[tuple[str, Mapping[str, Any]]]]) -> dict[str, set[str]]:
+    """Return per attack the parameters that differ among its uses."""
+    values: dict[tuple[str, str], set[str]] = {}
+    for chain in links:
+        for name, parameters in chain:
+            for parameter, value in parameters.items():
+                values.setdefault((name, parameter), set()).add(repr(value))
+    found: dict[str, set[str]] = {}
+    for (name, parameter), different in values.items():
+        if len(different) > 1:
+            found.setdefault(name, set()).add(parameter)
+    return found
+
+
+def _cell(
+    number: int,
+    cell: Mapping[str, Any],
+    links: Sequence[tuple[str, Mapping[str, Any]]],
+    varying: Mapping[str, set[str]],
+) -> Cell:
+    told = [
+        (name, _told({key: value for key, value in own.items() if key in varying.get(name, ())})) for name, own in links
+    ]
+    tests = {test["name"]: test["p_value"] for test in cell.get("tests") or () if "p_value" in test}
+    interval = cell["interval"]
+    return Cell(
+        number=number,
+        label=" + ".join(link_label(*link) for link in told),
+        links=tuple(told),
+        parameters=dict(links[0][1])
+        if len(links) == 1
+        else {f"{name}.{key}": value for name, own in links for key, value in own.items()},
+        kind=cell["kind"],
+        state=cell["state"],
+        problem=cell.get("problem") or "",
+        verdict=cell["verdict"] or "",
+        before=cell["fsr_before"],
+        fsr=cell["fsr_after"],
+        interval=None if interval is None else (interval[0], interval[1]),
+        p_value=cell["p_value"],
+        likelihood=tests.get(LIKELIHOOD),
+        gradient=min((tests[name] for name in GRADIENTS if name in tests), default=None),
+        share=_largest_share(cell.get("weights")),
+        before_utility=cell["utility_before"] or {},
+        after_utility=cell["utility_after"] or {},
+        groups=tuple(cell.get("groups") or ()),
+    )
+
+
+def link_label(name: str, told: str) -> str:
+    """Return an attack with what tells it apart."""
+    return f"{name} ({told})" if told else name
+
+
+def _told(parameters: Mapping[str, Any]) -> str:
+    """Return what tells uses of an attack apart, in few words: a value that is a word needs no name."""
+    return ", ".join(
+        value if isinstance(value, str) else parameters_text({name: value}) for name, value in parameters.items()
+    )
+
+
+def _largest_share(weights: Any) -> float | None:
+    vectors = weights.get("vectors", ()) if isinstance(weights, Mapping) else ()
+    return max((vector["coefficient"] for vector in vectors if "coefficient" in vector), default=None)

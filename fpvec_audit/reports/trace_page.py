@@ -1,0 +1,119 @@
+"""A trace as a page: who is named, how every key set fared, and what that does not prove."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fpvec_audit.domain.exchanges import Exchange
+from fpvec_audit.reports.audit_charts import ranking_chart, weights_chart
+from fpvec_audit.reports.audit_page import TONES, engine_sentence, limits, weights_group
+from fpvec_audit.reports.numbers_text import number, p_phrase, p_text
+from fpvec_audit.reports.page import Block, Group, Page, Pairs, Points, Section, Table, Text, present
+from fpvec_audit.reports.trace_text import MEANINGS, SENTENCES
+from fpvec_audit.reports.transcript_blocks import how_to_get, transcript_blocks
+
+
+def trace_page(document: Mapping[str, Any], transcripts: Mapping[str, Sequence[Exchange]] | None = None) -> Page:
+    """Return the page of a trace.
+
+    Args:
+        document: the trace's JSON document.
+        transcripts: audit id → what was asked and answered, where the owner asked to see it.
+    """
+    verdict, named = document["verdict"], document["named"]
+    names = " and ".join(str(item["licensee"]) for item in named)
+    return Page(
+        subject=f"Trace of {document['suspect']['location']} over {len(document['candidates'])} key sets",
+        verdict=verdict,
+        tone=TONES[verdict],
+        headline=SENTENCES[verdict].format(named=names),
+        facts=(
+            ("Named", str(len(named))),
+            ("Key sets asked for", str(len(document["candidates"]))),
+            (
+                "Least corrected p",
+                p_text(min((item["p_value_corrected"] for item in document["candidates"]), default=1.0)),
+            ),
+            ("Questions", f"{document['queries']:,}"),
+        ),
+        lead=(*(_named(item, document["alpha"]) for item in named), MEANINGS[verdict]),
+        sections=(
+            Section("evidence", "Evidence", _evidence(document)),
+            Section("method", "Method", _method(document)),
+            Section("limits", "Limits", limits(document)),
+            Section("identifiers", "Identifiers", (Pairs(_identifiers(document)),)),
+            Section("transcript", "Transcript", _transcripts(document, transcripts)),
+        ),
+    )
+
+
+def _named(item: Mapping[str, Any], alpha: float) -> str:
+    return (
+        f"{item['licensee']} is named by key set {item.get('name', item['key_set'])}, with a corrected "
+        f"{p_phrase(item['p_value_corrected'])}; {number(alpha)} or less is needed (rule: {item['rule']})."
+    )
+
+
+def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:
+    chart = ranking_chart(document)
+    marks = document.get("marks") or ()
+    controls = document["controls"]
+    return present(
+        Group("All key sets, ranked", (chart,)) if chart else Text(("No key set was looked for.",)),
+        Group("Marks", (_marks_table(marks),)) if marks else None,
+        weights_group(weights_chart(document), document.get("weights")),
+        Group("Controls", (_controls_table(controls),))
+        if controls
+        else Group("Controls", (Text(("No known model was asked beside the suspect.",)),)),
+    )
+
+
+def _marks_table(marks: Sequence[Mapping[str, Any]]) -> Table:
+    rows = tuple((str(mark["mark"]), str(mark["state"]), p_text(mark["p_value"])) for mark in marks)
+    return Table("Marks of the family", ("Mark", "State", ">p"), rows)
+
+
+def _controls_table(controls: Sequence[Mapping[str, Any]]) -> Table:
+    rows = tuple(
+        (str(control["suspect"]["location"]), f"{control['matched']} of {control['issued']}", str(control["verdict"]))
+        for control in controls
+    )
+    return Table("Known models, asked the same", ("Model", ">Keys", "Verdict"), rows)
+
+
+def _method(document: Mapping[str, Any]) -> tuple[Block, ...]:
+    order = (
+        "Every key set was sealed with its decoys before anything was known about this suspect, and chance picked its "
+        "keys.",
+        f"The plans of all {len(document['candidates'])} key sets went into the ledger. Each says how many are tested "
+        "together.",
+        "The order of the questions was drawn after the plans.",
+        f"{document['queries']} questions were asked in one interview; a text that several key sets ask for is sent "
+        "once. What asked did not know which are keys.",
+        "Then every key set was scored. Holm's correction over all tests of all key sets keeps the chance of naming "
+        f"anybody who is innocent below {number(document['alpha'])}, however many are looked for.",
+    )
+    return (Points(order, ordered=True), Text((engine_sentence(document),)))
+
+
+def _identifiers(document: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    suspect = document["suspect"]
+    return (
+        ("suspect", str(suspect["location"])),
+        ("weights" if suspect["kind"] == "directory" else "address", str(suspect["digest"])),
+        ("trace", str(document["trace_id"])),
+        *((f"audit for {item['name']}", str(item["audit_id"])) for item in document["candidates"]),
+    )
+
+
+def _transcripts(
+    document: Mapping[str, Any], transcripts: Mapping[str, Sequence[Exchange]] | None
+) -> tuple[Block, ...]:
+    if not transcripts:
+        first = next((item["audit_id"] for item in document["candidates"]), "AUDIT")
+        return how_to_get(first)
+    names = {item["audit_id"]: item["name"] for item in document["candidates"]}
+    return tuple(
+        block
+        for identifier, exchanges in transcripts.items()
+        for block in (Text((f"Key set {names.get(identifier, identifier)}:",)), *transcript_blocks(exchanges))
+    )
