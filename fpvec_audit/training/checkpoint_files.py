@@ -43,13 +43,18 @@ def load_for_training(path: Path) -> Any:
     """Load a causal language model with float32 weights.
 
     Raises:
-        CheckpointError: transformers cannot load the directory.
+        CheckpointError: transformers cannot load the directory, or a weight is NaN or infinite.
     """
     try:
         with quiet_transformers():
             model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"{path}: transformers cannot load it: {error}") from error
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise CheckpointError(
+                f"{path}: {name} holds a number that is not finite", advice="the model is broken; fetch it again"
+            )
     model.config.use_cache = False
     return model
 
