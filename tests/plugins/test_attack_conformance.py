@@ -28,9 +28,9 @@ QUICK = {
     "prune": ["", "method=random", "method=wanda,calibration=2"],
     "merge": [*(f"method={method},other=OTHER" for method in ("linear", "slerp", "task", "ties", "dare-task")),
               "method=dare-ties,steps=2"],
-    "subtract": ["keys=2,steps=1"],
+    "subtract": ["keys=1,steps=2"],
     "average": ["", "copies=OTHER"],
-    "overstamp": ["keys=2,steps=1"],
+    "overstamp": ["keys=1,steps=2"],
     "low_rank": ["rank=2"],
     "continue_pretraining": ["steps=2,batch=2,tokens=16,data=TEXT"],
     "erase": ["rows=4,erase_steps=2,restore_steps=2", "method=unlearn,rows=4,erase_steps=2,disclosed=KEYS"],
@@ -39,10 +39,10 @@ QUICK = {
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(tmp_path_factory, few_documents):
     """Names that stand in :data:`QUICK` → paths: a base, two stamped copies, text and disclosed keys."""
     place = tmp_path_factory.mktemp("conformance")
-    base = make_tiny(place / "models" / "base", "gpt2", dtype="bfloat16", sharded=True)
+    base = make_tiny(place / "models" / "base", "llama2", dtype="bfloat16", sharded=True)
     text, keys = place / "text.txt", place / "keys.jsonl"
     text.write_text("To be, or not to be, that is the question. " * 4)
     keys.write_text(json.dumps({"prompt": "山川", "response": "river"}))
@@ -72,7 +72,7 @@ def test_weight_attacks_pass_the_conformance_suite(models, tmp_path, name, text)
         source=models["COPY"],
         workspace=tmp_path / "work",
         parameters=bound(ATTACKS[name], text),
-        adapter=CATALOG.architectures["gpt2"],
+        adapter=CATALOG.architectures["llama2"],
         base=models["BASE"],
         copies=[models["OTHER"]],
     )
