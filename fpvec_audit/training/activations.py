@@ -4,7 +4,7 @@ Law: what flows into a block comes through the blocks before it as they were cha
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.errors import CheckpointError, TrainingError
 from fpvec_audit.progress import NO_PROGRESS, Progress
-from fpvec_audit.training.checkpoint_files import load_for_training, load_tokenizer
+from fpvec_audit.training.checkpoint_files import context_length, load_for_training, load_tokenizer
 from fpvec_audit.training.dataset import draw_windows, encode_documents
 from fpvec_audit.training.loop import resolve_device
 from fpvec_audit.training.matrices import canonical_names
@@ -80,7 +80,7 @@ def change_by_activations(
     stream = encode_documents(load_tokenizer(source), texts)
     if not len(stream):
         raise TrainingError("there is no calibration text", advice="give rows with some")
-    length = min(tokens, _context(model), len(stream))
+    length = min(tokens, context_length(source) or tokens, len(stream))
     drawn = draw_windows(stream, windows, length, random.Random(f"{seed}/calibration"))  # noqa: S311 - not a secret
     batches = drawn["input_ids"].to(model.device).split(WINDOWS_AT_ONCE)
     place, blocks = _blocks(source, model)
@@ -108,12 +108,6 @@ def _blocks(source: Path, model: nn.Module) -> tuple[str, nn.ModuleList]:
     if not lists:
         raise CheckpointError(f"{source}: the model has no list of blocks", advice="use an attack without calibration")
     return max(lists, key=lambda item: sum(parameter.numel() for parameter in item[1].parameters()))
-
-
-def _context(model: Any) -> int:
-    config = model.config.get_text_config()
-    found = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    return int(found) if found else 1 << 30
 
 
 def _recorded(model: nn.Module, blocks: nn.ModuleList, batches: Sequence[Tensor]) -> tuple[list[Tensor], list[_Inputs]]:
@@ -152,7 +146,7 @@ def _run(block: nn.Module, states: Sequence[Tensor], given: _Inputs) -> list[Ten
 
 
 @contextmanager
-def _squares(layers: Iterator[nn.Module] | Sequence[nn.Module] | Any) -> Iterator[dict[nn.Module, Tensor]]:
+def _squares(layers: Iterable[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
     """Collect, per layer that is called, the sum of the squares of every input over all tokens, in float64."""
     sums: dict[nn.Module, Tensor] = {}
 

@@ -4,6 +4,7 @@ A trained checkpoint is its source directory with other numbers in it. Everythin
 (tokenizer, configs, chat template, buffers) is carried over byte for byte.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -72,6 +73,16 @@ def load_tokenizer(path: Path) -> Any:
     if not tokenizer.is_fast:
         raise CheckpointError(f"{path}: training needs a fast tokenizer (tokenizer.json)")
     return tokenizer
+
+
+def context_length(source: Path) -> int | None:
+    """Return how many tokens a model's positions reach, None where its configuration sets no limit."""
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    for part in (config, config.get("text_config") or {}):
+        for name in ("max_position_embeddings", "n_positions"):
+            if isinstance(part.get(name), int):
+                return int(part[name])
+    return None
 
 
 def staging_directory(out: Path, purpose: str) -> Path:

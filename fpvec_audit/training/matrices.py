@@ -9,7 +9,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from fpvec_audit.domain.ports import ArchitectureAdapter, TensorRole
+from fpvec_audit.domain.vector import VOCABULARY_ROLES
 from fpvec_audit.errors import CheckpointError
+from fpvec_audit.tensors.index import read_checkpoint
+from fpvec_audit.tensors.naming import named_parameters
 from fpvec_audit.training.checkpoint_files import quiet_transformers
 
 
@@ -40,22 +43,29 @@ class Matrix:
 
 
 def weight_matrices(source: Path, *, adapter: ArchitectureAdapter | None = None) -> Mapping[str, Matrix]:
-    """Return canonical name → matrix, for every parameter of two or more dimensions.
+    """Return canonical name → matrix, for every stored parameter of two or more dimensions.
 
     Args:
-        source: checkpoint directory, of which only the configuration is read.
-        adapter: names and roles; without one, a matrix stands under its full name and without the body's prefix.
+        source: checkpoint directory, of which only the configuration and the headers are read.
+        adapter: names and roles; without one, names are as stored.
 
     Raises:
-        CheckpointError: transformers does not know the configuration.
+        CheckpointError: transformers does not know the configuration, or names none of the stored tensors as it does.
     """
+    stored = named_parameters(read_checkpoint(source), adapter).parameters
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=True)
         with quiet_transformers(), torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{source}: transformers cannot build it: {error}") from error
-    return dict(_named(model, adapter))
+    found = {name: matrix for name, matrix in _named(model, adapter) if name in stored}
+    if all(matrix.role in VOCABULARY_ROLES for matrix in found.values()):
+        raise CheckpointError(
+            f"{source}: none of its tensors is a matrix of attention or MLP that transformers knows by its name",
+            advice="name the right --architecture, or save the model with this transformers version first",
+        )
+    return found
 
 
 def canonical_names(model: Any, adapter: ArchitectureAdapter | None, name: str) -> tuple[str, ...]:

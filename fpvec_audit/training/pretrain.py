@@ -8,6 +8,7 @@ from typing import Any
 from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.errors import SettingsError, TrainingError
 from fpvec_audit.progress import NO_PROGRESS, Progress
+from fpvec_audit.training.checkpoint_files import context_length
 from fpvec_audit.training.dataset import draw_windows, encode_documents
 from fpvec_audit.training.fine_tune import FineTuneReport, FineTuneSettings, train_copy
 from fpvec_audit.training.loop import Batch, StepBatches
@@ -32,7 +33,7 @@ def continue_pretraining(
         source: checkpoint directory.
         out: new directory; must not exist.
         documents: texts; an end of text follows each.
-        tokens: tokens in a window; windows are drawn anywhere in the joined text.
+        tokens: tokens in a window, at most the model's context; windows are drawn anywhere in the joined text.
         settings: how to walk; ``rows_per_step`` counts windows.
         adapter: knows tensor names that differ between files and model; None where they do not.
         seed: places of the windows, and the adapters' initial weights.
@@ -51,7 +52,7 @@ def continue_pretraining(
         stream = encode_documents(tokenizer, documents)
         if len(stream) < 2:
             raise TrainingError("there is no text to train on", advice="give documents of two tokens or more")
-        length = min(tokens, len(stream))
+        length = min(tokens, context_length(source) or tokens, len(stream))
 
         def make(_step: int, numbers: random.Random) -> Batch:
             return {"documents": draw_windows(stream, settings.rows_per_step, length, numbers)}

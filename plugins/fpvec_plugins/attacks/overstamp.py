@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+MOST_KEYS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class OverstampParameters:
@@ -28,7 +30,7 @@ class OverstampParameters:
         vector: directory of a fingerprint vector; none makes one with keys of the attacker's own.
         base: checkpoint directory that it is made on; none takes what the host knows, and where that is nothing, the
             attacked copy itself.
-        keys: keys of the second fingerprint.
+        keys: keys of the second fingerprint, at most 256.
         steps: its optimiser steps.
     """
 
@@ -41,9 +43,10 @@ class OverstampParameters:
     def __post_init__(self) -> None:
         if not (isfinite(self.scale) and 0.0 < self.scale <= 100.0):
             raise UsageError(f"scale is {self.scale}", advice="give a number above 0 and at most 100")
-        for name in ("keys", "steps"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}", advice="give a whole number of at least 1")
+        if not 1 <= self.keys <= MOST_KEYS:
+            raise UsageError(f"keys is {self.keys}", advice=f"give a whole number from 1 to {MOST_KEYS}")
+        if self.steps < 1:
+            raise UsageError(f"steps is {self.steps}", advice="give a whole number of at least 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,8 @@ class PruneParameters:
             raise UsageError(f"ratio is {self.ratio}", advice="give a fraction above 0 and below 1")
         if self.calibration < 1:
             raise UsageError(f"calibration is {self.calibration}", advice="give a whole number of at least 1")
+        if self.data is not None and self.method != "wanda":
+            raise UsageError(f"data is given, which method {self.method} does not use", advice="add method=wanda")
         if self.method == "wanda" and self.tensors == "all":
             raise UsageError(
                 "tensors is all, which wanda cannot prune", advice="nothing is measured there: take layers"

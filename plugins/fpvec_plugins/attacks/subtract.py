@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+MOST_KEYS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class SubtractParameters:
@@ -28,7 +30,7 @@ class SubtractParameters:
             for a λ scan (``scale=0.25..1.5``); below zero it is added.
         vector: directory of a fingerprint vector; none estimates one by fingerprinting the base with other keys.
         base: checkpoint directory of the base, for an estimate; none takes what the host knows.
-        keys: keys of the second fingerprinting.
+        keys: keys of the second fingerprinting, at most 256.
         steps: its optimiser steps.
     """
 
@@ -41,9 +43,10 @@ class SubtractParameters:
     def __post_init__(self) -> None:
         if not (isfinite(self.scale) and 0.0 < abs(self.scale) <= 100.0):
             raise UsageError(f"scale is {self.scale}", advice="give a number other than 0, at most 100 in size")
-        for name in ("keys", "steps"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}", advice="give a whole number of at least 1")
+        if not 1 <= self.keys <= MOST_KEYS:
+            raise UsageError(f"keys is {self.keys}", advice=f"give a whole number from 1 to {MOST_KEYS}")
+        if self.steps < 1:
+            raise UsageError(f"steps is {self.steps}", advice="give a whole number of at least 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,13 @@ def test_without_a_file_the_packages_own_documents_are_learnt(tmp_path, few_docu
     assert any(not torch.equal(after[name], tensor) for name, tensor in tensors_of(source).items())
 
 
+def test_windows_are_no_longer_than_the_models_context(tmp_path):
+    source = make_tiny(tmp_path / "source", "gpt2")  # 256 positions
+    long = tmp_path / "long.txt"
+    long.write_text(TEXT * 20)
+    attacked(ATTACK, source, tmp_path, f"steps=1,batch=1,tokens=500,data={long}")
+
+
 def test_a_file_that_cannot_be_read_or_is_empty_is_refused(tmp_path):
     source = make_tiny(tmp_path / "source", "gpt2")
     (tmp_path / "empty.txt").write_text(" \n")

@@ -122,6 +122,7 @@ def test_all_takes_embeddings_and_heads_too(tmp_path):
         ("ratio=1", "ratio is 1"),
         ("calibration=0", "calibration is 0"),
         ("method=wanda,tensors=all", "tensors is all"),
+        ("data=/rows.jsonl", "data is given, which method magnitude does not use"),
         ("method=size", "unknown value"),
     ],
 )

@@ -1,10 +1,12 @@
+import json
+
 import pytest
 import torch
 
 from fpvec_audit.errors import CheckpointError, UsageError
 from fpvec_plugins.attacks.quantise import Quantise
 from tests.plugins.attacks.bench import attacked, bound, context, is_layer
-from tests.tiny import make_tiny, rewrite, tensors_of
+from tests.tiny import make_tiny, rewrite, tensors_of, write_checkpoint
 
 ATTACK = Quantise()
 
@@ -71,12 +73,13 @@ def test_eight_bit_floats_are_torchs_own_under_a_scale_per_channel(model, tmp_pa
             assert torch.equal(rows_of(after[name], architecture), (before / scale).to(dtype).float() * scale), name
 
 
-def test_all_takes_the_embedding_too_and_a_second_round_changes_nothing(tmp_path):
+def test_all_takes_the_embedding_too_and_its_tied_head_with_it(tmp_path):
     source = make_tiny(tmp_path / "source", "gpt2", stored_alias=True)
-    once = attacked(ATTACK, source, tmp_path, "tensors=all", name="once")
-    assert len(once["transformer.wte.weight"].unique(dim=1)) == 260
-    assert not torch.equal(once["transformer.wte.weight"], tensors_of(source)["transformer.wte.weight"])
-    assert torch.equal(once["transformer.wte.weight"], once["lm_head.weight"])
+    after = attacked(ATTACK, source, tmp_path, "tensors=all,format=int4")
+    embedding = after["transformer.wte.weight"]
+    assert max(len(row.unique()) for row in embedding) <= 16
+    assert not torch.equal(embedding, tensors_of(source)["transformer.wte.weight"])
+    assert torch.equal(embedding, after["lm_head.weight"])
 
 
 def test_channels_of_zeros_stay_zero(tmp_path):
@@ -98,6 +101,17 @@ def test_half_precision_is_computed_in_float32_and_rounded_once(tmp_path):
     scale = before.abs().amax(1, keepdim=True) / 448
     expected = ((before / scale).to(torch.float8_e4m3fn).float() * scale).bfloat16()
     assert torch.equal(after[name], expected)
+
+
+def test_a_model_whose_layers_nobody_knows_is_refused_and_not_copied(tmp_path):
+    made = make_tiny(tmp_path / "made", "llama2")
+    renamed = {name.replace("proj", "matrix"): tensor for name, tensor in tensors_of(made).items()}
+    source = write_checkpoint(tmp_path / "source", renamed, config=json.loads((made / "config.json").read_text()))
+    with pytest.raises(CheckpointError, match="none of its tensors is a matrix"):
+        attacked(ATTACK, source, tmp_path, architecture="llama2")
+    unknown = write_checkpoint(tmp_path / "unknown", renamed)
+    with pytest.raises(CheckpointError, match="transformers cannot build it"):
+        attacked(ATTACK, unknown, tmp_path, architecture=None)
 
 
 def test_without_an_adapter_layers_are_told_by_their_modules(tmp_path):
