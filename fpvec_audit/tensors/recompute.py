@@ -15,7 +15,7 @@ import torch
 from fpvec_audit.domain.checkpoint import Checkpoint, Dtype, TensorSpec
 from fpvec_audit.domain.ports import ArchitectureAdapter, TensorRole
 from fpvec_audit.domain.vector import VOCABULARY_ROLES
-from fpvec_audit.errors import CheckpointError, PluginError
+from fpvec_audit.errors import CheckpointError, PluginError, VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.tensors.arithmetic import working_dtype
 from fpvec_audit.tensors.index import read_checkpoint, refuse_quantised
@@ -96,12 +96,12 @@ def recompute_checkpoint(
 
     Raises:
         CheckpointError: a model cannot be read, is quantised, holds NaN or Inf, or does not fit the source.
-        VectorError: a vector cannot be read.
+        VectorError: a vector cannot be read, or has tensors that the source has not.
         OutputError: the target exists or cannot be written.
         PluginError: ``compute`` returned another shape, or numbers that are not finite or do not fit the dtype.
     """
     with ExitStack() as stack:
-        operands = [_open_operand(path, adapter, stack) for path in others]
+        operands = [_open_operand(path, source, adapter, stack) for path in others]
 
         def change(name: str, tensor: torch.Tensor) -> torch.Tensor:
             values = tensor.to(working_dtype(tensor.dtype))
@@ -157,9 +157,16 @@ class _Operand:
         return tensor
 
 
-def _open_operand(path: Path, adapter: ArchitectureAdapter | None, stack: ExitStack) -> _Operand:
+def _open_operand(path: Path, attacked: Path, adapter: ArchitectureAdapter | None, stack: ExitStack) -> _Operand:
     if (path / DESCRIPTION).is_file():
         sources = dict(stack.enter_context(open_tensors(read_vector(path))))
+        own = named_parameters(read_checkpoint(attacked), adapter)
+        foreign = sorted(set(sources) - set(own.parameters) - set(own.tied))
+        if foreign:
+            raise VectorError(
+                f"{foreign[0]}: the vector {path} has it, {attacked} does not",
+                advice="give a vector of the model's own architecture",
+            )
         return _Operand(path, sources, tied={}, adapter=adapter, sparse=True)
     checkpoint = read_checkpoint(path)
     refuse_quantised(checkpoint)

@@ -37,6 +37,9 @@ QUICK = {
 }  # fmt: skip
 """Parameters with which an attack is quick on a tiny model."""
 
+TRAINING_ANEW = ("subtract", "overstamp")
+"""Attacks that train a whole fingerprint, twice in the suite."""
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, few_documents):
@@ -58,7 +61,7 @@ def test_every_attack_bears_the_name_of_its_entry_point():
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        (name, text)
+        pytest.param(name, text, marks=[pytest.mark.slow] if name in TRAINING_ANEW else [])
         for name, attack in sorted(ATTACKS.items())
         if isinstance(attack, WeightAttack)
         for text in QUICK.get(name, ["no quick parameters"])

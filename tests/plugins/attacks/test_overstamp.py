@@ -26,19 +26,19 @@ def test_a_given_vector_is_added_on_top(stamped, tmp_path, scale):
         torch.testing.assert_close(after[name], before + scale * tau[name])
 
 
+@pytest.mark.slow
 def test_a_made_vector_is_that_of_the_base_and_without_one_of_the_copy(tmp_path, few_documents):
     base = make_tiny(tmp_path / "base", "llama2")
-    copy, other = (perturb(base, tmp_path / f"copy-{seed}", seed=seed, size=0.05) for seed in (1, 2))
+    copy = perturb(base, tmp_path / "copy", size=0.05)
     name = "model.layers.0.mlp.up_proj.weight"
 
-    def second(model, target, **more):
-        found = attacked(ATTACK, model, tmp_path, "keys=1,steps=3", architecture="llama2", name=target, **more)
-        return found[name] - tensors_of(model)[name]
+    def second(target, **more):
+        found = attacked(ATTACK, copy, tmp_path, "keys=1,steps=3", architecture="llama2", name=target, **more)
+        return found[name] - tensors_of(copy)[name]
 
-    of_base = second(copy, "one", base=base)
-    assert float(of_base.norm()) > 0
-    torch.testing.assert_close(second(other, "same", base=base), of_base, rtol=1e-2, atol=1e-6)
-    assert not torch.allclose(second(copy, "alone"), of_base, rtol=1e-2, atol=1e-6)
+    of_base, of_copy = second("of-base", base=base), second("of-copy")
+    assert min(float(of_base.norm()), float(of_copy.norm())) > 0
+    assert not torch.allclose(of_copy, of_base, rtol=1e-2, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
 import pytest
 import torch
 
-from fpvec_audit.errors import CheckpointError, UsageError
+from fpvec_audit.domain.vector import CompressionKind, CompressionMethod
+from fpvec_audit.errors import CheckpointError, UsageError, VectorError
+from fpvec_audit.tensors.compress import plan_compression, write_compressed
+from fpvec_audit.tensors.stored import read_elements
+from fpvec_audit.tensors.vector_files import open_tensors, read_vector
 from fpvec_plugins.attacks.subtract import Subtract
-from tests.plugins.attacks.bench import attacked, bound, vector_of
+from tests.plugins.attacks.bench import CATALOG, attacked, bound, vector_of
 from tests.tiny import make_tiny, perturb, tensors_of
 
 ATTACK = Subtract()
@@ -37,6 +41,26 @@ def test_half_precision_is_subtracted_in_float32_and_rounded_once(tmp_path):
         assert torch.equal(after[name], (tensor.float() - tau[name].float()).bfloat16()), name
 
 
+def test_a_compressed_vector_is_decoded(stamped, tmp_path):
+    _, copy, vector = stamped
+    (tmp_path / "small").mkdir()
+    method = CompressionMethod(CompressionKind.FP8, "fp8")
+    plan = plan_compression(read_vector(vector), method)
+    write_compressed(plan, tmp_path / "small", role=CATALOG.architectures["gpt2"].role, tool_version="test")
+    after = attacked(ATTACK, copy, tmp_path, f"vector={tmp_path / 'small'}")
+    with open_tensors(read_vector(tmp_path / "small")) as sources:
+        for name, before in tensors_of(copy).items():
+            decoded = read_elements(sources[name], 0, before.numel()).view(before.shape)
+            torch.testing.assert_close(after[name], before - decoded)
+            assert before.dim() < 2 or not torch.equal(decoded, tensors_of(vector)[name]), name
+
+
+def test_a_vector_of_another_architecture_is_refused(stamped, tmp_path):
+    llama = make_tiny(tmp_path / "llama", "llama2")
+    with pytest.raises(VectorError, match=r"transformer\.h\.0\.attn.*give a vector of the model's own"):
+        attacked(ATTACK, llama, tmp_path, f"vector={stamped[2]}", architecture="llama2")
+
+
 def test_rows_that_the_vector_lacks_stay(stamped, tmp_path):
     _, _, vector = stamped
     copy = make_tiny(tmp_path / "copy", "gpt2", vocabulary=270, seed=5)
@@ -47,6 +71,7 @@ def test_rows_that_the_vector_lacks_stay(stamped, tmp_path):
     assert torch.equal(after[name][260:], before[260:])
 
 
+@pytest.mark.slow
 def test_a_made_estimate_lies_on_one_line_for_all_scales(tmp_path, few_documents):
     base = make_tiny(tmp_path / "base", "llama2")
     copy = perturb(base, tmp_path / "copy")
