@@ -113,9 +113,10 @@ def _eight_bit_floats(groups: "Tensor", parameters: QuantiseParameters) -> "Tens
 
 
 def _scales(groups: "Tensor", steps: float) -> "Tensor":
-    """Return one scale per group, (groups,); 1 where every element is zero."""
-    largest = groups.abs().amax(dim=1)
-    return (largest / steps).masked_fill(largest == 0, 1.0)
+    """Return one scale per group, (groups,): above zero even where every element is zero."""
+    import torch
+
+    return (groups.abs().amax(dim=1) / steps).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 @hookimpl
