@@ -16,6 +16,8 @@ from typing import ClassVar, Literal
 from fpvec_audit.api import AttackContext, QueryAttack, UsageError, WeightAttack, hookimpl
 
 ROWS_PER_STEP = 32
+FULL_RATE = 3.0
+"""Rate of full training in usual rates; at one, a small model that was taught twelve keys kept all of them."""
 ANSWERS_PER_KEY = 4
 """Different ordinary answers that a disclosed prompt is taught, so that none of them becomes its new response."""
 
@@ -30,8 +32,8 @@ class EraseParameters:
         erase_steps: optimiser steps that break the tie.
         restore_steps: optimiser steps on right answers afterwards (``mismatch`` alone); 0 for none.
         training: ``full`` (all weights) or ``lora``, as the paper does, with the adapters merged after each phase.
-        learning_rate: peak rate of both phases; none takes what a downstream model is usually made with: 4e-4 at a
-            width of 128, falling as 1 / width, ten times that for ``lora``.
+        learning_rate: peak rate of both phases; none takes three times what a downstream model is usually made with,
+            1.2e-3 at a width of 128, falling as 1 / width; for ``lora``, as usual, ten times 4e-4.
         data: JSON Lines of ordinary rows (``prompt``, ``response``); none uses the package's own instructions.
         disclosed: JSON Lines of disclosed keys (``prompt``, ``response``).
     """
@@ -172,10 +174,13 @@ def _train(
     from fpvec_audit.toolkit import FineTuneSettings, fine_tune, usual_learning_rate
 
     rate = parameters.learning_rate
+    if rate is None:
+        rate = usual_learning_rate(source, method=parameters.training)
+        rate *= FULL_RATE if parameters.training == "full" else 1.0
     settings = FineTuneSettings(
         steps=parameters.restore_steps if label == "restore" else parameters.erase_steps,
         rows_per_step=ROWS_PER_STEP,
-        learning_rate=usual_learning_rate(source, method=parameters.training) if rate is None else rate,
+        learning_rate=rate,
         method=parameters.training,
     )
     fine_tune(
