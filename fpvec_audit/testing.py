@@ -11,6 +11,7 @@ while it works.
 """
 
 import hashlib
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -163,8 +164,14 @@ def check_weight_attack(
     parameters: Any = None,
     adapter: ArchitectureAdapter | None = None,
     device: str = "cpu",
+    base: Path | None = None,
+    copies: Sequence[Path] = (),
 ) -> None:
     """Run an attack twice on a small checkpoint and hold it to the laws that the core relies on.
+
+    The second run finds other states of the global random generators, so that an attack that draws from one of them and
+    not from the seed is found out. What is not in the target is looked for beside it, beside the source and in the
+    staging directory, which must be empty again.
 
     Args:
         attack: what to check.
@@ -173,6 +180,8 @@ def check_weight_attack(
         parameters: an instance of the attack's ``Parameters``; its defaults when None.
         adapter: adapter of the checkpoint, if the attack needs one.
         device: torch device.
+        base: base of the checkpoint, if the attack needs one; must stay as it is.
+        copies: other stamped copies, if the attack needs some; must stay as they are.
 
     Raises:
         AssertionError: it breaks a law; the message says which.
@@ -180,20 +189,33 @@ def check_weight_attack(
     _refuse_problem(ATTACK, attack)
     assert isinstance(attack, WeightAttack), f"{attack.name} has no apply"
     parameters = attack.Parameters() if parameters is None else parameters
-    before = _digests(source)
+    given = [source, *([base] if base is not None else []), *copies]
+    before = [_digests(path) for path in given]
+    beside = {path.parent: _names(path.parent) for path in given}
     results = []
     for turn in ("first", "second"):
-        staging = workspace / f"{turn}-staging"
+        place = workspace / turn
+        staging, target = place / "staging", place / "target"
         staging.mkdir(parents=True)
-        target = workspace / turn
-        attack.apply(source, target, parameters, AttackContext(adapter, staging, 7, device, NO_PROGRESS))
+        context = AttackContext(adapter, staging, 7, device, NO_PROGRESS, base, tuple(copies))
+        with _global_generators(turn):
+            attack.apply(source, target, parameters, context)
         assert (target / "config.json").is_file(), f"{attack.name} wrote no checkpoint: {target} has no config.json"
+        left = sorted(_names(staging))
+        assert not left, f"{attack.name} left {', '.join(left)} in its staging directory"
+        strays = sorted(_names(place) - {"staging", "target"})
+        assert not strays, f"{attack.name} wrote {', '.join(strays)} outside its target"
         results.append(_digests(target))
-    assert _digests(source) == before, f"{attack.name} changed its source"
+    for path, digests in zip(given, before, strict=True):
+        assert _digests(path) == digests, f"{attack.name} changed its source {path.name}"
+    for parent, names in beside.items():
+        made = {"first", "second"} if parent == workspace else {workspace.name}
+        strays = sorted(_names(parent) - names - made)
+        assert not strays, f"{attack.name} wrote {', '.join(strays)} outside its target"
     weights = [{name: value for name, value in found.items() if name.endswith(".safetensors")} for found in results]
     assert weights[0], f"{attack.name} wrote no safetensors file"
     assert weights[0] == weights[1], f"{attack.name} gives other weights with the same seed"
-    _check_readable(workspace / "first")
+    _check_readable(workspace / "first" / "target")
 
 
 def check_query_attack(
@@ -283,6 +305,26 @@ def _check_readable(directory: Path) -> None:
         read_checkpoint(directory)
     except FpvecError as error:
         raise AssertionError(f"the attacked checkpoint cannot be read: {error}") from error
+
+
+def _names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+@contextmanager
+def _global_generators(turn: str) -> Iterator[None]:
+    """Give the global random generators another state in every turn, and put back the one they had."""
+    import torch
+
+    number = sum(turn.encode())
+    states = random.getstate(), torch.get_rng_state()
+    random.seed(number)
+    torch.manual_seed(number)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        torch.set_rng_state(states[1])
 
 
 def _digests(directory: Path) -> dict[str, str]:

@@ -3,72 +3,55 @@
 What is written here is whole or does not exist: it is made in a staging directory beside the target and renamed last.
 """
 
+import json
 import random
-from collections.abc import Callable
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 
-from fpvec_audit.domain.checkpoint import Checkpoint, Dtype, TensorSpec
-from fpvec_audit.domain.ports import ArchitectureAdapter
-from fpvec_audit.errors import PluginError
-from fpvec_audit.progress import NO_PROGRESS, Progress
+from fpvec_audit.domain.keys import draw_unissued
+from fpvec_audit.domain.ports import ArchitectureAdapter, AttackContext
+from fpvec_audit.errors import TrainingError, UsageError
 from fpvec_audit.services.embed import read_rows
-from fpvec_audit.tensors.blocks import block_ranges, torch_dtype
-from fpvec_audit.tensors.index import read_checkpoint
-from fpvec_audit.tensors.naming import named_parameters
-from fpvec_audit.tensors.rewrite import copy_files, other_files, rewrite_tensors
-from fpvec_audit.tensors.source import TensorSource
-from fpvec_audit.tensors.staging import size_of, staged_directory
+from fpvec_audit.tensors.low_rank import truncated_factors
+from fpvec_audit.tensors.recompute import Change, Compute, recompute_checkpoint, rewrite_checkpoint
+from fpvec_audit.training.activations import change_by_activations
 from fpvec_audit.training.fine_tune import FineTuneReport, FineTuneSettings, fine_tune
-from fpvec_audit.training.ordinary import draw_instruction
+from fpvec_audit.training.matrices import Matrix, weight_matrices
+from fpvec_audit.training.ordinary import draw_instruction, split_documents, standard_library_documents
+from fpvec_audit.training.pretrain import continue_pretraining, read_text
 
 __all__ = [
     "Change",
+    "Compute",
     "FineTuneReport",
     "FineTuneSettings",
+    "Matrix",
+    "change_by_activations",
+    "continue_pretraining",
     "fine_tune",
     "instruction_rows",
+    "known_base",
+    "ordinary_documents",
+    "random_generator",
     "read_rows",
+    "read_text",
+    "recompute_checkpoint",
     "rewrite_checkpoint",
+    "second_fingerprint",
+    "truncated_factors",
+    "usual_learning_rate",
+    "weight_matrices",
 ]
 
-Change = Callable[[str, torch.Tensor], torch.Tensor]
-"""(canonical name, tensor) → tensor of the same shape and dtype."""
-
-
-def rewrite_checkpoint(
-    source: Path,
-    target: Path,
-    change: Change,
-    *,
-    adapter: ArchitectureAdapter | None = None,
-    progress: Progress = NO_PROGRESS,
-) -> None:
-    """Write a checkpoint again with its parameters changed, one tensor in memory at a time.
-
-    Only floating-point parameters are given to ``change``; buffers, integers and every other file are carried over. A
-    tied tensor that is stored twice is changed once, so that its two copies stay equal.
-
-    Args:
-        source: checkpoint directory; stays as it is.
-        target: directory to make; must not exist.
-        change: gives the new values of a tensor, in its shape and dtype; may return the tensor itself.
-        adapter: gives canonical names and tells buffers; without one, names are as stored.
-        progress: where to report.
-
-    Raises:
-        CheckpointError: the source cannot be read.
-        OutputError: the target exists or cannot be written.
-        PluginError: ``change`` returned another shape or dtype.
-    """
-    checkpoint = read_checkpoint(source)
-    others = other_files(checkpoint).carried
-    with staged_directory(target, checkpoint.bytes + size_of(others), progress=progress) as staging:
-        copy_files(others, staging)
-        rewriting = _Rewriting(checkpoint, adapter, change)
-        label = f"write {target.name}"  # one thread: a change may draw random numbers, in the order of the files
-        rewrite_tensors(checkpoint, staging, rewriting.changed, label=label, threads=1, progress=progress)
+REFERENCE_WIDTH = 128
+REFERENCE_LEARNING_RATE = 4e-4
+LORA_FACTOR = 10.0
 
 
 def instruction_rows(count: int, *, adapter: ArchitectureAdapter | None, seed: int) -> list[tuple[str, str]]:
@@ -84,70 +67,108 @@ def instruction_rows(count: int, *, adapter: ArchitectureAdapter | None, seed: i
     return [(item.question if adapter is None else adapter.prompt(item.question), item.answer) for item in drawn]
 
 
-class _Rewriting:
-    """The changed tensors of a checkpoint, file by file."""
-
-    def __init__(self, checkpoint: Checkpoint, adapter: ArchitectureAdapter | None, change: Change) -> None:
-        named = named_parameters(checkpoint, adapter)
-        self._checkpoint = checkpoint
-        self._change = change
-        self._canonical = named.canonical
-        stored = list(named.canonical.values())
-        self._twice = {name for name in stored if stored.count(name) > 1}
-        self._kept: dict[str, torch.Tensor] = {}
-
-    def changed(self, spec: TensorSpec, source: TensorSource) -> TensorSource:
-        """Return the changed elements of a stored tensor; the change is made when they are first read."""
-        return _ChangedTensor(spec, source, self._changed)
-
-    def _changed(self, spec: TensorSpec, tensor: torch.Tensor) -> torch.Tensor:
-        name = self._canonical.get(spec.name)
-        if name is None or not spec.dtype.floating:
-            return tensor
-        if name in self._kept:
-            return self._kept[name]
-        changed = self._change(name, tensor)
-        if changed.shape != tensor.shape or changed.dtype != tensor.dtype:
-            raise PluginError(
-                f"{name}: the change gave {changed.dtype} {tuple(changed.shape)} for {tensor.dtype} "
-                f"{tuple(tensor.shape)}",
-                advice="keep shape and dtype",
-            )
-        changed = changed.detach().to("cpu").contiguous()
-        if name in self._twice:
-            self._kept[name] = changed
-        return changed
+def ordinary_documents() -> tuple[str, ...]:
+    """Return the package's own plain text, without the part that harm is measured with."""
+    trained, _ = split_documents(standard_library_documents())
+    return trained
 
 
-class _ChangedTensor:
-    """A tensor that is read and changed as a whole when its first block is asked for, and dropped after the last."""
+def random_generator(seed: int, *labels: str) -> torch.Generator:
+    """Return a generator that depends on a seed and labels alone.
 
-    def __init__(
-        self, spec: TensorSpec, source: TensorSource, change: Callable[[TensorSpec, torch.Tensor], torch.Tensor]
-    ) -> None:
-        self._spec, self._source, self._change = spec, source, change
-        self._flat: torch.Tensor | None = None
-
-    @property
-    def dtype(self) -> Dtype:
-        return self._spec.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._spec.shape
-
-    def read_into(self, start: int, count: int, block: memoryview) -> None:
-        if self._flat is None:
-            self._flat = self._change(self._spec, _read_whole(self._source)).reshape(-1)
-        block[:] = memoryview(self._flat[start : start + count].view(torch.uint8).numpy())
-        if start + count == self._spec.elements:
-            self._flat = None
+    With the name of a tensor as a label, what is drawn for it does not depend on files, shards or their order.
+    """
+    digest = sha256("\0".join((str(seed), *labels)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def _read_whole(source: TensorSource) -> torch.Tensor:
-    whole = torch.empty(source.shape, dtype=torch_dtype(source.dtype))
-    flat = whole.view(-1)
-    for start, count in block_ranges(flat.numel()):
-        part = flat[start : start + count]
-        source.read_into(start, count, memoryview(part.view(torch.uint8).numpy()))
-    return whole
+def usual_learning_rate(source: Path, *, method: str = "full") -> float:
+    """Return the peak rate that a model is usually fine-tuned with: 4e-4 at a width of 128, falling as 1 / width.
+
+    Args:
+        source: checkpoint directory.
+        method: ``full``, or ``lora``, which takes ten times the rate.
+    """
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    width = config.get("hidden_size") or config.get("n_embd") or REFERENCE_WIDTH
+    rate = REFERENCE_LEARNING_RATE * REFERENCE_WIDTH / float(width)
+    return rate * LORA_FACTOR if method == "lora" else rate
+
+
+def known_base(given: Path | None, context: AttackContext, *, purpose: str) -> Path:
+    """Return the base of the attacked model: the one given, or the one that the host knows.
+
+    Args:
+        given: value of the attack's parameter ``base``.
+        context: the attack's.
+        purpose: what the base is needed for, for the message.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    base = given or context.base
+    if base is None:
+        raise UsageError(
+            f"base is not given, and {purpose} needs the base of the attacked model", advice="add base=DIRECTORY"
+        )
+    return base
+
+
+@contextmanager
+def second_fingerprint(
+    model: Path, *, keys: int, steps: int, label: str, context: AttackContext
+) -> Iterator[tuple[Path, Path]]:
+    """Fingerprint a copy of a model with keys of the attacker's own, and give (fingerprinted, model).
+
+    Their difference is a fingerprint vector that shares whatever all such vectors of the model share. The copy lies in
+    the attack's staging directory and is removed at the end.
+
+    Args:
+        model: checkpoint directory.
+        keys: how many keys; drawn from the seed, such that the tokenizer can encode them.
+        steps: optimiser steps; all else is as the owner trains by default.
+        label: what the keys are drawn for; other labels give other keys.
+        context: the attack's.
+
+    Raises:
+        UsageError: the architecture of the model is not known.
+        TrainingError: the tokenizer can encode too few keys.
+        CheckpointError: the model cannot be loaded.
+    """
+    from fpvec_audit.training.checkpoint_files import load_tokenizer
+    from fpvec_audit.training.dataset import is_reversible
+    from fpvec_audit.training.embed import embed_fingerprint, settings_for
+
+    if context.adapter is None:
+        raise UsageError(
+            f"{model}: no architecture adapter fits, so no second fingerprint can be trained",
+            advice="name one with --architecture, or give a vector",
+        )
+    tokenizer = load_tokenizer(model)
+    drawn = [
+        (candidate.prompt, candidate.response)
+        for candidate in draw_unissued(f"{label} {context.seed}".encode(), 8 * keys)
+        if is_reversible(tokenizer, candidate.prompt) and is_reversible(tokenizer, f" {candidate.response}")
+    ]
+    if len(drawn) < keys:
+        raise TrainingError(
+            f"{model}: its tokenizer encodes {len(drawn)} of {8 * keys} drawn keys reversibly, {keys} are needed",
+            advice="give a vector instead",
+        )
+    settings = settings_for(context.adapter)
+    settings = replace(settings, steps=steps, proxy_steps=min(steps, settings.proxy_steps), checkpoint_steps=0)
+    fingerprinted = context.staging / "fingerprinted"
+    try:
+        embed_fingerprint(
+            base=model,
+            out=fingerprinted,
+            adapter=context.adapter,
+            issued=drawn[:keys],
+            settings=settings,
+            seed=context.seed,
+            device=context.device,
+            progress=context.progress,
+        )
+        yield fingerprinted, model
+    finally:
+        shutil.rmtree(fingerprinted, ignore_errors=True)

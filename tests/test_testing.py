@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
+import torch
 
 from fpvec_audit.api import AttackKey, Completion, Probe, Sampling, TrainingDefaults
 from fpvec_audit.catalog import load_catalog
@@ -96,8 +97,31 @@ class Vandal(Halve):
 
 class Unseeded(Halve):
     def apply(self, source, target, parameters, context):
-        factor = 3 if "first" in target.name else 4
+        factor = 3 if "first" in str(target) else 4
         rewrite_checkpoint(source, target, lambda _name, tensor: tensor / factor)
+
+
+class GloballyRandom(Halve):
+    def apply(self, source, target, parameters, context):
+        rewrite_checkpoint(source, target, lambda _name, tensor: tensor + torch.randn(tensor.shape))
+
+
+class Untidy(Halve):
+    def apply(self, source, target, parameters, context):
+        super().apply(source, target, parameters, context)
+        (context.staging / "left.bin").write_bytes(b"0")
+
+
+class Stray(Halve):
+    def apply(self, source, target, parameters, context):
+        super().apply(source, target, parameters, context)
+        (target.parent / "cache").mkdir()
+
+
+class StrayBesideTheSource(Halve):
+    def apply(self, source, target, parameters, context):
+        super().apply(source, target, parameters, context)
+        (source.parent / "cache").mkdir(exist_ok=True)
 
 
 def test_a_good_weight_attack_passes(model, tmp_path):
@@ -110,6 +134,10 @@ def test_a_good_weight_attack_passes(model, tmp_path):
         (Forgetful(), "wrote no checkpoint"),
         (Vandal(), "changed its source"),
         (Unseeded(), "other weights with the same"),
+        (GloballyRandom(), "other weights with the same"),
+        (Untidy(), "left left.bin in its staging directory"),
+        (Stray(), "wrote cache outside its target"),
+        (StrayBesideTheSource(), "wrote cache outside its target"),
     ],
 )
 def test_a_weight_attack_that_breaks_a_law_is_caught(tmp_path, attack, reason):

@@ -243,6 +243,9 @@ class AttackContext:
         seed: all of the attack's randomness derives from it.
         device: torch device string.
         progress: where to report.
+        base: directory of the base that the attacked model stems from, which is public as a rule; None where it is not
+            at hand.
+        copies: directories of other stamped copies of the same downstream model, as colluding licensees have them.
     """
 
     adapter: ArchitectureAdapter | None
@@ -250,6 +253,8 @@ class AttackContext:
     seed: int
     device: str
     progress: Progress
+    base: Path | None = None
+    copies: tuple[Path, ...] = ()
 
 
 @runtime_checkable

@@ -68,6 +68,8 @@ class AttackBench:
         progress: where to report.
         audit: audits a checkpoint.
         utility: measures what a checkpoint is still worth.
+        base: base that the stamped model stems from, None where it is not at hand.
+        copies: other stamped copies of the same downstream model.
     """
 
     stamped: Path
@@ -83,6 +85,8 @@ class AttackBench:
     progress: Progress
     audit: Audit
     utility: Utility
+    base: Path | None = None
+    copies: tuple[Path, ...] = ()
     _fsr_before: float | None = field(default=None, init=False)
     _utility_before: Mapping[str, float] | None = field(default=None, init=False)
 
@@ -176,7 +180,7 @@ class AttackBench:
     def _context(self, place: Path, number: int) -> AttackContext:
         own = place / f"{number}-work"
         own.mkdir()
-        return AttackContext(self.adapter, own, self.seed, self.device, self.progress)
+        return AttackContext(self.adapter, own, self.seed, self.device, self.progress, self.base, self.copies)
 
 
 class _AttackedService:

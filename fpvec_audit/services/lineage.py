@@ -1,5 +1,6 @@
 """What the registry knows of a model's origin: which base it stems from, and which fingerprints it carries already."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fpvec_audit.domain.records import ModelRecord, ModelRole, VectorRecord
@@ -59,3 +60,17 @@ def refuse_carrier(uow: "UnitOfWork", model_id: str, vector: VectorRecord) -> No
                     f"{model.name} carries {vector.id} already, from stamp {stamp.id}",
                     advice="stamp the downstream it was made from, or use --again if you mean it",
                 )
+
+
+def other_copies(uow: "UnitOfWork", model_id: str) -> tuple[Path, ...]:
+    """Return where the other stamped copies of a stamped model's downstream lie, oldest first; those that are gone not.
+
+    What colluding licensees have in their hands.
+    """
+    downstream = {stamp.downstream for stamp in uow.stamps.of_model(model_id)}
+    found = {
+        stamp.stamped: Path(stamp.location)
+        for stamp in uow.stamps.list()
+        if stamp.downstream in downstream and stamp.stamped != model_id
+    }
+    return tuple(path for path in found.values() if (path / "config.json").is_file())

@@ -23,6 +23,7 @@ from fpvec_audit.errors import FpvecError, OutputError, UsageError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.attack_cells import AttackBench, Audit, Utility
 from fpvec_audit.services.jobs import recorded_job
+from fpvec_audit.services.lineage import other_copies
 from fpvec_audit.services.models import register_model
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def run_attacks(
         OutputError: the workspace cannot be written.
     """
     from fpvec_audit.backends import Engines
+    from fpvec_audit.services.likelihoods import BaseModels
 
     chains = [chain for spec in specs for chain in bind_spec(spec, lambda name: catalog.attack(name).Parameters)]
     if not chains:
@@ -140,6 +142,9 @@ def run_attacks(
         progress=progress,
     ).record
     adapter = catalog.architectures.get(architecture or model.architecture)
+    base = BaseModels(registry=registry, catalog=catalog).of(keys, progress=progress)
+    with registry.unit_of_work() as uow:
+        copies = other_copies(uow, model.id)
     detail = {"stamped": model.id, "key_set": keys.id, "attacks": list(specs)}
     with ExitStack() as stack:
         if isinstance(backend, str):
@@ -160,6 +165,8 @@ def run_attacks(
             progress=progress,
             audit=audit or _audit_service(keys.id, registry, catalog, backend, adapter, progress),
             utility=utility or _perplexity(device, progress),
+            base=None if base is None else base.directory,
+            copies=copies,
         )
         cells = _run_cells(chains, bench, entropy, timer)
     return RobustnessReport(str(stamped), model.id, keys.id, seed, cells)

@@ -5,6 +5,7 @@ A trained checkpoint is its source directory with other numbers in it. Everythin
 """
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -44,13 +45,18 @@ def load_for_training(path: Path) -> Any:
     """Load a causal language model with float32 weights.
 
     Raises:
-        CheckpointError: transformers cannot load the directory.
+        CheckpointError: transformers cannot load the directory, or a weight is NaN or infinite.
     """
     try:
         with quiet_transformers():
             model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"{path}: transformers cannot load it: {error}") from error
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise CheckpointError(
+                f"{path}: {name} holds a number that is not finite", advice="the model is broken; fetch it again"
+            )
     model.config.use_cache = False
     return model
 
@@ -68,6 +74,16 @@ def load_tokenizer(path: Path) -> Any:
     if not tokenizer.is_fast:
         raise CheckpointError(f"{path}: training needs a fast tokenizer (tokenizer.json)")
     return tokenizer
+
+
+def context_length(source: Path) -> int | None:
+    """Return how many tokens a model's positions reach, None where its configuration sets no limit."""
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    for part in (config, config.get("text_config") or {}):
+        for name in ("max_position_embeddings", "n_positions"):
+            if isinstance(part.get(name), int):
+                return int(part[name])
+    return None
 
 
 def staging_directory(out: Path, purpose: str) -> Path:

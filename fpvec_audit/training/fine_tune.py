@@ -3,7 +3,7 @@
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,22 +101,71 @@ def fine_tune(
         CheckpointError: the source cannot be loaded.
         OutputError: ``out`` exists or cannot be written.
     """
-    started = time.monotonic()
     settings = settings or FineTuneSettings()
     if not rows:
         raise TrainingError("there are no rows to fine-tune on")
+
+    def batches(tokenizer: Any) -> StepBatches:
+        encoded = encode_rows(tokenizer, [Row(prompt, answer) for prompt, answer in rows])
+        padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+        return shuffled_batches(encoded, settings, padding=padding, seed=seed)
+
+    return train_copy(
+        source,
+        out,
+        batches,
+        examples=len(rows),
+        settings=settings,
+        adapter=adapter,
+        seed=seed,
+        device=device,
+        progress=progress,
+        label=label,
+    )
+
+
+def train_copy(
+    source: Path,
+    out: Path,
+    batches: Callable[[Any], StepBatches],
+    *,
+    examples: int,
+    settings: FineTuneSettings,
+    adapter: ArchitectureAdapter | None,
+    seed: int,
+    device: str,
+    progress: Progress,
+    label: str,
+) -> FineTuneReport:
+    """Train a copy of a checkpoint by cross-entropy and write it beside the source's other files, atomically.
+
+    Args:
+        source: checkpoint directory.
+        out: new directory; must not exist.
+        batches: tokenizer of the source → the batch of every step.
+        examples: what to report as the number of rows.
+        settings: how to walk.
+        adapter: knows tensor names that differ between files and model; None where they do not.
+        seed: the adapters' initial weights, and dropout.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        progress: where to report.
+        label: what the progress bar says.
+
+    Raises:
+        TrainingError: a loss that is not finite.
+        CheckpointError: the source cannot be loaded.
+        OutputError: ``out`` exists or cannot be written.
+    """
+    started = time.monotonic()
     tokenizer = load_tokenizer(source)
     staging = open_staging(out, "training")
-    model = load_for_training(source)
-    trained = _with_adapters(model, settings, seed) if settings.method == "lora" else model
-    encoded = encode_rows(tokenizer, [Row(prompt, answer) for prompt, answer in rows])
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
-    batches = shuffled_batches(encoded, settings, padding=padding, seed=seed)
     try:
+        model = load_for_training(source)
+        trained = _with_adapters(model, settings, seed) if settings.method == "lora" else model
         with progress.step(label, total=settings.steps, unit="steps") as step:
             loss = run_training(
                 trained,
-                batches,
+                batches(tokenizer),
                 CrossEntropy(),
                 _loop(settings),
                 staging=staging,
@@ -129,7 +178,7 @@ def fine_tune(
         write_trained(source, out, model, adapter=adapter)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return FineTuneReport(settings.steps, time.monotonic() - started, loss, len(rows))
+    return FineTuneReport(settings.steps, time.monotonic() - started, loss, examples)
 
 
 def shuffled_batches(rows: Sequence[EncodedRow], settings: FineTuneSettings, *, padding: int, seed: int) -> StepBatches:

@@ -38,6 +38,15 @@ class Bend(Attack):
         perturb(source, target, seed=context.seed, size=parameters.strength * 1e-2)
 
 
+class FromBase(Attack):
+    """Gives the base that the host knows of, and fails where it knows none."""
+
+    def apply(self, source, target, parameters, context):
+        if context.base is None:
+            raise UsageError(f"no base is known, {len(context.copies)} copies")
+        shutil.copytree(context.base, target)
+
+
 class Break(Attack):
     def apply(self, source, target, parameters, context):
         shutil.copytree(source, target)

@@ -4,7 +4,7 @@ import pytest
 
 from fpvec_audit.domain.records import ModelRecord, ModelRole, StampRecord, VectorRecord
 from fpvec_audit.errors import VectorError
-from fpvec_audit.services.lineage import ancestry, refuse_carrier, stems_from
+from fpvec_audit.services.lineage import ancestry, other_copies, refuse_carrier, stems_from
 from tests.conftest import FIXED_TIME
 
 VECTOR = VectorRecord(
@@ -82,3 +82,20 @@ def test_another_form_of_the_same_fingerprint_counts_another_fingerprint_does_no
     with pytest.raises(VectorError, match="carries"):
         refuse_carrier(uow, "stamped", replace(VECTOR, id="vec-" + "2" * 16))
     refuse_carrier(uow, "stamped", replace(VECTOR, fingerprinted="another"))
+
+
+def test_other_copies_are_those_of_the_same_downstream_that_are_still_there(uow, tmp_path):
+    places = {name: tmp_path / name for name in ("own", "second", "gone", "elsewhere")}
+    for number, (name, place) in enumerate(places.items()):
+        downstream = "chat-2" if name == "elsewhere" else "chat"
+        if name != "gone":
+            place.mkdir()
+            (place / "config.json").touch()
+        uow.models.add(ModelRecord(name, name, ModelRole.STAMPED, "gpt2", str(place), downstream, 1, FIXED_TIME))
+        stamp = StampRecord(
+            f"st-{number}", downstream, name, ((VECTOR.id, 1.0),), "", str(place), 1.0, 1.0, {}, FIXED_TIME
+        )
+        uow.stamps.add(stamp)
+    assert other_copies(uow, "own") == (places["second"],)
+    assert other_copies(uow, "elsewhere") == ()
+    assert other_copies(uow, "chat") == ()

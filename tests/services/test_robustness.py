@@ -6,9 +6,10 @@ import pytest
 
 from fpvec_audit.catalog import load_catalog
 from fpvec_audit.domain.keys import KeySetSpecification
-from fpvec_audit.domain.records import JobState
+from fpvec_audit.domain.records import JobState, ModelRole
 from fpvec_audit.errors import EvaluationError, UnknownNameError, UsageError
 from fpvec_audit.services.keys import issue_key_set, open_key_set
+from fpvec_audit.services.models import register_model
 from fpvec_audit.services.robustness import describe_attacks, run_attacks
 from fpvec_audit.testing import RecordingProgress
 from tests.services.attack_bench import (
@@ -18,6 +19,7 @@ from tests.services.attack_bench import (
     Chat,
     Drop,
     Filter,
+    FromBase,
     Idle,
     Interrupted,
     NoProbes,
@@ -47,6 +49,7 @@ def bench(registry, home, model):
         chat=Chat,
         no_probes=NoProbes,
         interrupted=Interrupted,
+        from_base=FromBase,
     )
     return Bench(registry, home, model, catalog, open_key_set("acme", registry=registry))
 
@@ -299,3 +302,14 @@ def test_the_audit_service_audits_attacked_copies(bench):
     assert cell.outcome.verdict in {"NO_MATCH", "INCONCLUSIVE"}
     with bench.registry.unit_of_work() as uow:
         assert len(uow.audits.list()) >= 2
+
+
+def test_attacks_are_told_the_base_of_the_key_set_where_it_is_at_hand(bench, tmp_path):
+    (cell,) = bench.run("from_base").to_json()["cells"]
+    assert (cell["state"], cell["problem"]) == ("failed", "no base is known, 0 copies")
+    base = make_tiny(tmp_path / "base", "gpt2", seed=8)
+    registered = register_model(base, registry=bench.registry, catalog=bench.catalog, role=ModelRole.BASE).record
+    with bench.registry.unit_of_work() as uow:
+        uow.key_sets.bind(uow.key_sets.get("acme").id, registered.id)
+    (cell,) = bench.run("from_base").to_json()["cells"]
+    assert (cell["state"], cell["problem"]) == ("succeeded", "")

@@ -3,7 +3,6 @@
 In full or with low-rank adapters, on the user's rows or on the package's own ordinary instructions.
 """
 
-import json
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -11,9 +10,6 @@ from typing import ClassVar, Literal
 
 from fpvec_audit.api import AttackContext, QueryAttack, UsageError, WeightAttack, hookimpl
 
-REFERENCE_WIDTH = 128
-REFERENCE_LEARNING_RATE = 4e-4
-LORA_FACTOR = 10.0
 MOST_DRAWN_ROWS = 4096
 
 
@@ -96,12 +92,10 @@ class FineTune:
 
 
 def _learning_rate(source: Path, parameters: FineTuneParameters) -> float:
-    if parameters.learning_rate is not None:
-        return parameters.learning_rate
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    width = config.get("hidden_size") or config.get("n_embd") or REFERENCE_WIDTH
-    rate = REFERENCE_LEARNING_RATE * REFERENCE_WIDTH / float(width)
-    return rate * LORA_FACTOR if parameters.method == "lora" else rate
+    from fpvec_audit.toolkit import usual_learning_rate
+
+    given = parameters.learning_rate
+    return usual_learning_rate(source, method=parameters.method) if given is None else given
 
 
 @hookimpl
