@@ -25,6 +25,7 @@ from fpvec_audit.domain.selection import CREATED
 from fpvec_audit.errors import UsageError
 
 if TYPE_CHECKING:
+    from fpvec_audit.cli.wiring import Workbench
     from fpvec_audit.registry.unit_of_work import Registry
     from fpvec_audit.services.keys import IssuedKeySet
 
@@ -85,6 +86,7 @@ def issue(
     from fpvec_audit.reports.terminal import render_key_set
 
     bench = open_bench(home, registry, json)
+    new_key_file = _missing_key_file(bench)
     default_count, default_decoys = SCHEME_DEFAULTS.get(scheme, (32, 224))
     specification = KeySetSpecification(
         scheme=scheme,
@@ -107,6 +109,19 @@ def issue(
 
         issued = issue_key_set(name, registry=bench.registry, **common)
     bench.emit(issued.to_json(), render_key_set)
+    if new_key_file is not None and new_key_file.exists():
+        bench.say(
+            f"made the master key {new_key_file}: keep a copy of it somewhere else, since without it the secrets of this "
+            "registry cannot be read, and keep it to yourself"
+        )
+
+
+def _missing_key_file(bench: "Workbench") -> Path | None:
+    """Return the file of the master key where it is not there yet."""
+    from fpvec_audit.registry.master_key import KeyFile
+
+    source = bench.master_key
+    return source.path if isinstance(source, KeyFile) and not source.path.exists() else None
 
 
 def _issue_with_beacon(

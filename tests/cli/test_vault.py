@@ -210,3 +210,10 @@ def test_damaged_ciphertext_exits_4_with_advice(stocked, home, change):
     assert "cannot be opened" in err or "Could not decode" in err
     assert "with text" not in err
     assert "try:" in err
+
+
+def test_first_key_set_says_that_a_master_key_was_made(home, fpvec):
+    _, _, errors = fpvec("key", "issue", "acme", "--count", "2", "--decoys", "2")
+    assert f"made the master key {home / 'vault.key'}: keep a copy" in " ".join(errors.split())
+    _, _, errors = fpvec("key", "issue", "globex", "--count", "2", "--decoys", "2")
+    assert "master key" not in errors
