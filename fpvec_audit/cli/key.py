@@ -111,8 +111,8 @@ def issue(
     bench.emit(issued.to_json(), render_key_set)
     if new_key_file is not None and new_key_file.exists():
         bench.say(
-            f"made the master key {new_key_file}: keep a copy of it somewhere else, since without it the secrets of this "
-            "registry cannot be read, and keep it to yourself"
+            f"made the master key {new_key_file}: keep a copy of it somewhere else, since without it the secrets of "
+            "this registry cannot be read, and keep it to yourself"
         )
 
 
