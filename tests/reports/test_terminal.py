@@ -13,6 +13,7 @@ KEYS = {
     "name": "acme",
     "scheme": "independent",
     "grade": "self-attested",
+    "state": "issued",
     "marks": 1,
     "issued": 32,
     "decoys": 224,

@@ -105,6 +105,6 @@ def test_audits_tell_when_their_suspect_was_met_first(tools, ask):
     (suspect,) = list_suspects(registry=tools["registry"])
     assert first["first_seen"] == second["first_seen"] == suspect.record.first_seen_at.isoformat()
     shown = show_suspect(suspect.record.id[:8], registry=tools["registry"]).to_json()
-    assert [audit["audit_id"] for audit in shown["audits"]] == [first["audit_id"], second["audit_id"]]
+    assert {audit["audit_id"] for audit in shown["audits"]} == {first["audit_id"], second["audit_id"]}
     assert (shown["kind"], shown["audits"][0]["key_set_name"]) == ("checkpoint", "acme")
     assert ask(trace)["first_seen"] == first["first_seen"]

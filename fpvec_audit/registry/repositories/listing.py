@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, literal, select, tuple_, union_all
+from sqlalchemy import ColumnElement, Select, and_, func, literal, select, tuple_, union_all
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from fpvec_audit.domain.selection import CREATED, Selection
@@ -90,23 +90,29 @@ class Listing:
             return session.scalars(ordered(select(self.row))).all()
         column, keys = referring[0]
         others = [_refers(other, wanted) for other, wanted in referring[1:]]
-        few = FEW_ROWS if column is self.directory.id else FEW_KEYS
-        found = session.scalars(keys.distinct().limit(few + 1)).all()
+        if column is self.directory.id:
+            counted = _count(session, keys, most=FEW_ROWS)
+            if counted > FEW_ROWS:
+                return session.scalars(ordered(select(self.row), *others, _refers(column, keys))).all()
+            if counted == 0:
+                return ()
+            # Read first, whatever the planner thinks of walking along the dates until it has found enough.
+            chosen = keys.distinct().cte("chosen").prefix_with("MATERIALIZED")
+            (identifier,) = chosen.columns
+            return session.scalars(ordered(select(self.row).join(chosen, identifier == column), *others)).all()
+        found = session.scalars(keys.distinct().limit(FEW_KEYS + 1)).all()
         if not found:
             return ()
-        if column is self.directory.id and len(found) <= FEW_ROWS:
-            return session.scalars(ordered(select(self.row), *others, column.in_(found))).all()
         if len(found) == 1:
             return session.scalars(ordered(select(self.row), *others, column == found[0])).all()
-        if len(found) > few or selection.limit is None:
+        if len(found) > FEW_KEYS or selection.limit is None:
             return session.scalars(ordered(select(self.row), *others, _refers(column, keys))).all()
-        identifier = self.directory.id
-        parts = [ordered(select(identifier, *columns), *others, column == key).subquery() for key in found]
+        parts = [ordered(select(self.directory.id, *columns), *others, column == key).subquery() for key in found]
         joined = union_all(*(select(part) for part in parts)).subquery()
         places = [joined.c[place.key] for place in columns]
         order = [place.desc() if selection.descending else place for place in places]
-        chosen = session.scalars(select(joined.c[identifier.key]).order_by(*order).limit(selection.limit)).all()
-        return session.scalars(select(self.row).where(identifier.in_(chosen)).order_by(*ordering)).all()
+        page = session.scalars(select(joined.c[self.directory.id.key]).order_by(*order).limit(selection.limit)).all()
+        return session.scalars(select(self.row).where(self.directory.id.in_(page)).order_by(*ordering)).all()
 
     def _order(self, selection: Selection) -> tuple[InstrumentedAttribute[Any], ...]:
         orders = {CREATED: (self.recorded, self.directory.id), **self.orders}
@@ -147,6 +153,11 @@ class Listing:
         # The first column once more, because not every planner sees that a row of columns limits the first of them.
         first = columns[0] <= values[0] if selection.descending else columns[0] >= values[0]
         return and_(first, beyond)
+
+
+def _count(session: Session, keys: Select[Any], *, most: int) -> int:
+    """Return how many different keys there are, counted up to one more than ``most``."""
+    return session.scalar(select(func.count()).select_from(keys.distinct().limit(most + 1).subquery())) or 0
 
 
 def _refers(column: InstrumentedAttribute[Any], keys: Select[Any]) -> ColumnElement[bool]:
