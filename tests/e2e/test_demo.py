@@ -99,7 +99,7 @@ def test_both_engines_match_the_same_keys(demo, registry):
         )
         with registry.unit_of_work() as uow:
             kept = uow.audits.get(told["audit_id"])
-            records = uow.audits.records(told["audit_id"])
+            records = uow.audits.records(told["audit_id"], purpose="test")
         plan, begin = AuditPlan.from_json(kept.plan), Begin.from_json(kept.begin)
         before = score(plan, begin, records, responses=responses, issued=frozenset(key_set.issued_indices))
         assert again.verdict.value == told["verdict"], name
