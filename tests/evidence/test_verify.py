@@ -311,9 +311,9 @@ def test_work_is_bounded_whatever_a_bundle_asks_for():
         segment=story.ledger("MATCH")[3:],
         earlier=story.ledger("MATCH")[:2],
     )
-    started = time.monotonic()
+    started = time.process_time()
     assert "more than is counted here" in problems(builders.signed(claimed))
-    assert time.monotonic() - started < 60
+    assert time.process_time() - started < 60
 
 
 GUARD = """

@@ -1,9 +1,9 @@
 """Starts ``fpvec`` processes that have imported everything already: a fork takes milliseconds, a start over a second.
 
 Every line on stdin is a request, every line on stdout its answer. ``{"run": …}`` forks a process that does what the
-console script does and answers with its id; ``{"stopped": id}`` answers when it has stopped itself; ``{"wait": id}``
-answers with its exit code, negative for a signal. The process is a real one with memory, descriptors and locks of its
-own, so that ``kill -9`` means what it says.
+console script does and answers with its id; ``{"stopped": id}`` answers 1 when it has stopped itself and 0 when it has
+ended; ``{"wait": id}`` answers with its exit code, negative for a signal. The process is a real one with memory,
+descriptors and locks of its own, so that ``kill -9`` means what it says.
 """
 
 import contextlib
@@ -43,7 +43,8 @@ def serve() -> None:
         if "run" in request:
             answer = os.fork() or _become(request["run"])
         elif "stopped" in request:
-            answer = int(os.WIFSTOPPED(os.waitpid(request["stopped"], os.WUNTRACED)[1]))
+            found = os.waitid(os.P_PID, request["stopped"], os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            answer = int(found is not None and found.si_code == os.CLD_STOPPED)
         else:
             answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
         sys.stdout.write(f"{json.dumps(answer)}\n")

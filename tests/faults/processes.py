@@ -132,8 +132,12 @@ class ForkServer:
         running = self.start(*arguments, stop=stop)
         if not running.until(*stop):
             raise AssertionError(f"fpvec ended before {stop}: {running.end()}")
-        assert self._ask({"stopped": running.pid})
+        assert self.stops(running)
         return running
+
+    def stops(self, running: Running) -> bool:
+        """Wait until a process has stopped itself; False if it ended. Until then it would stop after any SIGCONT."""
+        return bool(self._ask({"stopped": running.pid}))
 
     def run(self, *arguments: str | Path, largest_file: int = 0) -> Ended:
         """Start ``fpvec`` and wait for its end."""

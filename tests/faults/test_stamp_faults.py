@@ -532,9 +532,14 @@ def test_two_processes_at_once_make_one_whole_target(bench, place, options, left
 def test_interrupt_at_any_moment_of_writing_leaves_nothing(bench, place, chance, stopped):
     out = place / "deep" / "out"
     moment = (WRITTEN, chance.randint(1, bench.counts[WRITTEN] - 20))
-    running = bench.server.start(*bench.order(out), stop=moment if stopped else BEFORE_CLOSING)
-    assert running.until(*moment)
-    running.send(signal.SIGINT, signal.SIGCONT)
+    if stopped:
+        running = bench.server.start_until(moment, *bench.order(out))
+    else:
+        running = bench.server.start(*bench.order(out), stop=BEFORE_CLOSING)
+        assert running.until(*moment)
+    running.send(signal.SIGINT)
+    if bench.server.stops(running):
+        running.send(signal.SIGCONT)
     ended = running.end()
     assert ended.code == 130
     assert "Traceback" not in ended.err
