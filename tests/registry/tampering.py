@@ -32,4 +32,4 @@ def tamper(registry, *statements):
     """Run statements past everything that would stop them."""
     with unguarded(registry) as connection:
         for statement in statements:
-            connection.exec_driver_sql(statement)
+            connection.exec_driver_sql(statement if on_sqlite(registry) else statement.replace("%", "%%"))
