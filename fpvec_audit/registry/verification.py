@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 from fpvec_audit.domain.manifest import HEADING
 from fpvec_audit.domain.records import LedgerEntry
 from fpvec_audit.registry.database import is_postgresql
-from fpvec_audit.registry.ledger import Ledger
+from fpvec_audit.registry.ledger import CLOCK_ACCEPTED, Ledger
 from fpvec_audit.registry.recorded_fields import EVENTS, contradictions
 from fpvec_audit.registry.row_digests import (
     CHRONICLED,
@@ -83,7 +83,7 @@ def verify_snapshot(uow: UnitOfWork) -> Verification:
             if not fits:
                 report.problem(f"ledger entry {entry.serial} does not continue the history before it")
                 return Verification(_number(entry.serial), "", entry, {}, tuple(report.problems))
-            if head is not None and entry.at < head.at and entry.event != "clock.accepted":
+            if head is not None and entry.at < head.at and entry.event != CLOCK_ACCEPTED:
                 report.note(f"ledger entry {entry.serial} says {entry.at}, the one before it says {head.at}")
             _remember(scratch, entry)
             head = entry

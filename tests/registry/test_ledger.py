@@ -163,7 +163,7 @@ def test_entry_that_is_no_text_is_found_on_a_later_page(embedded):
 
 
 @settings(
-    max_examples=60,
+    max_examples=50,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -185,7 +185,7 @@ def test_any_changed_byte_is_found(told, data):
 
 
 @settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

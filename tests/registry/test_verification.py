@@ -66,7 +66,7 @@ def test_digests_are_the_same_on_both_databases(filled, tmp_path):
 
 
 @settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -84,27 +84,32 @@ def test_any_changed_value_of_a_row_is_found(filled, data):
     assert not found(filled).problems
 
 
-@pytest.mark.parametrize("name", sorted(VOUCHED))
-def test_any_deleted_row_is_found(filled, name):
-    rows = stored(filled, name)
-    restore(filled, name, rows[1:])
-    assert found(filled).problems
+def test_any_deleted_row_is_found(filled):
+    for name in VOUCHED:
+        rows = stored(filled, name)
+        restore(filled, name, rows[1:])
+        assert found(filled).problems, name
+        restore(filled, name, rows)
+    assert not found(filled).problems
 
 
-@pytest.mark.parametrize("name", sorted(VOUCHED))
-def test_any_inserted_row_is_found(filled, name):
-    rows = stored(filled, name)
+def test_any_inserted_row_is_found(filled):
+    for name in VOUCHED:
+        rows = stored(filled, name)
+        restore(filled, name, [*rows, forged(name, rows[0])])
+        assert found(filled).problems, name
+        restore(filled, name, rows)
+    assert not found(filled).problems
+
+
+def forged(name, row):
     keys = [key.name for key in inspect(Base.metadata.tables[name]).primary_key.columns]
     if name == "vault_secret":
-        changes = {"id": 99, "subject": "ks-forged"}
-    elif len(keys) == 1:
-        changes = {keys[0]: "f" * 20} | ({"name": "forged"} if "name" in rows[0] else {})
-        changes |= {"digest": "9" * 64} if name == "vector" else {}
-        changes |= {"commitment_digest": "9" * 64} if name == "key_set" else {}
-    else:
-        changes = {keys[1]: 77}
-    restore(filled, name, [*rows, rows[0] | changes])
-    assert found(filled).problems
+        return row | {"id": 99, "subject": "ks-forged"}
+    if len(keys) > 1:
+        return row | {keys[1]: 77}
+    unique = {"name": "forged", "digest": "9" * 64, "commitment_digest": "9" * 64}
+    return row | {keys[0]: "f" * 20} | {each: value for each, value in unique.items() if each in row}
 
 
 def test_problem_names_row_field_and_both_values(filled):
@@ -165,35 +170,39 @@ def test_entries_of_before_rows_had_digests_still_verify(filled):
     assert found(filled).problems == ()
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE licensee SET name = 'Mallory' WHERE name = 'Bob'",
-        "UPDATE model SET role = 'downstream' WHERE role = 'base'",
-        "UPDATE key_set SET owner = 'Mallory'",
-        "UPDATE key_set SET base_id = NULL",
-        "UPDATE candidate SET burnt_at = NULL, burnt_in = NULL",
-        "UPDATE candidate SET leaf = 'ff' WHERE position = 2",
-        "UPDATE candidate SET mark = NULL",
-        "DELETE FROM candidate WHERE position = 9",
-        "UPDATE vector SET norm = 0.2",
-        "UPDATE vector_family SET base_id = 'x'",
-        "UPDATE stamp SET licensee_id = NULL",
-        "UPDATE stamp SET location = '/stamped'",
-        "UPDATE stamp_vector SET scale = 0.25",
-        "DELETE FROM stamp_vector",
-        "UPDATE audit SET verdict = 'NO_MATCH' WHERE verdict = 'MATCH'",
-        "UPDATE audit SET result = '{}'",
-        "UPDATE audit SET begin = NULL",
-        "DELETE FROM audit_record WHERE serial = 3",
-        "UPDATE attack_run SET state = 'failed'",
-        "DELETE FROM attack_run",
-    ],
+BY_FIELD = (
+    "UPDATE licensee SET name = 'Mallory' WHERE name = 'Bob'",
+    "UPDATE model SET role = 'downstream' WHERE role = 'base'",
+    "UPDATE key_set SET owner = 'Mallory'",
+    "UPDATE key_set SET base_id = NULL",
+    "UPDATE candidate SET burnt_at = NULL, burnt_in = NULL",
+    "UPDATE candidate SET leaf = 'ff' WHERE position = 2",
+    "UPDATE candidate SET mark = NULL",
+    "DELETE FROM candidate WHERE position = 9",
+    "UPDATE vector SET norm = 0.2",
+    "UPDATE vector_family SET base_id = 'x'",
+    "UPDATE stamp SET licensee_id = NULL",
+    "UPDATE stamp SET location = '/stamped'",
+    "UPDATE stamp_vector SET scale = 0.25",
+    "DELETE FROM stamp_vector",
+    "UPDATE audit SET verdict = 'NO_MATCH' WHERE verdict = 'MATCH'",
+    "UPDATE audit SET result = '{}'",
+    "UPDATE audit SET begin = NULL",
+    "DELETE FROM audit_record WHERE serial = 3",
+    "UPDATE attack_run SET state = 'failed'",
+    "DELETE FROM attack_run",
 )
-def test_change_is_found_by_the_fields_that_old_entries_say(filled, statement):
+
+
+def test_change_is_found_by_the_fields_that_old_entries_say(filled):
     old_entries(filled)
-    tamper(filled, statement)
-    assert found(filled).problems
+    for statement in BY_FIELD:
+        name = statement.split()[2 if statement.startswith("DELETE") else 1]
+        rows = stored(filled, name)
+        tamper(filled, statement)
+        assert found(filled).problems, statement
+        restore(filled, name, rows)
+    assert not found(filled).problems
 
 
 def test_old_and_new_entries_about_one_row_go_together(filled):
