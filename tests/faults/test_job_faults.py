@@ -123,7 +123,8 @@ def test_two_processes_that_stamp_into_one_directory_record_one_stamp(place):
         with place.open() as registry, registry.unit_of_work() as uow:
             (stamp,) = (stamp for stamp in uow.stamps.list() if stamp.location == str(out))
         assert stamp.licensee == ("Globex", "Initech")[[code for code, _ in ended].index(0)]
-    assert len(place.events("stamp.made")) == 2
+    # Where the same licensee's copy is the first both times, the second is the same stamp again.
+    assert len(place.events("stamp.made") + place.events("stamp.repeated")) == 2
 
 
 def test_two_processes_that_register_one_model_record_it_once(place):
