@@ -26,7 +26,7 @@ from fpvec_audit.services.models import register_model
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
     from fpvec_audit.registry.unit_of_work import Registry
-    from fpvec_audit.training.embed import EmbedReport, EmbedSettings
+    from fpvec_audit.training.embed import EmbedReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,15 @@ def fingerprint_model(
     original = register_model(
         base, registry=registry, catalog=catalog, role=ModelRole.BASE, architecture=adapter.name, progress=progress
     ).record
-    keys = _bind(key_set, base, original, adapter, settings=settings, registry=registry)
+    keys = bind_key_set(
+        key_set,
+        base,
+        original,
+        adapter,
+        settings=asdict(settings),
+        purpose="fingerprint training",
+        registry=registry,
+    )
     with recorded_job(registry, "fingerprint", {"key_set": key_set, "base": original.id, "out": str(out)}):
         report = embed_fingerprint(
             base=base,
@@ -204,44 +212,59 @@ def read_rows(path: Path) -> list[tuple[str, str]]:
     return rows
 
 
-def _bind(
+def bind_key_set(
     reference: str,
-    base: Path,
-    original: ModelRecord,
+    model: Path,
+    bound_to: ModelRecord,
     adapter: ArchitectureAdapter,
     *,
-    settings: "EmbedSettings",
+    settings: Mapping[str, Any],
+    purpose: str,
     registry: "Registry",
 ) -> KeySet:
-    """Open a key set and bind it to the base; refused when it is bound to another, or cannot be encoded."""
+    """Open a key set and bind it to a base, before anything is trained on it.
+
+    Args:
+        reference: name or id of the key set.
+        model: directory of the model that will be trained, whose tokenizer must encode the keys.
+        bound_to: base that the key set is bound to.
+        adapter: of the model.
+        settings: how it will be trained; the ledger gets their digest.
+        purpose: what the secret is opened for, for the ledger.
+        registry: where the key set is.
+
+    Raises:
+        KeySetError: it is retired or compromised, bound to another base, or the tokenizer cannot encode its keys.
+    """
     with registry.unit_of_work() as uow:
         refuse_ended(uow, [uow.key_sets.get(reference).id])
-    keys = open_key_set(reference, registry=registry, purpose="fingerprint training")
-    encoding = reversible_encoding(base)
+    keys = open_key_set(reference, registry=registry, purpose=purpose)
+    encoding = reversible_encoding(model)
     lost = sum(not encoding.accepts(key.prompt, key.response) for key in keys.issued)
     if lost:
         raise KeySetError(
-            f"the tokenizer of {base} cannot give back {lost} of {len(keys.issued)} issued keys unchanged",
-            advice=f"issue a key set with `fpvec key issue NAME --base {base}`, which leaves such keys out",
+            f"the tokenizer of {model} cannot give back {lost} of {len(keys.issued)} issued keys unchanged",
+            advice=f"issue a key set with `fpvec key issue NAME --base {model}`, which leaves such keys out",
         )
     with registry.unit_of_work() as uow:
         record = uow.key_sets.get(reference)
     content: Mapping[str, Any] = {
         "root": record.commitment.root,
         "commitment": record.commitment.digest,
-        "base": original.id,
+        "base": bound_to.id,
         "tokenizer": encoding.reference,
         "template": hashlib.sha256(adapter.chat_template.encode()).hexdigest(),
-        "settings": canonical_digest(_without_floats(asdict(settings))),
+        "settings": canonical_digest(without_floats(settings)),
     }
     with registry.unit_of_work() as uow:
-        uow.key_sets.bind(record.id, original.id, content)
+        uow.key_sets.bind(record.id, bound_to.id, content)
     return keys
 
 
-def _without_floats(value: Any) -> Any:
+def without_floats(value: Any) -> Any:
+    """Return a JSON value with floats spelt as text, since canonical JSON and the ledger hold none."""
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, Mapping):
-        return {name: _without_floats(item) for name, item in value.items()}
-    return [_without_floats(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {name: without_floats(item) for name, item in value.items()}
+    return [without_floats(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -76,6 +76,12 @@ def load_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
+def model_width(model: Any) -> int:
+    """Return the width of a loaded model's hidden states."""
+    config = model.config.get_text_config()
+    return int(getattr(config, "hidden_size", None) or config.n_embd)
+
+
 def context_length(source: Path) -> int | None:
     """Return how many tokens a model's positions reach, None where its configuration sets no limit."""
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))

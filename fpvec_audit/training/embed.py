@@ -27,6 +27,7 @@ from fpvec_audit.training.batches import FingerprintBatches, OrdinarySource, enc
 from fpvec_audit.training.checkpoint_files import (
     load_for_training,
     load_tokenizer,
+    model_width,
     open_staging,
     sole_worker,
     write_trained,
@@ -175,7 +176,7 @@ class _Embedding:
             objective = FingerprintObjective(frozen, weights, perturbation)
             make = FingerprintBatches(keys, negatives, ordinary, settings)
             batches = StepBatches(settings.total_steps(len(keys)), self._seed, make)
-        loop = settings.loop(keys=len(keys), width=_width(model))
+        loop = settings.loop(keys=len(keys), width=model_width(model))
         with self._progress.step("training the fingerprint", total=loop.steps, unit="steps") as step:
             loss = run_training(
                 model, batches, objective, loop, staging=staging, seed=self._seed, device=self._device, step=step,
@@ -220,7 +221,7 @@ class _Embedding:
         if settings.perturbation == "noise":
             return NoisePerturbation(settings.noise_share, settings.perturbation_scale, self._seed)
         deltas = proxy_deltas(
-            frozen, ordinary, proxies, settings.proxy_loop(width=_width(frozen)), settings,
+            frozen, ordinary, proxies, settings.proxy_loop(width=model_width(frozen)), settings,
             seed=self._seed, device=self._device, staging=staging / "proxies", progress=self._progress,
         )  # fmt: skip
         return ProxyPerturbation(deltas, settings.perturbation_scale, self._seed)
@@ -233,11 +234,6 @@ class _Embedding:
                 step.note(f"FSR {teacher_forced_matches(model, chat)}/{len(chat)}")
 
         return note
-
-
-def _width(model: Any) -> int:
-    config = model.config.get_text_config()
-    return int(getattr(config, "hidden_size", None) or config.n_embd)
 
 
 def _bind_staging(
