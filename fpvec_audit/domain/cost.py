@@ -107,8 +107,8 @@ def crossover(method: MethodCost, other: MethodCost, *, quantity: str = "seconds
         other: the one that it is compared with.
         quantity: one of :data:`QUANTITIES`.
     """
-    once = getattr(method.once, quantity) - getattr(other.once, quantity)
-    saved = getattr(other.each, quantity) - getattr(method.each, quantity)
+    once = float(getattr(method.once, quantity)) - float(getattr(other.once, quantity))
+    saved = float(getattr(other.each, quantity)) - float(getattr(method.each, quantity))
     if saved > 0:
         return max(1, floor(once / saved) + 1)
     return 1 if saved == 0 and once < 0 else None
