@@ -296,10 +296,10 @@ def extract_vector(
         VectorError: the models do not belong together, or are alike.
         OutputError: the target exists or cannot be written.
     """
-    checkpoints = [read_checkpoint(path) for path in (base, fingerprinted)]
-    for checkpoint in checkpoints:
+    before, after = read_checkpoint(base), read_checkpoint(fingerprinted)
+    for checkpoint in (before, after):
         refuse_quantised(checkpoint)
-    extraction = plan_extraction(*checkpoints, adapter)
+    extraction = plan_extraction(before, after, adapter)
     with staged_directory(target, extraction.layout.bytes, progress=progress) as staging:
         write_vector(extraction, staging, tool_version=__version__, progress=progress)
 

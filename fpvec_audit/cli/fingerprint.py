@@ -93,11 +93,18 @@ def fingerprint(
         architecture=architecture,
         worker=worker,
     )
-    where = {"key_set": key, "out": out, "registry": bench.registry, "catalog": bench.catalog, "options": options}
     if worker.rank > 0:
-        join_fingerprint(base, **where)
+        join_fingerprint(base, key_set=key, out=out, options=options, registry=bench.registry, catalog=bench.catalog)
         return
-    result = fingerprint_model(base, **where, progress=bench.progress)
+    result = fingerprint_model(
+        base,
+        key_set=key,
+        out=out,
+        registry=bench.registry,
+        catalog=bench.catalog,
+        options=options,
+        progress=bench.progress,
+    )
     bench.emit(result.to_json(), render_fields)
     bench.say(f"next: fpvec vector extract {base} {out} --key {key} --out VECTOR")
 

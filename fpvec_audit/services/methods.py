@@ -18,13 +18,13 @@ from fpvec_audit.domain.methods import MethodContext, MethodKeys
 from fpvec_audit.domain.plugins import METHOD, PluginInfo
 from fpvec_audit.domain.ports import ArchitectureAdapter, FingerprintMethod
 from fpvec_audit.domain.records import ModelRecord, ModelRole
-from fpvec_audit.errors import OutputError, PluginError, UsageError
+from fpvec_audit.errors import CheckpointError, OutputError, PluginError, UsageError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.cost_meter import CostMeter
 from fpvec_audit.services.embed import bind_key_set, without_floats
 from fpvec_audit.services.jobs import recorded_job
 from fpvec_audit.services.lineage import ancestry
-from fpvec_audit.services.models import register_model
+from fpvec_audit.services.models import identify_model, register_model
 from fpvec_audit.services.shared_work import SharedWork
 
 if TYPE_CHECKING:
@@ -290,9 +290,17 @@ class _Family:
         root = line[-1]
         if root.role is not ModelRole.BASE:
             return cls(own, own, None)
-        lies = Path(root.location)
-        at_hand = lies.is_dir() and register(lies, ModelRole.BASE).id == root.id
-        return cls(own, root, lies if at_hand else None)
+        return cls(own, root, _lying(root, adapter, catalog, progress))
+
+
+def _lying(model: ModelRecord, adapter: ArchitectureAdapter, catalog: "Catalog", progress: Progress) -> Path | None:
+    """Return where a registered model lies, None where it does not lie there any more as it was registered."""
+    place = Path(model.location)
+    try:
+        found = identify_model(place, catalog=catalog, architecture=adapter.name, progress=progress)
+    except CheckpointError:
+        return None
+    return place if found.digest == model.id else None
 
 
 def _carried_out(

@@ -205,8 +205,9 @@ class _Embedding:
                 "staging": staging, "seed": self._seed, "device": self._device, "step": step, "resume": task.resume,
             }  # fmt: skip
             if self._worker.processes > 1:
+                processes = self._worker.processes
                 loss, trained = run_shared_training(
-                    model, batches.shared_by(self._worker.processes), objective, loop, **common
+                    model, batches.shared_by(processes), objective, loop, processes=processes, **common
                 )
                 return loss, len(negatives), model, trained
             note = self._note(model, [key.chat for key in keys[: len(task.issued)]], step, loop.steps)

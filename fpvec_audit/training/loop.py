@@ -159,16 +159,26 @@ def run_shared_training(
     seed: int,
     device: str,
     step: Step,
+    processes: int,
     resume: bool = False,
 ) -> tuple[float, Mapping[str, Tensor]]:
     """Train a model together with the other processes of a launcher, each on batches of its own.
 
-    Arguments and errors are those of :func:`run_training`; every process calls this with equal ones.
+    Arguments and errors are those of :func:`run_training`; every process calls this with equal ones, and with the
+    number of ``processes``.
 
     Returns:
         Mean loss of this process; all trained weights by name in the process of rank 0, none elsewhere.
+
+    Raises:
+        TrainingError: accelerate did not find the other processes.
     """
     arguments = _arguments(model, settings, staging, seed, device)
+    if arguments.world_size != processes:
+        raise TrainingError(
+            f"accelerate found {arguments.world_size} of {processes} processes",
+            advice="start them with `accelerate launch`, and see `accelerate env`",
+        )
     trainer = _trainer(model, batches, objective, arguments, [_Reporter(step, lambda _number: None)])
     loss = _train(trainer, staging, step, resume=resume)
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
@@ -231,7 +241,7 @@ def worker_device(device: str, worker: Worker) -> str:
     resolved = resolve_device(device)
     if worker.processes == 1:
         return resolved
-    return str(PartialState(cpu=resolved == "cpu").device)
+    return "cpu" if PartialState(cpu=resolved == "cpu").device.type == "cpu" else str(PartialState().device)
 
 
 def mixed_precision(model: nn.Module, precision: str, device: str) -> bool:
@@ -278,6 +288,7 @@ def _arguments(model: nn.Module, settings: LoopSettings, staging: Path, seed: in
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         use_cpu=use_cpu,
+        ddp_find_unused_parameters=False,  # every parameter has a part in every pass
         bf16=mixed_precision(model, settings.precision, device),
         gradient_checkpointing=settings.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
