@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import pluggy
 
@@ -42,6 +42,7 @@ from fpvec_audit.plugin_points import announced_plugins, owner
 
 OWN_DISTRIBUTION = "fpvec-audit"
 LISTING = "fpvec plugin list"
+Value = TypeVar("Value")
 HOOKS = {"fpvec_architectures": ARCHITECTURE, "fpvec_attacks": ATTACK}
 """Hook → kind of what it gives."""
 
@@ -216,7 +217,7 @@ class _GuardedAdapter:
             return _of_type(self.adapter.prompt(user, system), str, "prompt")
 
 
-def _of_type(value: Any, expected: type, method: str) -> Any:
+def _of_type(value: Value, expected: type, method: str) -> Value:
     if not isinstance(value, expected):
         raise TypeError(f"{method} returned {type(value).__name__}, not {expected.__name__}")
     return value

@@ -1,6 +1,8 @@
 """What each built-in adapter says of its family; the conformance suite over all is in test_conformance."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +31,9 @@ BUFFERS = {
                  "gpt_neox.layers.11.attention.rotary_emb.inv_freq"),
 }  # fmt: skip
 """What older checkpoints, or loaded models, hold beside parameters."""
+
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "architectures.md"
 
 
 def adapter_of(family):
@@ -119,6 +124,20 @@ def test_exactly_the_right_adapter_claims_a_configuration(family):
 def test_relatives_with_other_tensors_are_claimed_by_none(model_type):
     description = ModelDescription({"model_type": model_type})
     assert not any(adapter.supports(description) for adapter in CATALOG.architectures.values())
+
+
+def test_the_documentation_lists_every_adapter_with_its_types_and_habit():
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in DOCUMENT.read_text(encoding="utf-8").splitlines()]
+    told = {
+        row[0].strip(" `"): ({kind.split()[0] for kind in row[1].split(", ") if "by its" not in kind}, row[3].strip())
+        for row in rows
+        if len(row) == 5 and "`" in row[0]
+    }
+    assert told == {
+        name: (set(adapter.model_types), "yes" if adapter.tied_by_default else "no")
+        for name, adapter in CATALOG.architectures.items()
+        if CATALOG.info("architecture", name).distribution == "fpvec-audit"
+    }
 
 
 def test_names_it_does_not_know_stay_as_they_are(adapter):
