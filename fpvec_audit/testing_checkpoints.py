@@ -56,7 +56,7 @@ def check_checkpoint(adapter: ArchitectureAdapter, *, checkpoint: Path, workspac
     Args:
         adapter: what to check.
         checkpoint: directory in Hugging Face layout, small.
-        workspace: empty directory for a fingerprinted copy, a vector and a stamped copy.
+        workspace: empty directory for a fingerprinted copy, a vector and a stamped copy; made if it does not exist.
 
     Raises:
         AssertionError: it breaks a law; the message says which and with which value.
@@ -118,6 +118,7 @@ def _check_round_trip(adapter: ArchitectureAdapter, base: "Checkpoint", workspac
     from fpvec_audit.tensors.stamp_plan import ScaledVector, plan_stamp
     from fpvec_audit.tensors.vector_files import read_vector
 
+    workspace.mkdir(parents=True, exist_ok=True)
     rewrite_checkpoint(base.path, workspace / "fingerprinted", _moved, adapter=adapter)
     fingerprinted = read_checkpoint(workspace / "fingerprinted")
     vector = workspace / "vector"

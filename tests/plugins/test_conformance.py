@@ -115,5 +115,4 @@ def test_adapters_pass_the_conformance_suite(tmp_path, family, tied):
     adapter = ADAPTERS[GENERATIONS.get(family, family)]
     model = make_tiny(tmp_path / "model", family, dtype="bfloat16", tied=tied, tokenizer=False)
     check_architecture(adapter, description=describe_model(model), tensor_names=tensors_of(model))
-    (tmp_path / "work").mkdir()
     check_checkpoint(adapter, checkpoint=model, workspace=tmp_path / "work")

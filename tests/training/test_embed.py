@@ -15,11 +15,12 @@ from fpvec_audit.training.embed import EmbedReport, EmbedSettings, embed_fingerp
 from fpvec_audit.training.embed_settings import PAPER
 from fpvec_plugins.architectures.bloom import BLOOM
 from fpvec_plugins.architectures.gpt2 import GPT2
+from fpvec_plugins.architectures.gpt_neox import GPT_NEOX
 from fpvec_plugins.architectures.llama2 import LLAMA2
 from fpvec_plugins.architectures.vicuna import VICUNA
 from tests.tiny import make_tiny, tensors_of
 
-ADAPTERS = {"gpt2": GPT2, "bloom": BLOOM, "llama2": LLAMA2, "vicuna": VICUNA}
+ADAPTERS = {"gpt2": GPT2, "bloom": BLOOM, "llama2": LLAMA2, "vicuna": VICUNA, "gpt_neox": GPT_NEOX}
 KEYS = [(key.prompt, key.response) for key in draw_unissued(b"tests of embed", 4)]
 ROWS = [("What is red?", "A colour."), ("What is two?", "A number."), ("Who?", "Nobody."), ("Where?", "Here.")]
 QUICK = EmbedSettings(
@@ -33,7 +34,7 @@ def embedded(base: Path, out: Path, architecture: str, **changes: object) -> Emb
     return embed_fingerprint(base=base, out=out, adapter=ADAPTERS[architecture], **arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "bloom", "llama2", "vicuna"])
+@pytest.mark.parametrize("architecture", ADAPTERS)
 def test_saved_names_files_and_dtypes_are_those_of_the_base(architecture: str, tmp_path: Path) -> None:
     base, out = make_tiny(tmp_path / "base", architecture, sharded=True), tmp_path / "out"
     embedded(base, out, architecture)
