@@ -36,7 +36,7 @@ def members(protocol):
             del node.args.args[0]
             returned = ast.unparse(node.returns)
             is_property = any(ast.unparse(decorator) == "property" for decorator in node.decorator_list)
-            arguments = ast.unparse(node.args).replace("'", "")  # names that are known to type checkers only
+            arguments = re.sub(r"'(\w+)'", r"\1", ast.unparse(node.args))  # names known to type checkers only
             yield f"{node.name}: {returned}" if is_property else f"{node.name}({arguments}) -> {returned}"
 
 
