@@ -143,8 +143,9 @@ def _issued(name: str, registry: Registry) -> str:
 
 
 def _copy_is_of(copy: Path, name: str, registry: Registry) -> bool:
-    with registry.snapshot() as uow:
+    with suppress(UnknownNameError), registry.snapshot() as uow:
         return bool(uow.stamps.select(Selection({"licensee": name}, limit=1)))
+    return False  # nothing was ever issued to a licensee of that name
 
 
 def work_together(work: Work, *, processes: int, rounds: int, kills: int, seed: int = 0) -> Done:
