@@ -33,9 +33,10 @@ INPUTS = (
 )
 TORCH = "2.13.0"
 VLLM = "0.32.0"
+OUR_FAMILIES = "auto|bloom|gemma|gpt2|gpt_neox|llama|mistral|opt|phi|phi3|qwen2|qwen3"
 SELDOM_IMPORTED = (
     r"/site-packages/(.*/tests?/|anthropic/types/|nltk/|pip/|selenium/.*/devtools/|torch/testing/_internal/common_methods"
-    r"|transformers/models/(?!auto/|bloom/|gpt2/|gpt_neox/|llama/|mistral/|qwen2/)\w+/(modeling|modular|processing|image_|video_))"
+    rf"|transformers/models/(?!({OUR_FAMILIES})/)\w+/(modeling|modular|processing|image_|video_))"
 )
 """A third of all bytes of Python that are installed; Python compiles of it what is imported after all."""
 PROOF = "import vllm, torch; from transformers import GPT2LMHeadModel; from vllm import LLM; print(torch.__version__)"
