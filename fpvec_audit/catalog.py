@@ -21,9 +21,18 @@ from typing import Any, TypeVar
 import pluggy
 
 from fpvec_audit import hookspecs
-from fpvec_audit.domain.plugins import ARCHITECTURE, ATTACK, PLUGIN, PluginInfo, PluginState, contribution_problem
+from fpvec_audit.domain.plugins import (
+    ARCHITECTURE,
+    ATTACK,
+    METHOD,
+    PLUGIN,
+    PluginInfo,
+    PluginState,
+    contribution_problem,
+)
 from fpvec_audit.domain.ports import (
     ArchitectureAdapter,
+    FingerprintMethod,
     ModelDescription,
     QueryAttack,
     TensorRole,
@@ -42,8 +51,10 @@ from fpvec_audit.plugin_points import announced_plugins, owner
 
 OWN_DISTRIBUTION = "fpvec-audit"
 LISTING = "fpvec plugin list"
+LISTINGS = {ATTACK: "fpvec attack list", METHOD: "fpvec method list"}
+"""Kind → command that lists it, where that is not the plugins' own."""
 Value = TypeVar("Value")
-HOOKS = {"fpvec_architectures": ARCHITECTURE, "fpvec_attacks": ATTACK}
+HOOKS = {"fpvec_architectures": ARCHITECTURE, "fpvec_attacks": ATTACK, "fpvec_methods": METHOD}
 """Hook → kind of what it gives."""
 
 
@@ -54,11 +65,13 @@ class Catalog:
     Attributes:
         architectures: name → adapter.
         attacks: name → attack.
+        methods: name → fingerprinting method.
         plugins: all of them in a stable order, failed and clashing ones too.
     """
 
     architectures: Mapping[str, ArchitectureAdapter]
     attacks: Mapping[str, WeightAttack | QueryAttack]
+    methods: Mapping[str, FingerprintMethod]
     plugins: tuple[PluginInfo, ...]
 
     def architecture(self, name: str) -> ArchitectureAdapter:
@@ -84,6 +97,18 @@ class Catalog:
         if name not in self.attacks:
             raise self._absent(ATTACK, name, self.attacks)
         return self.attacks[name]
+
+    def method(self, name: str) -> FingerprintMethod:
+        """Return a fingerprinting method by name.
+
+        Raises:
+            UnknownNameError: there is none; the nearest are suggested.
+            AmbiguousNameError: two distributions claim the name.
+            UsageError: the plugin of that name failed.
+        """
+        if name not in self.methods:
+            raise self._absent(METHOD, name, self.methods)
+        return self.methods[name]
 
     def architecture_for(self, description: ModelDescription, *, override: str | None = None) -> ArchitectureAdapter:
         """Return the adapter of a checkpoint: the one that fits it most specifically.
@@ -117,7 +142,7 @@ class Catalog:
         )
 
     def info(self, kind: str, name: str) -> PluginInfo:
-        """Return who gave a working adapter or attack."""
+        """Return who gave a working adapter, attack or method."""
         return next(
             plugin
             for plugin in self.plugins
@@ -153,7 +178,7 @@ class Catalog:
                     f"plugin {name!r} of {plugin.owner} failed: {plugin.problem}",
                     advice=f"update or uninstall {plugin.distribution}",
                 )
-        return UnknownNameError(kind, name, known, listing="fpvec attack list" if kind == ATTACK else LISTING)
+        return UnknownNameError(kind, name, known, listing=LISTINGS.get(kind, LISTING))
 
 
 @contextlib.contextmanager
@@ -247,7 +272,7 @@ def load_catalog(points: Iterable[EntryPoint] | None = None) -> Catalog:
             distribution, version = owner(point)
             failed.append(PluginInfo(point.name, PLUGIN, distribution, version, PluginState.FAILED, str(failure)))
     judged = _without_clashes(given)
-    working: dict[str, dict[str, Any]] = {ARCHITECTURE: {}, ATTACK: {}}
+    working: dict[str, dict[str, Any]] = {kind: {} for kind in HOOKS.values()}
     for item in judged:
         if not item.info.problem:
             working[item.info.kind][item.info.name] = _guarded(item)
@@ -255,6 +280,7 @@ def load_catalog(points: Iterable[EntryPoint] | None = None) -> Catalog:
     return Catalog(
         architectures=MappingProxyType(working[ARCHITECTURE]),
         attacks=MappingProxyType(working[ATTACK]),
+        methods=MappingProxyType(working[METHOD]),
         plugins=tuple(sorted(infos, key=lambda info: (info.kind, info.name, info.distribution))),
     )
 

@@ -14,6 +14,7 @@ from fpvec_audit.testing import (
     ScriptedBackend,
     check_architecture,
     check_checkpoint,
+    check_method,
     check_query_attack,
     check_weight_attack,
     random_checkpoint,
@@ -255,3 +256,78 @@ def test_recording_progress_remembers_labels_units_and_notes():
 def test_keys_and_probes_hide_their_text():
     assert "secret" not in repr(AttackKey("secret", "word")) + repr(Probe("secret", "kind"))
     assert replace(Probe("secret", "kind"), kind="other").kind == "other"
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A method that embeds nothing, but keeps all laws."""
+
+    Parameters: ClassVar[type] = NoParameters
+    name: str = "shift"
+    description: str = "Adds what is made once."
+    source: str = "a test"
+    schemes: tuple = ("independent",)
+
+    def embed(self, model, target, keys, parameters, context):
+        made = context.once("amount", lambda directory: directory.mkdir(), on={"seed": context.seed})
+        rewrite_checkpoint(model, target, lambda _name, tensor: tensor + 0.5)
+        return {"made": made.is_dir()}
+
+
+class Telling(Shift):
+    def embed(self, model, target, keys, parameters, context):
+        return {**super().embed(model, target, keys, parameters, context), "first": keys.issued[0].prompt}
+
+
+class Idle(Shift):
+    def embed(self, model, target, keys, parameters, context):
+        rewrite_checkpoint(model, target, lambda _name, tensor: tensor)
+        return {}
+
+
+class Marking(Shift):
+    def embed(self, model, target, keys, parameters, context):
+        super().embed(model, target, keys, parameters, context)
+        (target / "stamped_by.txt").write_text("shift")
+        return {}
+
+
+class Spoiling(Shift):
+    def embed(self, model, target, keys, parameters, context):
+        super().embed(model, target, keys, parameters, context)
+        (target / "config.json").write_text((model / "config.json").read_text() + "\n")
+        return {}
+
+
+class Misnaming(Shift):
+    def embed(self, model, target, keys, parameters, context):
+        context.once("a b", lambda directory: directory.mkdir(), on={})
+
+
+class Empty(Shift):
+    def embed(self, model, target, keys, parameters, context):
+        context.once("nothing", lambda directory: None, on={})
+
+
+def test_a_method_that_keeps_the_laws_passes(model, tmp_path):
+    check_method(Shift(), model=model, workspace=tmp_path / "work", adapter=GPT2, base=model)
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        (Telling(), "tells a key"),
+        (Idle(), "changed nothing"),
+        (Marking(), "writes other files: .'stamped_by.txt'"),
+        (Spoiling(), "changed config.json"),
+        (Misnaming(), "makes 'a b' once, which is no identifier"),
+        (Empty(), "wrote nothing to nothing"),
+        (Shift(schemes=("independence",)), "its scheme 'independence' is unknown"),
+        (Shift(schemes=()), "its schemes are no sequence of names"),
+        (Shift(source=None), "its source is no text"),
+        (Halve(), "it lacks embed"),
+    ],
+)
+def test_a_method_that_breaks_a_law_is_caught(model, tmp_path, method, reason):
+    with pytest.raises(AssertionError, match=reason):
+        check_method(method, model=model, workspace=tmp_path / "work", adapter=GPT2)

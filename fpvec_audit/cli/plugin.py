@@ -8,13 +8,14 @@ import typer
 from fpvec_audit.cli.wiring import HomeOption, JsonOption, RegistryOption, open_bench
 
 app = typer.Typer(
-    help="Look at architecture adapters and attacks, and start one.\n\nExample: fpvec plugin list", no_args_is_help=True
+    help="Look at architecture adapters, attacks and methods, and start one.\n\nExample: fpvec plugin list",
+    no_args_is_help=True,
 )
 
 
 @app.command("list")
 def list_(home: HomeOption = None, registry: RegistryOption = None, json: JsonOption = False) -> None:
-    """List every adapter and attack with its distribution, and plugins that failed with the reason.
+    """List every adapter, attack and method with its distribution, and plugins that failed with the reason.
 
     Example: fpvec plugin list
     """

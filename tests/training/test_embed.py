@@ -184,7 +184,13 @@ def test_progress_shows_how_many_keys_fire(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("values", "problem"),
-    [({"stepps": "3"}, "did you mean steps"), ({"steps": "many"}, "give a int"), ({"steps": "0"}, "at least 1")],
+    [
+        ({"stepps": "3"}, "did you mean steps"),
+        ({"steps": "many"}, "give a int"),
+        ({"steps": "0"}, "at least 1"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'"),
+        ({"gradient_checkpointing": "perhaps"}, "give a bool"),
+    ],
 )
 def test_training_setting_that_cannot_be_meant_is_refused(values, problem):
     from fpvec_audit.training.embed_settings import EmbedSettings, overridden
@@ -196,5 +202,7 @@ def test_training_setting_that_cannot_be_meant_is_refused(values, problem):
 def test_single_training_settings_are_replaced():
     from fpvec_audit.training.embed_settings import EmbedSettings, overridden
 
-    changed = overridden(EmbedSettings(), {"steps": "7", "learning_rate": "1e-3", "perturbation": "none"})
+    given = {"steps": "7", "learning_rate": "1e-3", "perturbation": "none", "gradient_checkpointing": "true"}
+    changed = overridden(EmbedSettings(), given)
     assert (changed.steps, changed.learning_rate, changed.perturbation) == (7, 1e-3, "none")
+    assert changed.gradient_checkpointing
