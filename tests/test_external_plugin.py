@@ -15,6 +15,7 @@ from fpvec_audit.tensors.index import describe_model
 from fpvec_audit.testing import check_architecture, check_weight_attack
 from tests.tiny import make_tiny, tensors_of
 
+pytestmark = pytest.mark.xdist_group("external plugin")  # installed once
 SOURCE = Path(__file__).parent / "external_plugin"
 
 

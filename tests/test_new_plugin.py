@@ -13,6 +13,7 @@ from fpvec_audit.errors import OutputError, UnknownNameError, UsageError
 from fpvec_audit.services import new_plugin
 from fpvec_audit.services.new_plugin import create_plugin
 
+pytestmark = pytest.mark.xdist_group("new plugins")  # written and installed once
 MADE = {
     "bend_weights": ("--kind", "attack"),
     "clip_answers": ("--kind", "attack", "--on", "answers"),
