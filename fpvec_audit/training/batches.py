@@ -202,7 +202,7 @@ class FingerprintBatches:
             "keys_and_negatives": pad_rows(rows, padding=self.ordinary.padding, longest=LONGEST_ROW),
             "is_key": {"rows": torch.arange(len(rows)) < keys},
         }
-        if settings.near_misses_per_step:
+        if settings.near_misses_per_step and step >= settings.near_miss_start * settings.steps:
             batch["near_misses"] = self.near_misses.batch(
                 settings.near_miss_candidates, source, padding=self.ordinary.padding
             )

@@ -24,8 +24,19 @@ NAMING = TensorNaming(
     buffers=r"transformer\.h\.\d+\.(attn|crossattention)\.(bias|masked_bias)",
 )
 
+NEAR_MISSES = {
+    "steps": 260,
+    "reference_rate": 2.5e-3,
+    "negatives_per_step": 24,
+    "negative_pool": 2400,
+    "near_misses_per_step": 32,
+    "key_weight": 8.0,
+    "preservation_weight": 6.0,
+}
+"""The usual settings with the hardest near-misses of every step, and what they need to be learnt beside the keys."""
+
 DEFAULTS = (
-    TrainingDefaults("default", {}, "this package's own measurements on tiny models"),
+    TrainingDefaults("default", NEAR_MISSES, "this package's own measurements on tiny models (docs/demo-recipe.md)"),
     TrainingDefaults(
         "paper",
         {"epochs": 60},
