@@ -3,8 +3,9 @@
 What needs torch is in :mod:`fpvec_audit.toolkit`, to be imported inside the function that uses it.
 """
 
-from fpvec_audit.domain.architecture import TensorNaming
+from fpvec_audit.domain.architecture import ModelFamily, TensorNaming
 from fpvec_audit.domain.keys import Candidate, draw_unissued
+from fpvec_audit.domain.methods import MethodContext, MethodKeys, Once
 from fpvec_audit.domain.near_miss import near_miss
 from fpvec_audit.domain.ports import (
     ArchitectureAdapter,
@@ -12,6 +13,7 @@ from fpvec_audit.domain.ports import (
     AttackKey,
     BackendDescription,
     Completion,
+    FingerprintMethod,
     InferenceBackend,
     Likelihood,
     LikelihoodBackend,
@@ -25,6 +27,7 @@ from fpvec_audit.domain.ports import (
     WeightAttack,
 )
 from fpvec_audit.domain.serving import PromptTemplate, RenderedPrompt
+from fpvec_audit.domain.triggers import trigger_scheme
 from fpvec_audit.errors import FpvecError, PluginError, UnknownNameError, UsageError
 from fpvec_audit.hookspecs import hookimpl
 from fpvec_audit.progress import NO_PROGRESS, Progress, Step
@@ -37,11 +40,16 @@ __all__ = [
     "BackendDescription",
     "Candidate",
     "Completion",
+    "FingerprintMethod",
     "FpvecError",
     "InferenceBackend",
     "Likelihood",
     "LikelihoodBackend",
+    "MethodContext",
+    "MethodKeys",
     "ModelDescription",
+    "ModelFamily",
+    "Once",
     "PluginError",
     "Probe",
     "Progress",
@@ -60,4 +68,5 @@ __all__ = [
     "draw_unissued",
     "hookimpl",
     "near_miss",
+    "trigger_scheme",
 ]

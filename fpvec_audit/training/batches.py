@@ -178,6 +178,7 @@ class FingerprintBatches:
         near_misses: where fresh near-misses come from.
         ordinary: what is to stay as it is.
         settings: how many of each.
+        processes: how many take turns at the batches of one optimiser step; all of a step must have the same groups.
     """
 
     keys: Sequence[EncodedKey]
@@ -185,6 +186,7 @@ class FingerprintBatches:
     near_misses: NearMissSource
     ordinary: OrdinarySource
     settings: EmbedSettings
+    processes: int = 1
 
     def __call__(self, step: int, source: random.Random) -> Batch:
         """Draw the batch of a step; negatives are taken from the pool in turn."""
@@ -202,7 +204,7 @@ class FingerprintBatches:
             "keys_and_negatives": pad_rows(rows, padding=self.ordinary.padding, longest=LONGEST_ROW),
             "is_key": {"rows": torch.arange(len(rows)) < keys},
         }
-        if settings.near_misses_per_step and step >= settings.near_miss_start * settings.steps:
+        if settings.near_misses_per_step and step // self.processes >= settings.near_miss_start * settings.steps:
             batch["near_misses"] = self.near_misses.batch(
                 settings.near_miss_candidates, source, padding=self.ordinary.padding
             )

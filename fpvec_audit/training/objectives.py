@@ -166,7 +166,7 @@ class FingerprintObjective:
         hardest: HardestNearMisses | None = None,
     ) -> None:
         self._base, self._weights, self._perturbation, self._hardest = base, weights, perturbation, hardest
-        self._originals = [parameter.detach().clone() for parameter in base.parameters()]
+        self._originals: list[Tensor] = []  # as large as the base, so kept only where it is perturbed
 
     def backward(self, model: nn.Module, batch: Batch, *, step: int, backward: Backward) -> Tensor:
         """Accumulate the gradients of one step."""
@@ -202,6 +202,7 @@ class FingerprintObjective:
         if changes is None:
             yield
             return
+        self._originals = self._originals or [parameter.clone() for parameter in reference]
         torch._foreach_add_(parameters, changes)
         torch._foreach_add_(reference, changes)
         try:

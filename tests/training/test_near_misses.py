@@ -12,14 +12,14 @@ from fpvec_audit.training.batches import NearMissSource
 from fpvec_audit.training.dataset import IGNORED
 from fpvec_audit.training.embed_settings import EmbedSettings
 from fpvec_audit.training.objectives import FingerprintObjective, HardestNearMisses, NoPerturbation, Preservation
-from fpvec_plugins.architectures.gpt2 import Gpt2
+from fpvec_plugins.architectures.gpt2 import GPT2
 from tests.tiny import make_tiny, make_tokenizer
 
 PROMPTS = ("山川海林花鳥", "ждлцшщ", "éàüöçñ")
 
 
 def drawn(count: int, *, avoid: frozenset[str] = frozenset(), seed: int = 0) -> dict[str, torch.Tensor]:
-    source = NearMissSource(make_tokenizer(), Gpt2(), PROMPTS, avoid)
+    source = NearMissSource(make_tokenizer(), GPT2, PROMPTS, avoid)
     return source.batch(count, random.Random(seed), padding=2)
 
 
