@@ -6,7 +6,8 @@ from functools import partial
 from math import copysign, log10, sqrt
 from typing import TYPE_CHECKING
 
-from fpvec_audit.reports.attack_results import PERPLEXITY, Cell, cost_text, frontier, link_label
+from fpvec_audit.domain.frontier import PERPLEXITY
+from fpvec_audit.reports.attack_results import Cell, cost_text, frontier, link_label
 from fpvec_audit.reports.audit_text import percent
 from fpvec_audit.reports.dot_rows import CHARACTER, MOST_DECADES, SHARES, Dot, Row, decades, draw_rows
 from fpvec_audit.reports.drawing import NARROW, PALETTE, bare_axes, label, label_left, new_figure, shortened

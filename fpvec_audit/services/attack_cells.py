@@ -1,275 +1,294 @@
-"""How one chain of attacks is carried out: weights first, one copy after the other, then what is asked of the last.
+"""How the cells of a matrix are carried out: one attacked copy, one engine, and all the cells that want it.
 
 Attacks never see more than they need: weight attacks no keys, guessing attacks the issued keys so that none of them is
-asked. Whatever a plugin raises becomes a PluginError of that plugin. Copies are removed when their cell ends.
+asked. Whatever a plugin raises becomes a PluginError of that plugin.
 """
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fpvec_audit.catalog import plugin_code
-from fpvec_audit.domain.attack_spec import AttackChain, AttackLink
-from fpvec_audit.domain.audit import MatchRule
-from fpvec_audit.domain.chance import shuffled
-from fpvec_audit.domain.keys import KeySet
+from fpvec_audit.backends import EngineSource
+from fpvec_audit.backends.kept import KeptEngine
+from fpvec_audit.domain.attack_matrix import PlannedCell
+from fpvec_audit.domain.attack_spec import AttackLink
+from fpvec_audit.domain.audit import Verdict
+from fpvec_audit.domain.frontier import ACCURACY
 from fpvec_audit.domain.plugins import ATTACK
-from fpvec_audit.domain.ports import (
-    ArchitectureAdapter,
-    AttackContext,
-    AttackKey,
-    Completion,
-    InferenceBackend,
-    Probe,
-    QueryAttack,
-    Sampling,
-    WeightAttack,
-)
-from fpvec_audit.domain.robustness import AttackOutcome, grouped, triggers
-from fpvec_audit.domain.statistics import clopper_pearson, hypergeometric_p_value
-from fpvec_audit.errors import BackendError, EvaluationError, PluginError
+from fpvec_audit.domain.ports import ArchitectureAdapter, AttackContext, InferenceBackend
+from fpvec_audit.domain.robustness import AttackOutcome
+from fpvec_audit.errors import CheckpointError, EvaluationError
 from fpvec_audit.progress import Progress
+from fpvec_audit.services.attack_copies import CopyFacts, CopyStore, named_size
+from fpvec_audit.services.attack_service import ask_guesses, attacked_service, context_for, guesses
+from fpvec_audit.services.attack_utility import LEAST_ACCURACY, Utility
+from fpvec_audit.services.attack_worker import AttackOrder, WeightWorker, state_of
 from fpvec_audit.services.audit_result import as_float
-from fpvec_audit.services.collecting import PROMPTS_AT_ONCE
-from fpvec_audit.services.keys import open_key_set
-from fpvec_audit.services.rendering import EXPLORATORY, choose_rendering
-from fpvec_audit.services.subjects import answer_length
+from fpvec_audit.services.likelihoods import BaseModel
+from fpvec_audit.services.rehearsal import Rehearsal, Rehearsals, served
+from fpvec_audit.services.subjects import Bench, Subject, open_subject
 
 if TYPE_CHECKING:
-    from fpvec_audit.backends import Engines
     from fpvec_audit.catalog import Catalog
-    from fpvec_audit.registry.unit_of_work import Registry
-
-Audit = Callable[[Path], Mapping[str, Any]]
-"""Checkpoint directory → audit document."""
-
-Utility = Callable[[Path], Mapping[str, float]]
-"""Checkpoint directory → measure → value: what the model is still worth to whoever uses it."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class AttackBench:
-    """Everything that carrying out a chain needs.
+    """Everything that carrying out cells needs.
 
     Attributes:
         stamped: directory of the stamped model.
-        stamped_digest: its model id.
-        key_set: id.
-        registry: where audits are.
         catalog: plugins.
         adapter: architecture of the stamped model, None when unknown.
-        engines: what answers.
+        engines: what opens engines.
+        audit_bench: registry, bases and progress, for rehearsals.
+        rehearsals: audits of copies.
+        facts: what copies follow from.
+        store: where they are kept.
+        worker: makes them.
+        utility: measures what a copy is still worth.
         device: torch device of the attacks.
         seed: all randomness derives from it.
-        staging: private directory for attacked copies.
+        workspace: directory for private temporary files.
         progress: where to report.
-        audit: audits a checkpoint.
-        utility: measures what a checkpoint is still worth.
         base: base that the stamped model stems from, None where it is not at hand.
         copies: other stamped copies of the same downstream model.
     """
 
     stamped: Path
-    stamped_digest: str
-    key_set: str
-    registry: "Registry"
     catalog: "Catalog"
     adapter: ArchitectureAdapter | None
-    engines: "Engines"
+    engines: EngineSource
+    audit_bench: Bench
+    rehearsals: Rehearsals
+    facts: CopyFacts
+    store: CopyStore
+    worker: WeightWorker
+    utility: Utility
     device: str
     seed: int
-    staging: Path
+    workspace: Path
     progress: Progress
-    audit: Audit
-    utility: Utility
-    base: Path | None = None
+    base: BaseModel | None = None
     copies: tuple[Path, ...] = ()
-    _fsr_before: float | None = field(default=None, init=False)
-    _utility_before: Mapping[str, float] | None = field(default=None, init=False)
 
-    def carry_out(self, chain: AttackChain) -> tuple[AttackOutcome, str]:
-        """Carry out a chain and return what was measured, with a remark where something could not be.
+    @cached_property
+    def state(self) -> Mapping[str, tuple[int, int, int]]:
+        """The stamped model's files as they were at first."""
+        return state_of(self.stamped)
+
+    def refuse_changed_source(self) -> None:
+        """Refuse to go on with a stamped model that is not what it was.
 
         Raises:
-            FpvecError: an attack, the engine or the audit failed.
+            CheckpointError: a file of it changed since the run began.
         """
-        place = Path(tempfile.mkdtemp(dir=self.staging))
-        try:
-            attacked = self._attack_weights(chain, place)
-            outcome = self._ask(chain, attacked, place)
-            if attacked == self.stamped:
-                return outcome, ""
-            return self._with_utility(outcome, attacked)
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
-
-    def _attack_weights(self, chain: AttackChain, place: Path) -> Path:
-        """Apply the weight attacks in order and return the last copy; the stamped model itself where there is none."""
-        current = self.stamped
-        for number, link in enumerate(chain.links):
-            attack = self.catalog.attack(link.name)
-            if not isinstance(attack, WeightAttack):
-                continue
-            target = place / f"{number}-{link.name}"
-            with plugin_code(self.catalog.info(ATTACK, link.name)):
-                attack.apply(current, target, link.parameters, self._context(place, number))
-            if not (target / "config.json").is_file():
-                raise PluginError(f"attack {link.name} wrote no checkpoint", advice="see docs/plugins.md")
-            if current != self.stamped:
-                shutil.rmtree(current)
-            current = target
-        return current
-
-    def _ask(self, chain: AttackChain, attacked: Path, place: Path) -> AttackOutcome:
-        queries = [
-            (number, link, attack)
-            for number, link in enumerate(chain.links)
-            if isinstance(attack := self.catalog.attack(link.name), QueryAttack)
-        ]
-        if not queries:
-            return self._audited(attacked)
-        keys = open_key_set(self.key_set, registry=self.registry, purpose=f"attack {chain.name}")
-        issued = tuple(AttackKey(key.prompt, key.response) for key in keys.issued)
-        probes: list[Probe] = []
-        for number, link, attack in queries:
-            with plugin_code(self.catalog.info(ATTACK, link.name)):
-                probes += _checked(attack.probes(issued, link.parameters, self._context(place, number)), link)
-        service = _AttackedService(self, attacked, [(link, attack) for _, link, attack in queries], keys)
-        return service.guesses(probes) if probes else service.keys_asked(self._before())
-
-    def _audited(self, attacked: Path) -> AttackOutcome:
-        before = self._before()
-        document = self.audit(attacked)
-        low, high = document["interval"]
-        return AttackOutcome(
-            fsr_before=before,
-            fsr_after=document["fsr"],
-            interval=(low, high),
-            p_value=document["p_value"],
-            tests=tuple(document["tests"]),
-            verdict=document["verdict"],
-            queries=document["queries"],
-        )
-
-    def _before(self) -> float:
-        """Return the stamped model's FSR: of its latest audit with this key set, or of a fresh one."""
-        if self._fsr_before is None:
-            with self.registry.unit_of_work() as uow:
-                audits = uow.audits.of_suspect(self.stamped_digest, key_set=self.key_set)
-            known = [
-                audit.result["fsr"]
-                for audit in audits
-                if audit.ended_at is not None and audit.plan.get("profile") != EXPLORATORY
-            ]
-            self._fsr_before = known[-1] if known else self.audit(self.stamped)["fsr"]
-        return self._fsr_before
-
-    def _with_utility(self, outcome: AttackOutcome, attacked: Path) -> tuple[AttackOutcome, str]:
-        """Add what the attack cost; a copy too broken to be measured is worth a remark, not a failed cell."""
-        if self._utility_before is None:
-            self._utility_before = self.utility(self.stamped)
-        try:
-            after = self.utility(attacked)
-        except EvaluationError as error:
-            return replace(outcome, utility_before=self._utility_before), f"utility was not measured: {error}"
-        return replace(outcome, utility_before=self._utility_before, utility_after=after), ""
-
-    def _context(self, place: Path, number: int) -> AttackContext:
-        own = place / f"{number}-work"
-        own.mkdir()
-        return AttackContext(self.adapter, own, self.seed, self.device, self.progress, self.base, self.copies)
-
-
-class _AttackedService:
-    """A model as a stranger meets it: served through the query attacks of a chain."""
-
-    def __init__(
-        self, bench: AttackBench, model: Path, attacks: Sequence[tuple[AttackLink, QueryAttack]], keys: KeySet
-    ) -> None:
-        from fpvec_audit.backends.prompts import load_tokenizer
-
-        tokenizer = load_tokenizer(model)
-        self._sampling = Sampling(max_new_tokens=answer_length([keys], tokenizer))
-        self._render = choose_rendering(tokenizer, adapter=bench.adapter).render
-        self._bench, self._model, self._attacks, self._keys = bench, model, attacks, keys
-
-    def guesses(self, probes: Sequence[Probe]) -> AttackOutcome:
-        """Ask guesses and count those that draw any issued response; the rate is that of a stranger's guesses."""
-        answers = self._complete([probe.prompt for probe in probes], "guess")
-        issued = [key.response for key in self._keys.issued]
-        hits = [(probe.kind, triggers(answer, issued)) for probe, answer in zip(probes, answers, strict=True)]
-        guessed = [hit for probe, (_, hit) in zip(probes, hits, strict=True) if not probe.needs_key]
-        counted = guessed or [hit for _, hit in hits]
-        return AttackOutcome(
-            fsr_after=sum(counted) / len(counted),
-            interval=clopper_pearson(sum(counted), len(counted)),
-            groups=grouped(hits),
-            queries=len(hits),
-        )
-
-    def keys_asked(self, fsr_before: float) -> AttackOutcome:
-        """Ask all candidates in an order that does not follow from the assignment, and test as an audit does."""
-        order = shuffled(len(self._keys.candidates), f"attack {self._bench.seed}".encode())
-        candidates = [self._keys.candidates[index] for index in order]
-        answers = self._complete([candidate.prompt for candidate in candidates], "ask all candidates")
-        matched = {
-            candidate.index
-            for candidate, answer in zip(candidates, answers, strict=True)
-            if MatchRule.PREFIX.matches(answer, candidate.response)
-        }
-        issued = self._keys.issued_indices
-        hits = len(matched.intersection(issued))
-        p_value = as_float(
-            hypergeometric_p_value(
-                candidates=len(candidates), issued=len(issued), matched=len(matched), issued_matched=hits
+        if state_of(self.stamped) != self.state:
+            raise CheckpointError(
+                f"{self.stamped} changed while it was being attacked: results would be those of another model",
+                advice="restore it and run the attacks again",
             )
-        )
-        return AttackOutcome(
-            fsr_before=fsr_before,
-            fsr_after=hits / len(issued),
-            interval=clopper_pearson(hits, len(issued)),
-            p_value=p_value,
-            tests=({"name": "exact", "statistic": f"{hits} of {len(issued)} issued", "p_value": p_value},),
-            queries=len(candidates),
-        )
 
-    def _complete(self, prompts: Sequence[str], label: str) -> list[str]:
-        bench = self._bench
-        with bench.progress.step(f"load {self._model.name}"):
-            engine = bench.engines.open(self._model)
+    @contextmanager
+    def attacked_copy(self, links: Sequence[AttackLink]) -> Iterator[Path]:
+        """Give the copy that attacks on weights make, the stamped model itself where there is none.
+
+        What is kept is reused, the copy of a prefix of the chain included; what is missing is made.
+
+        Raises:
+            PluginError: an attack failed.
+            OutputError: a copy cannot be written.
+        """
+        keys = [self.facts.key]
+        for link in links:
+            keys.append(self.facts.next_key(keys[-1], link, self.catalog))
+        with ExitStack() as stack:
+            yield self._held(stack, links, keys[1:])
+
+    def _held(self, stack: ExitStack, links: Sequence[AttackLink], keys: Sequence[str]) -> Path:
+        if not links:
+            return self.stamped
+        link, owner = links[-1], self.catalog.info(ATTACK, links[-1].name).owner
+
+        def make(place: Path) -> None:
+            with ExitStack() as needed:
+                source = self._held(needed, links[:-1], keys[:-1])
+                order = AttackOrder(
+                    link=link,
+                    owner=owner,
+                    source=source,
+                    place=place,
+                    adapter=None if self.adapter is None else self.adapter.name,
+                    seed=self.seed,
+                    device=self.device,
+                    base=None if self.base is None else self.base.directory,
+                    copies=self.copies,
+                )
+                self.worker.apply(order)
+                shutil.rmtree(order.staging)
+
+        about = {"attack": link.name, "owner": owner, "parameters": link.to_json(), "seed": self.seed}
+        held = self.store.hold(
+            keys[-1], link.name, make, size=named_size(self.stamped), about=about, progress=self.progress
+        )
+        return stack.enter_context(held)
+
+    def context(self, staging: Path) -> AttackContext:
+        """Return what an attack gets from its host."""
+        base = None if self.base is None else self.base.directory
+        return AttackContext(self.adapter, staging, self.seed, self.device, self.progress, base, self.copies)
+
+
+class OpenCopy:
+    """An attacked copy with its engine, asked no more often than is needed.
+
+    Args:
+        bench: what is needed.
+        directory: the copy, or the stamped model.
+        engines: lends the copy's engine.
+    """
+
+    def __init__(self, bench: AttackBench, directory: Path, engines: KeptEngine) -> None:
+        self._bench = bench
+        self._directory = directory
+        self._engines = engines
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The copy, described and open."""
+        return open_subject(str(self._directory), replace(self._bench.audit_bench, engines=self._engines))
+
+    @cached_property
+    def rehearsal(self) -> Rehearsal:
+        """What an audit of the copy says."""
+        return self._bench.rehearsals.rehearse(self.subject, label="ask all candidates")
+
+    @cached_property
+    def utility(self) -> Mapping[str, float]:
+        """What the copy is still worth, asked plainly."""
+        return self._bench.utility(self.subject.backend, self.subject.rendering.render)
+
+    def renew(self) -> None:
+        """Forget the engine, which failed; the next who asks gets another."""
+        self._engines.close()
+        self.__dict__.pop("subject", None)
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The stamped model before any attack.
+
+    Attributes:
+        rehearsal: what an audit of it says.
+        utility: measure → value.
+        warnings: what this means for all cells, in sentences.
+    """
+
+    rehearsal: Rehearsal
+    utility: Mapping[str, float]
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def of(cls, stamped: OpenCopy) -> "Baseline":
+        """Measure the stamped model.
+
+        Raises:
+            FpvecError: it cannot be asked.
+        """
+        rehearsal = stamped.rehearsal
+        warnings = []
+        if rehearsal.verdict(None) is not Verdict.MATCH:
+            score = rehearsal.score
+            warnings.append(
+                f"an audit of the stamped model itself does not end in MATCH ({score.matched} of {score.issued} keys "
+                "answered): with no positive control no attack can end in NO_MATCH"
+            )
         try:
-            answers: list[str] = []
-            service = self._wrapped(engine)
-            with bench.progress.step(label, len(prompts), "prompts") as step:
-                for start in range(0, len(prompts), PROMPTS_AT_ONCE):
-                    asked = [self._render(prompt) for prompt in prompts[start : start + PROMPTS_AT_ONCE]]
-                    answers += self._answered(service, asked)
-                    step.advance(len(asked))
-            return answers
-        finally:
-            engine.close()
-
-    def _wrapped(self, engine: InferenceBackend) -> InferenceBackend:
-        for link, attack in self._attacks:
-            with plugin_code(self._bench.catalog.info(ATTACK, link.name)):
-                engine = attack.wrap(engine, link.parameters)
-        return engine
-
-    def _answered(self, service: InferenceBackend, asked: Sequence[str]) -> list[str]:
-        """Return the answers' texts; one that failed is an answer without text, as in an audit."""
-        link, _ = self._attacks[-1]
-        with plugin_code(self._bench.catalog.info(ATTACK, link.name)):
-            completions: Sequence[Completion] = service.complete(asked, self._sampling)
-        if len(completions) != len(asked):
-            raise BackendError(f"attack {link.name}: {len(completions)} answers came to {len(asked)} prompts")
-        return ["" if completion.error else completion.text for completion in completions]
+            utility = dict(stamped.utility)
+        except EvaluationError as error:
+            utility = {}
+            warnings.append(f"what attacks cost is not measured, as the stamped model cannot be: {error.problem}")
+        if utility.get(ACCURACY, 1.0) < LEAST_ACCURACY:
+            accuracy = utility.pop(ACCURACY)
+            warnings.append(
+                f"the stamped model answers {100 * accuracy:.0f} % of our ordinary questions, too few to measure what "
+                "attacks cost in accuracy"
+            )
+        return cls(rehearsal, utility, tuple(warnings))
 
 
-def _checked(probes: Any, link: AttackLink) -> list[Probe]:
-    found = list(probes)
-    if not all(isinstance(probe, Probe) for probe in found):
-        raise PluginError(f"attack {link.name} gave probes that are no Probe", advice="see docs/plugins.md")
-    return found
+def carry_out(
+    cell: PlannedCell, copy: OpenCopy, baseline: Callable[[], Baseline], bench: AttackBench
+) -> tuple[AttackOutcome, str]:
+    """Carry out one cell on its copy and return what was measured, with a remark where something could not be.
+
+    Args:
+        cell: what to carry out.
+        copy: the copy that its attacks on weights made.
+        baseline: gives the stamped model as it was measured; not called for guesses at the stamped model itself.
+        bench: what is needed.
+
+    Raises:
+        FpvecError: an attack, the engine or the audit failed.
+    """
+    service, changed = attacked_service(copy.subject.backend, cell.queries, bench.catalog)
+    outcome = _guessed(cell, copy.subject, service, bench) if cell.queries else None
+    remarks: tuple[str, ...] = ()
+    if outcome is None:
+        rehearsal = copy.rehearsal
+        if changed:
+            label = "ask all candidates through the service"
+            rehearsal = bench.rehearsals.rehearse(served(copy.subject, service), label=label)
+        outcome = _audited(rehearsal, baseline())
+        if cell.weights:
+            weights, remarks = bench.rehearsals.weights(copy.subject, bench.base)
+            outcome = replace(outcome, weights=weights)
+    before = baseline().utility if cell.weights or changed else {}
+    if not before:
+        return outcome, "; ".join(remarks)
+    try:
+        after = bench.utility(service, copy.subject.rendering.render) if changed else copy.utility
+    except EvaluationError as error:  # too broken to be measured: worth a remark, not a failed cell
+        return replace(outcome, utility_before=before), f"utility was not measured: {error}"
+    kept = {measure: value for measure, value in after.items() if measure in before}
+    return replace(outcome, utility_before=before, utility_after=kept), "; ".join(remarks)
+
+
+def _guessed(
+    cell: PlannedCell, subject: Subject, service: InferenceBackend, bench: AttackBench
+) -> AttackOutcome | None:
+    """Ask what the cell's attacks would guess; None where they guess nothing."""
+    with tempfile.TemporaryDirectory(prefix=".attack-", dir=bench.workspace) as place:
+        contexts = [
+            context_for(Path(place) / str(number), bench.context(Path())) for number in range(len(cell.queries))
+        ]
+        probes = guesses(cell.queries, bench.rehearsals.key_set, bench.catalog, contexts)
+    if not probes:
+        return None
+    return ask_guesses(
+        probes,
+        service,
+        rendering=subject.rendering,
+        new_tokens=bench.rehearsals.new_tokens(subject.tokenizer),
+        keys=bench.rehearsals.key_set,
+        progress=bench.progress,
+    )
+
+
+def _audited(rehearsal: Rehearsal, baseline: Baseline) -> AttackOutcome:
+    score = rehearsal.score
+    return AttackOutcome(
+        fsr_before=baseline.rehearsal.score.fsr,
+        fsr_after=score.fsr,
+        interval=score.interval,
+        p_value=as_float(score.p_value),
+        tests=rehearsal.tests_json(),
+        verdict=rehearsal.verdict(baseline.rehearsal).value,
+        queries=score.issued + score.decoys,
+        digest=rehearsal.plan.suspect["digest"],
+    )

@@ -61,11 +61,16 @@ def test_the_frontier_holds_what_no_other_attack_beats():
         ((FAILED, GUESSING), "No attack was measured to a verdict."),
         ((CELLS[4],), "The one attack that was judged did not silence the fingerprint."),
         ((CELLS[4], CELLS[5]), "None of 2 attacks silenced the fingerprint."),
-        ((CELLS[4], CELLS[18]), "Silencing the fingerprint made perplexity at least 37 times as high."),
+        (
+            (CELLS[4], CELLS[18]),
+            "No attack of this run silenced the fingerprint without making perplexity 37 times as high; the cheapest "
+            "that did was prune.",
+        ),
         ((CELLS[1],), "The fingerprint was silenced by rescale, at next to no cost."),
         (
             (scored("dull", 0.0, {"accuracy": 0.9}, {"accuracy": 0.775}),),
-            "Silencing the fingerprint cost at least 12.5 points of accuracy.",
+            "No attack of this run silenced the fingerprint below a loss of 12.5 points of accuracy; the cheapest that "
+            "did was dull.",
         ),
         (
             (scored("hide", 0.0, None, None),),
