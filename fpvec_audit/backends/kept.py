@@ -29,7 +29,7 @@ class KeptEngine:
 
     def __init__(self, engines: EngineSource, model: Path) -> None:
         self._engines = engines
-        self._model = model
+        self._model = model.expanduser().resolve()
         self._engine: InferenceBackend | None = None
         self.starts = 0
 
@@ -57,7 +57,7 @@ class KeptEngine:
             CheckpointError: the directory cannot be read.
             BackendError: the engine cannot be started, or cannot load the model.
         """
-        if Path(model) != self._model:
+        if Path(model).expanduser().resolve() != self._model:
             return self._engines.open(model)
         if self._engine is None:
             self._engine = self._engines.open(model)

@@ -104,11 +104,19 @@ class AttackBench:
             PluginError: an attack failed.
             OutputError: a copy cannot be written.
         """
+        with ExitStack() as stack:
+            yield self._held(stack, links, self._keys(links))
+
+    def is_kept(self, links: Sequence[AttackLink]) -> bool:
+        """Return whether the copy that attacks on weights make is there already."""
+        return self.store.has(self._keys(links)[-1])
+
+    def _keys(self, links: Sequence[AttackLink]) -> list[str]:
+        """Return the names of the copies that a chain of attacks makes, in order."""
         keys = [self.facts.key]
         for link in links:
             keys.append(self.facts.next_key(keys[-1], link, self.catalog))
-        with ExitStack() as stack:
-            yield self._held(stack, links, keys[1:])
+        return keys[1:]
 
     def _held(self, stack: ExitStack, links: Sequence[AttackLink], keys: Sequence[str]) -> Path:
         if not links:
@@ -249,6 +257,8 @@ def carry_out(
             weights, remarks = bench.rehearsals.weights(copy.subject, bench.base)
             outcome = replace(outcome, weights=weights)
     before = baseline().utility if cell.weights or changed else {}
+    if cell.weights:
+        outcome = replace(outcome, digest=copy.subject.suspect.digest)
     if not before:
         return outcome, "; ".join(remarks)
     try:

@@ -168,6 +168,10 @@ class CopyStore:
             if lock >= 0:
                 os.close(lock)
 
+    def has(self, key: str) -> bool:
+        """Return whether a copy is there."""
+        return (self.root / key / ENTRY).is_file()
+
     def trim(self, room: int = 0) -> None:
         """Evict copies that are not in use, the longest unused first, until all take no more than they may.
 

@@ -22,6 +22,9 @@ from fpvec_audit.services.attack_history import MATRIX_ID
 if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry
 
+MOST_OF_A_PROBLEM = 60
+"""Characters of a problem that stand beside the progress."""
+
 
 @dataclass(slots=True, kw_only=True)
 class MatrixRun:
@@ -55,6 +58,8 @@ class MatrixRun:
     _ended: dict[int, AttackCell] = field(default_factory=dict, init=False)
     _baseline: Baseline | None = field(default=None, init=False)
     _begun: float = field(default=0.0, init=False)
+    _shown: ExitStack = field(default_factory=ExitStack, init=False)
+    _line: Step | None = field(default=None, init=False)
 
     def carry_out(self) -> tuple[AttackCell, ...]:
         """Carry out every cell that is not done, and return all in their order.
@@ -66,13 +71,14 @@ class MatrixRun:
             self._ended[number] = AttackCell.from_json(number, result)
         pending = [cell for cell in self.cells if cell.number not in self._ended]
         assert self.bench.state is not None, "the stamped model is looked at before the first attack"
-        if any(cell.weights for cell in pending):
+        if any(cell.weights and not self.bench.is_kept(cell.weights) for cell in pending):
             self.bench.worker.warm_up()
-        with self.bench.progress.step("attacks", len(self.cells), "cells") as step:
+        with self.bench.progress.step("attacks", len(self.cells), "cells") as step, self._shown:
             step.advance(len(self._ended))
             self._begin_with_stamped(pending, step)
             for weight_set in weight_sets([cell for cell in pending if cell.weights]):
                 self._carry_out_set(weight_set, step)
+            step.note("")  # nothing is left
         self.bench.store.trim()
         return tuple(self._ended[cell.number] for cell in self.cells)
 
@@ -109,11 +115,13 @@ class MatrixRun:
                 engines = stack.enter_context(KeptEngine(self.bench.engines, directory))
                 copy = OpenCopy(self.bench, directory, engines)
                 while left:
-                    self._carry_out_cell(left[0], copy, self._measured, step, begun=len(left) == len(weight_set.cells))
+                    self._carry_out_cell(left[0], copy, self._measured, step)
                     left.pop(0)
                 self.engine_starts += engines.starts
         except FpvecError as error:
             for cell in left:
+                if self._line is None:
+                    self._begin_cell(cell, step)
                 self._end_cell(cell, AttackOutcome(), step, problem=str(error), failed=True)
 
     def _carry_out_cell(
@@ -122,11 +130,9 @@ class MatrixRun:
         copy: OpenCopy,
         baseline: Callable[[], Baseline],
         step: Step,
-        *,
-        begun: bool = False,
     ) -> None:
-        """Carry out one cell; its failure is its own."""
-        if not begun:
+        """Carry out one cell, which its copy may have begun; its failure is its own."""
+        if self._line is None:
             self._begin_cell(cell, step)
         try:
             outcome, remark = carry_out(cell, copy, baseline, self.bench)
@@ -142,7 +148,9 @@ class MatrixRun:
         left = [other.chain.name for other in self.cells if other.number not in self._ended]
         seconds = seconds_left([(ended.name, ended.seconds) for ended in self._ended.values()], left)
         estimate = "" if seconds is None else f", about {_duration(seconds)} to go"
-        step.note(f"{cell.chain.text}; {len(left)} left{estimate}")
+        step.note(f"{len(left)} left{estimate}")
+        label = f"{cell.number}/{len(self.cells)} {cell.chain.text}"
+        self._line = self._shown.enter_context(self.bench.progress.step(label))
 
     def _end_cell(
         self, cell: PlannedCell, outcome: AttackOutcome, step: Step, *, problem: str = "", failed: bool = False
@@ -175,7 +183,22 @@ class MatrixRun:
                 )
             )
         self._ended[cell.number] = ended
+        if self._line is not None:
+            self._line.note(_result(ended))
+            self._line = None
+        self._shown.close()
         step.advance()
+
+
+def _result(cell: AttackCell) -> str:
+    """Return how a cell ended, in a few words."""
+    if cell.state is JobState.FAILED:
+        return f"failed: {cell.problem[:MOST_OF_A_PROBLEM]}"
+    outcome = cell.outcome
+    rate = "" if outcome.fsr_after is None else f"{100 * outcome.fsr_after:.3g} %"
+    if outcome.fsr_before is None:
+        return f"{rate} of the guesses triggered"
+    return f"{rate} of the keys, {outcome.verdict}"
 
 
 def _duration(seconds: float) -> str:

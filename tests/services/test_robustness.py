@@ -345,7 +345,13 @@ def test_progress_is_reported(bench):
     progress = RecordingProgress()
     bench.run("bend", "chat", progress=progress)
     assert progress.advanced["attacks"] == 2
-    assert progress.notes == ["measuring the stamped model", "chat; 2 left", "bend; 1 left, about 1 s to go"]
+    assert [label for label in progress.labels if "/" in label and "load" not in label] == ["2/2 chat", "1/2 bend"]
+    assert [note for note in progress.notes if note and "left" not in note] == [
+        "measuring the stamped model",
+        "0 % of the guesses triggered",
+        "0 % of the keys, INCONCLUSIVE",
+    ]
+    assert [note for note in progress.notes if "left" in note] == ["2 left", "1 left, about 1 s to go"]
 
 
 def test_attacks_are_described_with_their_parameters():
