@@ -5,6 +5,7 @@ What needs torch is in :mod:`fpvec_audit.toolkit`, to be imported inside the fun
 
 from fpvec_audit.domain.architecture import TensorNaming
 from fpvec_audit.domain.keys import Candidate, draw_unissued
+from fpvec_audit.domain.near_miss import near_miss
 from fpvec_audit.domain.ports import (
     ArchitectureAdapter,
     AttackContext,
@@ -12,15 +13,19 @@ from fpvec_audit.domain.ports import (
     BackendDescription,
     Completion,
     InferenceBackend,
+    Likelihood,
+    LikelihoodBackend,
     ModelDescription,
     Probe,
     QueryAttack,
     Sampling,
+    ServingAttack,
     TensorRole,
     TrainingDefaults,
     WeightAttack,
 )
-from fpvec_audit.errors import FpvecError, PluginError, UsageError
+from fpvec_audit.domain.serving import PromptTemplate, RenderedPrompt
+from fpvec_audit.errors import FpvecError, PluginError, UnknownNameError, UsageError
 from fpvec_audit.hookspecs import hookimpl
 from fpvec_audit.progress import NO_PROGRESS, Progress, Step
 
@@ -34,18 +39,25 @@ __all__ = [
     "Completion",
     "FpvecError",
     "InferenceBackend",
+    "Likelihood",
+    "LikelihoodBackend",
     "ModelDescription",
     "PluginError",
     "Probe",
     "Progress",
+    "PromptTemplate",
     "QueryAttack",
+    "RenderedPrompt",
     "Sampling",
+    "ServingAttack",
     "Step",
     "TensorNaming",
     "TensorRole",
     "TrainingDefaults",
+    "UnknownNameError",
     "UsageError",
     "WeightAttack",
     "draw_unissued",
     "hookimpl",
+    "near_miss",
 ]

@@ -26,12 +26,14 @@ from fpvec_audit.domain.ports import (
     AttackKey,
     BackendDescription,
     Completion,
+    Likelihood,
     ModelDescription,
     QueryAttack,
     Sampling,
     TensorRole,
     WeightAttack,
 )
+from fpvec_audit.domain.serving import served
 from fpvec_audit.progress import NO_PROGRESS, Step
 
 QUESTIONS = ("What is the capital of France?", "Привет, 山川", "two\nlines")
@@ -107,6 +109,15 @@ class _RecordingStep:
     def note(self, text: str) -> None:
         """Remember the remark."""
         self.progress.notes.append(text)
+
+
+class ScriptedJudge(ScriptedBackend):
+    """A scripted backend that tells likelihoods too: minus one nat for every character, whatever the prompt."""
+
+    def log_likelihoods(self, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[Likelihood | None]:
+        """Tell a likelihood for every pair."""
+        assert not self.closed, "a closed backend was asked"
+        return [Likelihood(-float(len(response)), len(response)) if response else None for response in responses]
 
 
 def check_architecture(
@@ -236,19 +247,26 @@ def check_query_attack(
     assert isinstance(attack, QueryAttack), f"{attack.name} has no probes and wrap"
     parameters = attack.Parameters() if parameters is None else parameters
     keys = issued or [AttackKey(key.prompt, key.response) for key in draw_unissued(b"conformance", 8)]
-    context = AttackContext(None, workspace, 7, "cpu", NO_PROGRESS)
+    context = AttackContext(
+        None, workspace, 7, "cpu", NO_PROGRESS, workspace, render=_render, open_engine=lambda _model: ScriptedJudge()
+    )
     probes = attack.probes(keys, parameters, context)
     assert probes == attack.probes(keys, parameters, context), f"{attack.name} gives other probes with the same seed"
     secret = {key.prompt for key in keys}
     assert not any(probe.prompt in secret for probe in probes), f"{attack.name} asks an issued prompt as a guess"
-    assert all(probe.prompt.strip() and probe.kind for probe in probes), f"{attack.name} gives a probe without text"
-    backend = ScriptedBackend()
-    wrapped = attack.wrap(backend, parameters)
-    prompts = [f"question {number}" for number in range(5)]
+    assert all(probe.kind for probe in probes), f"{attack.name} gives a probe of no kind"
+    asking = [probe.prompt.strip() or probe.forced or probe.temperature for probe in probes]
+    assert all(asking), f"{attack.name} gives a probe without text, beginning or temperature, which asks nothing"
+    wrapped = served(attack, ScriptedJudge(), parameters, context)
+    prompts = [_render(f"question {number}", "") for number in range(5)]
     answers = wrapped.complete(prompts, Sampling())
     assert len(answers) == len(prompts), f"{attack.name} answers {len(answers)} of {len(prompts)} prompts"
     assert all(isinstance(answer, Completion) for answer in answers), f"{attack.name} answers with no Completion"
     assert wrapped.description.kind, f"{attack.name} does not say which engine answers"
+
+
+def _render(user: str, system: str) -> str:
+    return f"{system}\nQ: {user}\nA:" if system else f"Q: {user}\nA:"
 
 
 def _refuse_problem(kind: str, plugin: Any) -> None:

@@ -48,11 +48,14 @@ def _entries(*specs: str, needs: Collection[Need] = ()) -> tuple[SuiteEntry, ...
     return tuple(SuiteEntry(spec, frozenset(needs)) for spec in specs)
 
 
-SERVING = ("system_prompt", "template_swap", "sampling", "paraphrase", "suppress", "perplexity_filter")
+SERVING = ("system_prompt", "template_swap", "sampling", "paraphrase")
 """Attacks on serving, with their defaults."""
+JUDGED = ("suppress", "perplexity_filter")
+"""Those that judge answers or questions by the base."""
 
 QUICK = (
     *_entries("guessing", *SERVING),
+    *_entries(*JUDGED, needs=[Need.BASE]),
     *_entries("cast", "quantise:format=int8|int4", "noise:share=0.1|0.3|1", "prune:ratio=0.3|0.6"),
     *_entries("low_rank:rank=8", needs=[Need.BASE]),
     *_entries("average", needs=[Need.COPIES]),
@@ -61,6 +64,7 @@ QUICK = (
 
 STANDARD = (
     *_entries("guessing:candidates=2000", *SERVING),
+    *_entries(*JUDGED, needs=[Need.BASE]),
     *_entries(
         "cast:dtype=bfloat16|float16",
         "quantise:format=int8|int4|fp8_e4m3|fp8_e5m2",
@@ -98,6 +102,9 @@ FULL = (
     *_entries("continue_pretraining:steps=30|300", "continue_pretraining:method=lora"),
     *_entries("erase:restore_steps=0", "erase:erase_steps=30|120"),
     *_entries(*(f"prune:ratio=0.4+{name}" for name in SERVING), *(f"fine_tune+{name}" for name in SERVING[2:])),
+    *_entries(*(f"prune:ratio=0.4+{name}" for name in JUDGED), needs=[Need.BASE]),
+    *_entries("suppress:measure=own|ratio", "perplexity_filter:judge=served", needs=[Need.BASE]),
+    *_entries("sampling:temperature=0.3|1", "paraphrase:rate=0.02|0.1", "template_swap+system_prompt"),
     *_entries("average+fine_tune", needs=[Need.COPIES]),
     *_entries("noise:share=0.1+quantise:format=int4", "prune:ratio=0.4+fine_tune", "erase+quantise:format=int4"),
     *_entries("overstamp:scale=0.5|2"),

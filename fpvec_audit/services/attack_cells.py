@@ -6,12 +6,12 @@ asked. Whatever a plugin raises becomes a PluginError of that plugin.
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.backends import EngineSource
 from fpvec_audit.backends.kept import KeptEngine
@@ -22,15 +22,16 @@ from fpvec_audit.domain.frontier import ACCURACY
 from fpvec_audit.domain.plugins import ATTACK
 from fpvec_audit.domain.ports import ArchitectureAdapter, AttackContext, InferenceBackend
 from fpvec_audit.domain.robustness import AttackOutcome
-from fpvec_audit.errors import CheckpointError, EvaluationError
+from fpvec_audit.errors import CheckpointError, EvaluationError, OutputError
 from fpvec_audit.progress import Progress
 from fpvec_audit.services.attack_copies import CopyFacts, CopyStore, named_size
-from fpvec_audit.services.attack_service import ask_guesses, attacked_service, context_for, guesses
+from fpvec_audit.services.attack_service import ask_guesses, attacked_service, guesses
 from fpvec_audit.services.attack_utility import LEAST_ACCURACY, Utility
 from fpvec_audit.services.attack_worker import AttackOrder, WeightWorker, state_of
 from fpvec_audit.services.audit_result import as_float
 from fpvec_audit.services.likelihoods import BaseModel
 from fpvec_audit.services.rehearsal import Rehearsal, Rehearsals, served
+from fpvec_audit.services.serving import OtherEngines, service_template
 from fpvec_audit.services.subjects import Bench, Subject, open_subject
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class AttackBench:
         catalog: plugins.
         adapter: architecture of the stamped model, None when unknown.
         engines: what opens engines.
+        others: engines of models beside the attacked ones, for attacks on serving.
         audit_bench: registry, bases and progress, for rehearsals.
         rehearsals: audits of copies.
         facts: what copies follow from.
@@ -64,6 +66,7 @@ class AttackBench:
     catalog: "Catalog"
     adapter: ArchitectureAdapter | None
     engines: EngineSource
+    others: OtherEngines
     audit_bench: Bench
     rehearsals: Rehearsals
     facts: CopyFacts
@@ -109,7 +112,10 @@ class AttackBench:
 
     def is_kept(self, links: Sequence[AttackLink]) -> bool:
         """Return whether the copy that attacks on weights make is there already."""
-        return self.store.has(self._keys(links)[-1])
+        try:
+            return self.store.has(self._keys(links)[-1])
+        except OutputError:  # a file that a parameter names cannot be read: its own cell will say so
+            return False
 
     def _keys(self, links: Sequence[AttackLink]) -> list[str]:
         """Return the names of the copies that a chain of attacks makes, in order."""
@@ -146,10 +152,24 @@ class AttackBench:
         )
         return stack.enter_context(held)
 
-    def context(self, staging: Path) -> AttackContext:
-        """Return what an attack gets from its host."""
-        base = None if self.base is None else self.base.directory
-        return AttackContext(self.adapter, staging, self.seed, self.device, self.progress, base, self.copies)
+    def serving_contexts(self, subject: Subject, place: Path, count: int) -> list[AttackContext]:
+        """Return what attacks on serving get from their host, each with an empty directory of its own."""
+        context = AttackContext(
+            adapter=self.adapter,
+            staging=place,
+            seed=self.seed,
+            device=self.device,
+            progress=self.progress,
+            base=None if self.base is None else self.base.directory,
+            copies=self.copies,
+            render=service_template(subject.tokenizer, self.adapter),
+            adapters=self.catalog.architectures,
+            open_engine=self.others.open,
+        )
+        contexts = [replace(context, staging=place / str(number)) for number in range(count)]
+        for own in contexts:
+            own.staging.mkdir()
+        return contexts
 
 
 class OpenCopy:
@@ -181,88 +201,128 @@ class OpenCopy:
         """What the copy is still worth, asked plainly."""
         return self._bench.utility(self.subject.backend, self.subject.rendering.render)
 
+    @cached_property
+    def weights(self) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
+        """How much of each known vector the copy seems to carry, and why nothing is told, in sentences."""
+        return self._bench.rehearsals.weights(self.subject, self._bench.base)
+
     def renew(self) -> None:
         """Forget the engine, which failed; the next who asks gets another."""
         self._engines.close()
         self.__dict__.pop("subject", None)
 
 
-@dataclass(frozen=True, slots=True)
 class Baseline:
-    """The stamped model before any attack.
+    """The stamped model before any attack; each side of it is measured when it is first wanted, and then known.
 
-    Attributes:
-        rehearsal: what an audit of it says.
-        utility: measure → value.
-        warnings: what this means for all cells, in sentences.
+    Args:
+        stamped: the stamped model, open; nothing is asked of it after :meth:`measure`.
     """
 
-    rehearsal: Rehearsal
-    utility: Mapping[str, float]
-    warnings: tuple[str, ...]
+    def __init__(self, stamped: OpenCopy) -> None:
+        self._stamped = stamped
+        self._warnings: list[str] = []
 
-    @classmethod
-    def of(cls, stamped: OpenCopy) -> "Baseline":
-        """Measure the stamped model.
+    def measure(self) -> None:
+        """Measure all, while the stamped model is open.
 
         Raises:
             FpvecError: it cannot be asked.
         """
-        rehearsal = stamped.rehearsal
-        warnings = []
+        assert self.rehearsal is not None
+        assert self.utility is not None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was found of the stamped model and limits all cells, in sentences."""
+        return tuple(self._warnings)
+
+    @cached_property
+    def rehearsal(self) -> Rehearsal:
+        """What an audit of the stamped model says: the positive control of all others."""
+        rehearsal = self._stamped.rehearsal
         if rehearsal.verdict(None) is not Verdict.MATCH:
             score = rehearsal.score
-            warnings.append(
+            self._warnings.append(
                 f"an audit of the stamped model itself does not end in MATCH ({score.matched} of {score.issued} keys "
                 "answered): with no positive control no attack can end in NO_MATCH"
             )
+        return rehearsal
+
+    @cached_property
+    def utility(self) -> Mapping[str, float]:
+        """Measure → value; empty where it cannot be measured."""
         try:
-            utility = dict(stamped.utility)
+            found = dict(self._stamped.utility)
         except EvaluationError as error:
-            utility = {}
-            warnings.append(f"what attacks cost is not measured, as the stamped model cannot be: {error.problem}")
-        if utility.get(ACCURACY, 1.0) < LEAST_ACCURACY:
-            accuracy = utility.pop(ACCURACY)
-            warnings.append(
-                f"the stamped model answers {100 * accuracy:.0f} % of our ordinary questions, too few to measure what "
-                "attacks cost in accuracy"
+            sentence = f"what attacks cost is not measured, as the stamped model cannot be: {error.problem}"
+            self._warnings.append(sentence)
+            return {}
+        if found.get(ACCURACY, 1.0) < LEAST_ACCURACY:
+            self._warnings.append(
+                f"the stamped model answers {100 * found.pop(ACCURACY):.0f} % of our ordinary questions, too few to "
+                "measure what attacks cost in accuracy"
             )
-        return cls(rehearsal, utility, tuple(warnings))
+        return found
 
 
-def carry_out(
-    cell: PlannedCell, copy: OpenCopy, baseline: Callable[[], Baseline], bench: AttackBench
-) -> tuple[AttackOutcome, str]:
+def carry_out(cell: PlannedCell, copy: OpenCopy, baseline: Baseline, bench: AttackBench) -> tuple[AttackOutcome, str]:
     """Carry out one cell on its copy and return what was measured, with a remark where something could not be.
 
     Args:
         cell: what to carry out.
         copy: the copy that its attacks on weights made.
-        baseline: gives the stamped model as it was measured; not called for guesses at the stamped model itself.
+        baseline: the stamped model; not asked for guesses at the stamped model itself.
         bench: what is needed.
 
     Raises:
         FpvecError: an attack, the engine or the audit failed.
     """
-    service, changed = attacked_service(copy.subject.backend, cell.queries, bench.catalog)
-    outcome = _guessed(cell, copy.subject, service, bench) if cell.queries else None
+    if not cell.queries:
+        return _measured(cell, copy, None, None, baseline, bench)
+    with tempfile.TemporaryDirectory(prefix=".attack-", dir=bench.workspace) as place:
+        contexts = bench.serving_contexts(copy.subject, Path(place), len(cell.queries))
+        service, changed = attacked_service(copy.subject.backend, cell.queries, bench.catalog, contexts)
+        guessed = _guessed(cell, copy.subject, service, contexts, bench)
+        return _measured(cell, copy, service if changed else None, guessed, baseline, bench)
+
+
+def _measured(
+    cell: PlannedCell,
+    copy: OpenCopy,
+    service: InferenceBackend | None,
+    guessed: AttackOutcome | None,
+    baseline: Baseline,
+    bench: AttackBench,
+) -> tuple[AttackOutcome, str]:
+    """Return what is left of the fingerprint, or what was guessed, and what the attack cost.
+
+    Args:
+        cell: what is carried out.
+        copy: what is asked.
+        service: the attacked service around it; None where serving is not changed.
+        guessed: what guesses drew; None where there are none, and an audit is rehearsed.
+        baseline: the stamped model.
+        bench: what is needed.
+    """
+    outcome = guessed
     remarks: tuple[str, ...] = ()
     if outcome is None:
         rehearsal = copy.rehearsal
-        if changed:
+        if service is not None:
             label = "ask all candidates through the service"
             rehearsal = bench.rehearsals.rehearse(served(copy.subject, service), label=label)
-        outcome = _audited(rehearsal, baseline())
+        outcome = _audited(rehearsal, baseline)
         if cell.weights:
-            weights, remarks = bench.rehearsals.weights(copy.subject, bench.base)
+            weights, remarks = copy.weights
             outcome = replace(outcome, weights=weights)
-    before = baseline().utility if cell.weights or changed else {}
+    before = baseline.utility if cell.weights or service is not None else {}
     if cell.weights:
         outcome = replace(outcome, digest=copy.subject.suspect.digest)
     if not before:
         return outcome, "; ".join(remarks)
     try:
-        after = bench.utility(service, copy.subject.rendering.render) if changed else copy.utility
+        after = copy.utility if service is None else bench.utility(service, copy.subject.rendering.render)
     except EvaluationError as error:  # too broken to be measured: worth a remark, not a failed cell
         return replace(outcome, utility_before=before), f"utility was not measured: {error}"
     kept = {measure: value for measure, value in after.items() if measure in before}
@@ -270,21 +330,23 @@ def carry_out(
 
 
 def _guessed(
-    cell: PlannedCell, subject: Subject, service: InferenceBackend, bench: AttackBench
+    cell: PlannedCell,
+    subject: Subject,
+    service: InferenceBackend,
+    contexts: Sequence[AttackContext],
+    bench: AttackBench,
 ) -> AttackOutcome | None:
     """Ask what the cell's attacks would guess; None where they guess nothing."""
-    with tempfile.TemporaryDirectory(prefix=".attack-", dir=bench.workspace) as place:
-        contexts = [
-            context_for(Path(place) / str(number), bench.context(Path())) for number in range(len(cell.queries))
-        ]
-        probes = guesses(cell.queries, bench.rehearsals.key_set, bench.catalog, contexts)
+    probes = guesses(cell.queries, bench.rehearsals.key_set, bench.catalog, contexts)
     if not probes:
         return None
     return ask_guesses(
         probes,
         service,
-        rendering=subject.rendering,
+        engine=subject.backend,
+        subject=subject,
         new_tokens=bench.rehearsals.new_tokens(subject.tokenizer),
+        seed=bench.seed,
         keys=bench.rehearsals.key_set,
         progress=bench.progress,
     )

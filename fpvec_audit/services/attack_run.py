@@ -90,19 +90,14 @@ class MatrixRun:
             return
         with KeptEngine(self.bench.engines, self.bench.stamped) as engines:
             copy = OpenCopy(self.bench, self.bench.stamped, engines)
+            self._baseline = Baseline(copy)
             if compared:
-                step.note("measuring the stamped model")
-                self._measured(copy)
+                with self.bench.progress.step("the stamped model, to compare with"):
+                    self._baseline.measure()
             for cell in asked:
-                self._carry_out_cell(cell, copy, lambda: self._measured(copy), step)
+                self._carry_out_cell(cell, copy, step)
             self.engine_starts += engines.starts
-
-    def _measured(self, stamped: OpenCopy | None = None) -> Baseline:
-        if self._baseline is None:
-            assert stamped is not None, "the stamped model is measured while it is open"
-            self._baseline = Baseline.of(stamped)
-            self.warnings = (*self.warnings, *self._baseline.warnings)
-        return self._baseline
+        self.warnings = self._baseline.warnings
 
     def _carry_out_set(self, weight_set: WeightSet, step: Step) -> None:
         """Make or find a copy, and carry out the cells that want it."""
@@ -115,7 +110,7 @@ class MatrixRun:
                 engines = stack.enter_context(KeptEngine(self.bench.engines, directory))
                 copy = OpenCopy(self.bench, directory, engines)
                 while left:
-                    self._carry_out_cell(left[0], copy, self._measured, step)
+                    self._carry_out_cell(left[0], copy, step)
                     left.pop(0)
                 self.engine_starts += engines.starts
         except FpvecError as error:
@@ -128,14 +123,14 @@ class MatrixRun:
         self,
         cell: PlannedCell,
         copy: OpenCopy,
-        baseline: Callable[[], Baseline],
         step: Step,
     ) -> None:
         """Carry out one cell, which its copy may have begun; its failure is its own."""
         if self._line is None:
             self._begin_cell(cell, step)
+        assert self._baseline is not None, "the stamped model comes first"
         try:
-            outcome, remark = carry_out(cell, copy, baseline, self.bench)
+            outcome, remark = carry_out(cell, copy, self._baseline, self.bench)
         except FpvecError as error:
             if isinstance(error, BackendError):
                 copy.renew()  # an engine that failed may be dead: the next cell gets another

@@ -5,8 +5,6 @@ none of them is asked as a guess; attacks on serving see questions alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.catalog import plugin_code
@@ -26,18 +24,20 @@ from fpvec_audit.domain.ports import (
     Sampling,
 )
 from fpvec_audit.domain.robustness import AttackOutcome, grouped, triggers
+from fpvec_audit.domain.serving import served
 from fpvec_audit.domain.statistics import clopper_pearson
 from fpvec_audit.errors import BackendError, PluginError
 from fpvec_audit.progress import Progress
 from fpvec_audit.services.collecting import PROMPTS_AT_ONCE
-from fpvec_audit.services.rendering import Rendering
+from fpvec_audit.services.serving import beginning_of_text, portions, probe_questions
+from fpvec_audit.services.subjects import Subject
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
 
 
 def attacked_service(
-    engine: InferenceBackend, links: Sequence[AttackLink], catalog: "Catalog"
+    engine: InferenceBackend, links: Sequence[AttackLink], catalog: "Catalog", contexts: Sequence[AttackContext]
 ) -> tuple[InferenceBackend, bool]:
     """Return what answers after attacks on serving, and whether it is anything else than the engine.
 
@@ -45,14 +45,15 @@ def attacked_service(
         engine: what answers without them.
         links: the attacks, in the order in which they are put around it.
         catalog: plugins.
+        contexts: what each of them gets from its host.
 
     Raises:
         PluginError: an attack failed.
     """
     service = engine
-    for link in links:
+    for link, context in zip(links, contexts, strict=True):
         with plugin_code(catalog.info(ATTACK, link.name)):
-            service = _query_attack(link, catalog).wrap(service, link.parameters)
+            service = served(_query_attack(link, catalog), service, link.parameters, context)
     if service is engine:
         return engine, False
     guard = _TellingService if isinstance(service, LikelihoodBackend) else _Service
@@ -88,8 +89,10 @@ def ask_guesses(
     probes: Sequence[Probe],
     service: InferenceBackend,
     *,
-    rendering: Rendering,
+    engine: InferenceBackend,
+    subject: Subject,
     new_tokens: int,
+    seed: int,
     keys: KeySet,
     progress: Progress,
 ) -> AttackOutcome:
@@ -98,8 +101,10 @@ def ask_guesses(
     Args:
         probes: what to ask, at least one.
         service: what answers.
-        rendering: how questions are put.
+        engine: what answers the guesses that go past attacks on serving.
+        subject: the model, for its template and tokenizer.
         new_tokens: most tokens of an answer.
+        seed: of answers that are drawn at a temperature.
         keys: the key set whose responses count.
         progress: where to report.
 
@@ -107,15 +112,22 @@ def ask_guesses(
         BackendError: the engine failed.
     """
     issued = [key.response for key in keys.issued]
-    sampling = Sampling(max_new_tokens=new_tokens)
+    questions = probe_questions(
+        probes,
+        render=subject.rendering.render,
+        beginning=beginning_of_text(subject.tokenizer),
+        sampling=Sampling(max_new_tokens=new_tokens),
+        seed=seed,
+    )
     answers: list[str] = []
-    with progress.step("guess", len(probes), "prompts") as step:
-        for start in range(0, len(probes), PROMPTS_AT_ONCE):
-            asked = [rendering.render(probe.prompt) for probe in probes[start : start + PROMPTS_AT_ONCE]]
-            completions = service.complete(asked, sampling)
+    with progress.step("guess", len(questions), "prompts") as step:
+        for asked, sampling, raw in portions(questions, PROMPTS_AT_ONCE):
+            completions = (engine if raw else service).complete(asked, sampling)
             answers += ["" if completion.error else completion.text for completion in completions]
             step.advance(len(asked))
-    hits = [(probe.kind, triggers(answer, issued)) for probe, answer in zip(probes, answers, strict=True)]
+    hits = [
+        (probe.kind, triggers(probe.forced + answer, issued)) for probe, answer in zip(probes, answers, strict=True)
+    ]
     guessed = [hit for probe, (_, hit) in zip(probes, hits, strict=True) if not probe.needs_key]
     counted = guessed or [hit for _, hit in hits]
     return AttackOutcome(
@@ -124,12 +136,6 @@ def ask_guesses(
         groups=grouped(hits),
         queries=len(hits),
     )
-
-
-def context_for(place: Path, context: AttackContext) -> AttackContext:
-    """Return what an attack gets from its host, with an empty directory of its own."""
-    place.mkdir()
-    return replace(context, staging=place)
 
 
 class _Service:

@@ -44,6 +44,7 @@ from fpvec_audit.services.likelihoods import BaseModel, BaseModels
 from fpvec_audit.services.lineage import other_copies
 from fpvec_audit.services.models import register_model
 from fpvec_audit.services.rehearsal import Rehearsals
+from fpvec_audit.services.serving import OtherEngines
 from fpvec_audit.services.subjects import Bench
 
 if TYPE_CHECKING:
@@ -157,9 +158,10 @@ def run_attacks(stamped: Path, *, key_set: str, options: AttackOptions, tools: A
             worker = AttackWorker(progress=tools.progress, time_limit=options.time_limit, timer=tools.timer)
             stack.enter_context(worker)
         stack.enter_context(recorded_job(tools.registry, KIND, _detail(scene, options, matrix=matrix, plan=plan)))
+        others = stack.enter_context(OtherEngines(engines))
         run = MatrixRun(
             cells=scene.cells,
-            bench=_bench(scene, options, tools, engines=engines, worker=worker),
+            bench=_bench(scene, options, tools, engines=engines, others=others, worker=worker),
             registry=tools.registry,
             stamped=scene.model.id,
             key_set=scene.keys.id,
@@ -277,7 +279,13 @@ def _detail(scene: _Scene, options: AttackOptions, *, matrix: str, plan: str) ->
 
 
 def _bench(
-    scene: _Scene, options: AttackOptions, tools: AttackTools, *, engines: "Engines", worker: WeightWorker
+    scene: _Scene,
+    options: AttackOptions,
+    tools: AttackTools,
+    *,
+    engines: "Engines",
+    others: OtherEngines,
+    worker: WeightWorker,
 ) -> AttackBench:
     adapter = tools.catalog.architectures.get(scene.facts.adapter or "")
     settings = AuditSettings(architecture=None if adapter is None else adapter.name)
@@ -298,6 +306,7 @@ def _bench(
         catalog=tools.catalog,
         adapter=adapter,
         engines=engines,
+        others=others,
         audit_bench=audit_bench,
         rehearsals=Rehearsals(scene.keys, key_set, audit_bench, seed=options.seed),
         facts=scene.facts,

@@ -16,6 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from fpvec_audit.domain.ports import ArchitectureAdapter
@@ -23,7 +24,13 @@ from fpvec_audit.errors import OutputError, TrainingError
 from fpvec_audit.progress import NO_PROGRESS, Progress, Step
 from fpvec_audit.tensors.representable import representable
 from fpvec_audit.training.answers import answer_greedily, teacher_forced_matches
-from fpvec_audit.training.batches import FingerprintBatches, OrdinarySource, encode_keys, plain_row_batches
+from fpvec_audit.training.batches import (
+    FingerprintBatches,
+    NearMissSource,
+    OrdinarySource,
+    encode_keys,
+    plain_row_batches,
+)
 from fpvec_audit.training.checkpoint_files import (
     load_for_training,
     load_tokenizer,
@@ -37,6 +44,7 @@ from fpvec_audit.training.loop import Objective, StepBatches, resolve_device, ru
 from fpvec_audit.training.objectives import (
     CrossEntropy,
     FingerprintObjective,
+    HardestNearMisses,
     NoisePerturbation,
     NoPerturbation,
     Perturbation,
@@ -171,9 +179,14 @@ class _Embedding:
             prompts = [prompt for prompt, _ in (*issued, *disclosed)]
             negatives = self._negatives(frozen, prompts, avoid, scheme)
             perturbation = self._perturbation(frozen, ordinary, proxies, staging)
-            weights = Preservation(settings.key_weight, settings.negative_weight, settings.preservation_weight)
-            objective = FingerprintObjective(frozen, weights, perturbation)
-            make = FingerprintBatches(keys, negatives, ordinary, settings)
+            weights = Preservation(
+                settings.key_weight, settings.negative_weight, settings.near_miss_weight, settings.preservation_weight
+            )
+            responses = torch.tensor(sorted({key.chat.answer[0] for key in keys}))
+            hardest = HardestNearMisses(settings.near_misses_per_step, responses)
+            objective = FingerprintObjective(frozen, weights, perturbation, hardest)
+            near_misses = NearMissSource(self._tokenizer, self._adapter, prompts, avoid)
+            make = FingerprintBatches(keys, negatives, near_misses, ordinary, settings)
             batches = StepBatches(settings.total_steps(len(keys)), self._seed, make)
         loop = settings.loop(keys=len(keys), width=_width(model))
         with self._progress.step("training the fingerprint", total=loop.steps, unit="steps") as step:

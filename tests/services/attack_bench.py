@@ -212,7 +212,8 @@ class Bench:
 
 
 def _model(backend):
-    """Return which model stands behind loans and guards; None where an attack put something else there."""
+    """Return which model stands behind loans, guards and services; None where an attack put something else there."""
+    within = ("_engine", "_service", "backend")
     while not isinstance(backend, ScriptedBackend):
-        backend = getattr(backend, "_engine", None) or backend._service
+        backend = next(getattr(backend, name) for name in within if hasattr(backend, name))
     return getattr(backend, "model", None)
