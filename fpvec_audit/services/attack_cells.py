@@ -196,6 +196,11 @@ class OpenCopy:
         """What an audit of the copy says."""
         return self._bench.rehearsals.rehearse(self.subject, label="ask all candidates")
 
+    def rehearsed_through(self, service: InferenceBackend) -> Rehearsal:
+        """Return what an audit of an attacked service around the copy says."""
+        subject = served(self.subject, service)
+        return self._bench.rehearsals.rehearse(subject, label="ask all candidates through the service")
+
     @cached_property
     def utility(self) -> Mapping[str, float]:
         """What the copy is still worth, asked plainly."""
@@ -308,11 +313,7 @@ def _measured(
     outcome = guessed
     remarks: tuple[str, ...] = ()
     if outcome is None:
-        rehearsal = copy.rehearsal
-        if service is not None:
-            label = "ask all candidates through the service"
-            rehearsal = bench.rehearsals.rehearse(served(copy.subject, service), label=label)
-        outcome = _audited(rehearsal, baseline)
+        outcome = _audited(copy.rehearsal if service is None else copy.rehearsed_through(service), baseline)
         if cell.weights:
             weights, remarks = copy.weights
             outcome = replace(outcome, weights=weights)

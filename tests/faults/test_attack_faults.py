@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from fpvec_audit.domain.keys import KeySetSpecification
 from fpvec_audit.registry.master_key import KeyFile
 from fpvec_audit.registry.unit_of_work import open_registry
@@ -26,6 +28,7 @@ def fpvec(plugin, *arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_attack_run_is_gone_on_with(tmp_path):
     home, stamped = tmp_path / "home", make_tiny(tmp_path / "stamped", "gpt2")
     plugin = hostile.install(tmp_path / "plugin")
