@@ -93,23 +93,23 @@ def plan_digest(cells: Sequence[PlannedCell], settings: Mapping[str, Any]) -> st
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def seconds_left(finished: Sequence[tuple[str, float]], left: Sequence[str]) -> float | None:
-    """Estimate how long the cells that are left will take; None while there is nothing to go by.
+def seconds_left(finished: Sequence[tuple[str, str, float]], left: Sequence[tuple[str, str]]) -> float | None:
+    """Estimate how long the cells that are left will take; None while there is too little to go by.
 
-    A cell takes as long as those of its own name took on the mean, else as all did.
+    A cell takes as long as those of its own name took on the mean, else as those of its kind did.
 
     Args:
-        finished: (name, seconds) of every cell that was carried out.
-        left: names of the cells to come.
+        finished: (name, kind, seconds) of every cell that was carried out.
+        left: (name, kind) of the cells to come.
     """
-    if not finished:
-        return None
-    overall = sum(seconds for _, seconds in finished) / len(finished)
-    by_name: dict[str, list[float]] = {}
-    for name, seconds in finished:
-        by_name.setdefault(name, []).append(seconds)
-    means = {name: sum(taken) / len(taken) for name, taken in by_name.items()}
-    return sum(means.get(name, overall) for name in left)
+    taken: dict[str, list[float]] = {}
+    for name, kind, seconds in finished:
+        taken.setdefault(name, []).append(seconds)
+        taken.setdefault(f"kind {kind}", []).append(seconds)
+    means = {group: sum(times) / len(times) for group, times in taken.items()}
+    estimates = [means.get(name, means.get(f"kind {kind}")) for name, kind in left]
+    known = [estimate for estimate in estimates if estimate is not None]
+    return sum(known) if finished and len(known) == len(left) else None
 
 
 def links_text(links: Sequence[AttackLink]) -> str:

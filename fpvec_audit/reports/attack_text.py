@@ -17,6 +17,8 @@ def headline(cells: Sequence[Cell], measure: str) -> tuple[str, str]:
     found = frontier_of(cells)
     if not found.judged:
         return "No attack was measured to a verdict.", "plain"
+    if not any(cell.before for cell in cells if cell.measured):
+        return "The model that was attacked answers none of these keys: there was nothing to silence.", "plain"
     if not found.silenced:
         return (
             "The one attack that was judged did not silence the fingerprint."

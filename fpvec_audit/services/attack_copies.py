@@ -33,6 +33,8 @@ PLACE = Path("cache") / "attacks"
 """Where copies lie in a home."""
 SCHEMA = 1
 ENTRY = "entry.json"
+KEY_DIGITS = 24
+"""Of a digest: 96 bits tell all copies apart, and can be read in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class CopyFacts:
     @property
     def key(self) -> str:
         """Name of the stamped model as the beginning of a chain, hex."""
-        return _digest({"schema": SCHEMA, "stamped": self.stamped, "texts": self.texts})
+        return _digest({"schema": SCHEMA, "stamped": self.stamped, "texts": self.texts})[:KEY_DIGITS]
 
     def next_key(self, previous: str, link: AttackLink, catalog: "Catalog") -> str:
         """Return the name of the copy that an attack makes of another.
@@ -86,7 +88,7 @@ class CopyFacts:
                 "base": self.base,
                 "copies": list(self.copies),
             }
-        )
+        )[:KEY_DIGITS]
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,9 +140,9 @@ class MatrixRun:
 
     def _begin_cell(self, cell: PlannedCell, step: Step) -> None:
         self._begun = self.timer()
-        left = [other.chain.name for other in self.cells if other.number not in self._ended]
-        seconds = seconds_left([(ended.name, ended.seconds) for ended in self._ended.values()], left)
-        estimate = "" if seconds is None else f", about {_duration(seconds)} to go"
+        left = [(other.chain.name, other.kind) for other in self.cells if other.number not in self._ended]
+        seconds = seconds_left([(ended.name, ended.kind, ended.seconds) for ended in self._ended.values()], left)
+        estimate = "" if seconds is None else f", ~{_duration(seconds)}"
         step.note(f"{len(left)} left{estimate}")
         label = f"{cell.number}/{len(self.cells)} {cell.chain.text}"
         self._line = self._shown.enter_context(self.bench.progress.step(label))

@@ -42,6 +42,9 @@ def test_another_cell_order_or_setting_is_another_plan():
 
 
 def test_time_to_go_follows_from_what_alike_cells_took():
-    assert seconds_left([], ["a"]) is None
-    assert seconds_left([("a", 2.0), ("a", 4.0), ("b", 30.0)], ["a", "a", "new"]) == pytest.approx(3 + 3 + 12)
-    assert seconds_left([("a", 2.0)], []) == 0
+    weight, query = ("a", "weight"), ("ask", "query")
+    assert seconds_left([], [weight]) is None
+    assert seconds_left([(*query, 1.0)], [query, weight]) is None
+    finished = [(*weight, 2.0), (*weight, 4.0), ("b", "weight", 30.0)]
+    assert seconds_left(finished, [weight, weight, ("new", "weight")]) == pytest.approx(3 + 3 + 12)
+    assert seconds_left(finished, []) == 0

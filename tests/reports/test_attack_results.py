@@ -59,6 +59,10 @@ def test_the_frontier_holds_what_no_other_attack_beats():
     ("cells", "headline"),
     [
         ((FAILED, GUESSING), "No attack was measured to a verdict."),
+        (
+            (CELLS[1] | {"fsr_before": 0.0},),
+            "The model that was attacked answers none of these keys: there was nothing to silence.",
+        ),
         ((CELLS[4],), "The one attack that was judged did not silence the fingerprint."),
         ((CELLS[4], CELLS[5]), "None of 2 attacks silenced the fingerprint."),
         (
