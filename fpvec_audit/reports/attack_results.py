@@ -104,7 +104,13 @@ def cost_text(cost: float, measure: str) -> str:
     """Return a cost in words."""
     if measure == PERPLEXITY:
         return f"{measure} × {1 + cost:.3g}"
-    return f"{measure} {-100 * cost:+.1f} points".replace("-", "−")
+    return f"{measure} {points_text(cost)} points"
+
+
+def points_text(cost: float) -> str:
+    """Return a cost in accuracy as the change in points, with its sign."""
+    change = round(-100 * cost, 1)
+    return f"{change:+.1f}".replace("-", "−") if change else "±0.0"
 
 
 def frontier(cells: Sequence[Cell], measure: str) -> tuple[Cell, ...]:

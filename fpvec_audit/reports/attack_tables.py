@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fpvec_audit.domain.frontier import PERPLEXITY
-from fpvec_audit.reports.attack_results import Cell, measure_of, read_cells
+from fpvec_audit.reports.attack_results import Cell, measure_of, points_text, read_cells
 from fpvec_audit.reports.attack_text import headline, lead
 from fpvec_audit.reports.audit_text import p_shown
 from fpvec_audit.reports.terminal import render_bullets, table_of, verdict_text
@@ -109,7 +109,7 @@ def _cost(cell: Cell, *, wide: bool) -> str:
     for measure in cell.before_utility:
         cost = cell.cost(measure)
         if cost is not None:
-            told.append(f"×{1 + cost:.3g}" if measure == PERPLEXITY else f"{-100 * cost:+.1f} pts".replace("-", "−"))
+            told.append(f"×{1 + cost:.3g}" if measure == PERPLEXITY else f"{points_text(cost)} pts")
     return (", " if wide else "\n").join(told) or "–"
 
 
@@ -126,8 +126,8 @@ def _legend(cells: Sequence[Cell]) -> str:
     utility = next((cell.before_utility for cell in cells if cell.before_utility), {})
     worth = ", ".join(f"{measure} {value:.3g}" for measure, value in utility.items())
     told = (
-        "keys: share answered afterwards, with its 95 % interval in %; utility: change of accuracy in points, and of "
-        "perplexity as a multiple (×)"
+        "keys: share answered afterwards (where guessed: false triggers), with its 95 % interval in %; utility: change "
+        "of accuracy in points, and of perplexity as a multiple (×)"
     )
     if before is not None and before.before is not None:
         told += f". The stamped model answers {100 * before.before:.3g} % of them"

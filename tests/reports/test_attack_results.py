@@ -38,6 +38,7 @@ def test_accuracy_tells_the_cost_where_it_was_measured_and_perplexity_elsewhere(
     assert measure_of(read_cells(ATTACKS)) == "perplexity"
     assert measure_of(read_cells(run(GUESSING))) == ""
     assert cost_text(0.1, "accuracy") == "accuracy −10.0 points"
+    assert cost_text(0.0004, "accuracy") == "accuracy ±0.0 points"
     assert cost_text(2.0, "perplexity") == "perplexity × 3"
 
 
