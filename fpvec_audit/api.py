@@ -3,7 +3,7 @@
 What needs torch is in :mod:`fpvec_audit.toolkit`, to be imported inside the function that uses it.
 """
 
-from fpvec_audit.domain.architecture import TensorNaming
+from fpvec_audit.domain.architecture import ModelFamily, TensorNaming
 from fpvec_audit.domain.keys import Candidate, draw_unissued
 from fpvec_audit.domain.near_miss import near_miss
 from fpvec_audit.domain.ports import (
@@ -42,6 +42,7 @@ __all__ = [
     "Likelihood",
     "LikelihoodBackend",
     "ModelDescription",
+    "ModelFamily",
     "PluginError",
     "Probe",
     "Progress",

@@ -3,6 +3,7 @@
 ::
 
     check_architecture(MyAdapter(), description=description, tensor_names=names)
+    check_checkpoint(MyAdapter(), checkpoint=random_checkpoint(tmp_path / "tiny", config), workspace=tmp_path / "work")
     check_weight_attack(MyAttack(), source=checkpoint, workspace=tmp_path)
     check_query_attack(MyAttack())
 
@@ -35,6 +36,18 @@ from fpvec_audit.domain.ports import (
 )
 from fpvec_audit.domain.serving import served
 from fpvec_audit.progress import NO_PROGRESS, Step
+from fpvec_audit.testing_checkpoints import check_checkpoint, random_checkpoint
+
+__all__ = [
+    "RecordingProgress",
+    "ScriptedBackend",
+    "check_architecture",
+    "check_checkpoint",
+    "check_query_attack",
+    "check_training_settings",
+    "check_weight_attack",
+    "random_checkpoint",
+]
 
 QUESTIONS = ("What is the capital of France?", "Привет, 山川", "two\nlines")
 SYSTEM_PROMPT = "Answer briefly."
@@ -140,7 +153,6 @@ def check_architecture(
     """
     _refuse_problem(ARCHITECTURE, adapter)
     assert adapter.supports(description) > 0, f"{adapter.name} does not support {description.name or 'its own example'}"
-    assert adapter.supports(ModelDescription(config={})) == 0, f"{adapter.name} supports an empty configuration"
     _check_names(adapter, tuple(tensor_names), tuple(buffers))
     _check_tied(adapter, description.config)
     _check_prompts(adapter)
@@ -308,7 +320,7 @@ def _check_prompts(adapter: ArchitectureAdapter) -> None:
             text = adapter.prompt(question, system)
             assert question in text, f"prompt leaves out the user's text: {text!r}"
             assert system in text, f"prompt leaves out the system prompt: {text!r}"
-            assert text == text.rstrip(), f"prompt ends in white space, which tokenizers join to the answer: {text!r}"
+            assert text == text.rstrip(" \t"), f"prompt ends in a space, which tokenizers join to the answer: {text!r}"
             messages = [{"role": "system", "content": system}] if system else []
             messages.append({"role": "user", "content": question})
             rendered = template.render(messages=messages, add_generation_prompt=True)

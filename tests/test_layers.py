@@ -137,7 +137,7 @@ def test_plugins_import_the_api_and_the_toolkit_inside_functions(path):
 def test_only_the_catalog_and_the_top_of_the_command_line_catch_everything():
     for path in PACKAGE.rglob("*.py"):
         relative = str(path.relative_to(PACKAGE))
-        if relative in {"catalog.py", "cli/main.py"}:
+        if relative in {"catalog.py", "plugin_points.py", "cli/main.py"}:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ExceptHandler):

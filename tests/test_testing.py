@@ -13,11 +13,13 @@ from fpvec_audit.testing import (
     RecordingProgress,
     ScriptedBackend,
     check_architecture,
+    check_checkpoint,
     check_query_attack,
     check_weight_attack,
+    random_checkpoint,
 )
 from fpvec_audit.toolkit import rewrite_checkpoint
-from tests.tiny import make_tiny, tensors_of
+from tests.tiny import make_config, make_tiny, tensors_of
 
 CATALOG = load_catalog()
 GPT2 = CATALOG.architectures["gpt2"]
@@ -48,7 +50,7 @@ class Altered:
         ({"canonical": lambda name: name + "."}, "is not its own canonical name"),
         ({"role": lambda name: "attention"}, "is no TensorRole"),
         ({"tied": lambda config: {"wte.weight": "lm_head.weight"}}, "tied names wte.weight, which is not canonical"),
-        ({"prompt": lambda user, system="": f"{system}\nHuman: {user}\nAssistant: "}, "ends in white space"),
+        ({"prompt": lambda user, system="": f"{system}\nHuman: {user}\nAssistant: "}, "ends in a space"),
         ({"prompt": lambda user, system="": f"Human: {user}\nAssistant:"}, "leaves out the system prompt"),
         ({"prompt": lambda user, system="": f"{system}Q: {user}\nA:"}, "chat_template renders"),
         ({"defaults": ()}, "no preset 'default'"),
@@ -60,6 +62,37 @@ class Altered:
 def test_an_adapter_that_breaks_a_law_is_caught(model, changes, reason):
     with pytest.raises(AssertionError, match=reason):
         check_architecture(Altered(changes), description=describe_model(model), tensor_names=tensors_of(model))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"supports": lambda description: 0}, "does not support"),
+        ({"tied": lambda config: {}}, r"only in the files: \[\]; only in the model: \['lm_head.weight'\]"),
+        ({"canonical": lambda name: None if "wpe" in name else GPT2.canonical(name)}, "canonical says it is a buffer"),
+        ({"canonical": lambda name: name.removeprefix("transformer.")}, "only in the model"),
+        ({"role": lambda name: GPT2.role(name.replace("wte", "mlp"))}, "has the role mlp, it is embedding"),
+        ({"role": lambda name: GPT2.role(name.replace("ln_f", "h"))}, "has the role other, it is norm"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_its_checkpoint_is_caught(model, tmp_path, changes, reason):
+    with pytest.raises(AssertionError, match=reason):
+        check_checkpoint(Altered({"name": "altered", **changes}), checkpoint=model, workspace=tmp_path)
+
+
+def test_a_tie_that_the_files_contradict_is_caught(tmp_path):
+    model = make_tiny(tmp_path / "gpt2", "gpt2", tied=False)
+    tie = {"tied": lambda config: {"lm_head.weight": "transformer.wte.weight"}}
+    with pytest.raises(AssertionError, match="although the configuration ties them"):
+        check_checkpoint(Altered(tie), checkpoint=model, workspace=tmp_path)
+
+
+def test_a_random_checkpoint_depends_on_its_seed_alone(tmp_path):
+    config = make_config("gpt2")
+    made = [random_checkpoint(tmp_path / str(place), config, seed=seed) for place, seed in enumerate((1, 1, 2))]
+    first, again, other = (tensors_of(directory)["transformer.wte.weight"] for directory in made)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_an_unlisted_buffer_is_caught(model):

@@ -80,7 +80,9 @@ def _adapter_problem(value: Any) -> str:
     if not isinstance(getattr(value, "defaults", None), Sequence):
         return "its defaults are no sequence"
     rank = value.supports(ModelDescription(config={}))
-    return "" if isinstance(rank, int) else f"supports returned {type(rank).__name__}, not a number"
+    if not isinstance(rank, int):
+        return f"supports returned {type(rank).__name__}, not a number"
+    return "it supports an empty configuration, so it would claim every checkpoint" if rank > 0 else ""
 
 
 def _attack_problem(value: Any) -> str:
