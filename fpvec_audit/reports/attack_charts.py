@@ -22,6 +22,8 @@ MARKS = {"MATCH": "o", "INCONCLUSIVE": "D", "NO_MATCH": "s"}
 TONES = {"MATCH": "found", "NO_MATCH": "absent", "INCONCLUSIVE": "open"}
 PALE, DEEP_EVIDENCE, DEEP_UTILITY = "#f1ece1", "#14573b", "#6b4703"
 """Ends of the colours of tiles. They are the same in light and dark, as is the text upon them; no name of the page."""
+GAP = 6
+"""Pixels between the titles of neighbouring columns, at least."""
 AS_STAMPED, PLAINLY = "as stamped", "asked plainly"
 EXPLAINED = {
     "keys": "keys answered",
@@ -209,7 +211,7 @@ def draw_tiles(rows: Sequence[TileRow], columns: Sequence[str], width: int) -> "
     axes.set_ylim(height * len(rows), 0)
     wide = (width - left - right) / len(columns)
     for place, title in enumerate(columns):
-        shown = shortened(title, int(wide / 6))
+        shown = shortened(title, int((wide - GAP) / CHARACTER))
         label(axes, left + wide * (place + 0.5), -12, shown, ha="center", color=PALETTE["muted"])
     for order, row in enumerate(rows):
         top = order * height
