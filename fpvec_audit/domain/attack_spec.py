@@ -66,7 +66,7 @@ class AttackLink:
         told = [
             f"{field.name}={plain(value)}"
             for field in fields(self.parameters)
-            if (value := getattr(self.parameters, field.name)) != default_of(field)
+            if (value := getattr(self.parameters, field.name)) != parameter_default(field)
         ]
         return f"{self.name}:{','.join(told)}" if told else self.name
 
@@ -137,6 +137,13 @@ def parameter_type(annotation: Any) -> str:
     return annotation.__name__.lower() if isinstance(annotation, type) else str(annotation)
 
 
+def parameter_default(field: "Field[Any]") -> Any:
+    """Return the default of a parameter."""
+    if field.default is MISSING and field.default_factory is not MISSING:
+        return field.default_factory()
+    return field.default
+
+
 def restored(parameters: type, values: Mapping[str, Any]) -> Any:
     """Return an attack's ``Parameters`` from the JSON values that :meth:`AttackLink.to_json` gave.
 
@@ -155,11 +162,6 @@ def restored(parameters: type, values: Mapping[str, Any]) -> Any:
         elif base is Path or (isinstance(base, type) and issubclass(base, Enum)):
             given[name] = base(value)
     return parameters(**given)
-
-
-def default_of(field: Field[Any]) -> Any:
-    """Return the default of a parameter."""
-    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def plain(value: Any) -> Any:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from fpvec_audit.domain.attack_matrix import QUERY, WEIGHT
-from fpvec_audit.domain.attack_spec import default_of, parameter_type, plain
+from fpvec_audit.domain.attack_spec import parameter_default, parameter_type, plain
 from fpvec_audit.domain.plugins import ATTACK
 from fpvec_audit.domain.ports import WeightAttack
 
@@ -51,7 +51,7 @@ def describe_attacks(catalog: "Catalog") -> tuple[AttackDescription, ...]:
         info = catalog.info(ATTACK, name)
         hints = get_type_hints(attack.Parameters)
         parameters = tuple(
-            (field.name, parameter_type(hints[field.name]), plain(default_of(field)))
+            (field.name, parameter_type(hints[field.name]), plain(parameter_default(field)))
             for field in fields(attack.Parameters)
         )
         kind = WEIGHT if isinstance(attack, WeightAttack) else QUERY
