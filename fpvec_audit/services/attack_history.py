@@ -86,7 +86,7 @@ def run_to_resume(runs: Sequence[EarlierRun], cells: Sequence[PlannedCell], plan
     """
     same = [run for run in runs if run.job.detail.get(PLAN) == plan]
     if not same:
-        others = [run for run in runs if _unfinished(run)]
+        others = _unfinished(runs)
         advice = "leave --resume out"
         if others:
             left = others[-1].job
@@ -105,21 +105,26 @@ def run_to_resume(runs: Sequence[EarlierRun], cells: Sequence[PlannedCell], plan
 
 def unfinished_sentence(runs: Sequence[EarlierRun], cells: Sequence[PlannedCell], plan: str) -> str:
     """Return what to tell who starts anew though a run was left unfinished; empty where none was."""
-    newest = next((run for run in reversed(runs) if run.job.detail.get(PLAN) == plan), None)
-    if newest is not None and _unfinished(newest):
+    left = _unfinished(runs)
+    newest = next((run for run in left if run.job.detail.get(PLAN) == plan), None)
+    if newest is not None:
         done = len(newest.done(cells))
         return (
             f"an attack run with the same plan was left unfinished with {done} of {len(cells)} cells done; "
             "--resume goes on with it"
         )
-    other = next((run for run in reversed(runs) if _unfinished(run)), None)
-    if other is None or newest is not None:
+    if not left:
         return ""
+    other = left[-1]
     return (
         f"an attack run on this model was left unfinished after {len(other.results)} cells; "
         f"`fpvec job resume {other.job.id}` goes on with it"
     )
 
 
-def _unfinished(run: EarlierRun) -> bool:
-    return run.job.state in (JobState.INTERRUPTED, JobState.CANCELLED, JobState.FAILED)
+def _unfinished(runs: Sequence[EarlierRun]) -> list[EarlierRun]:
+    """Return the runs that nobody has gone on with, oldest first: of each plan the newest, if it did not end well."""
+    newest = {run.job.detail.get(PLAN): run for run in runs}
+    over = (JobState.INTERRUPTED, JobState.CANCELLED, JobState.FAILED)
+    left = [run for run in newest.values() if run.job.state in over]
+    return sorted(left, key=lambda run: run.job.started_at)

@@ -207,6 +207,9 @@ def test_a_resumed_run_takes_over_what_succeeded_and_does_the_rest(bench):
         ("bend", "succeeded"), ("crash", "failed"), ("crash", "succeeded"), ("interrupted", "succeeded"),
         ("twist", "succeeded"),
     ]  # fmt: skip
+    told.clear()
+    bench.run("twist", announce=told.append)
+    assert told == []  # somebody has gone on with it
     with pytest.raises(UsageError, match="all cells of this attack run succeeded"):
         bench.run("bend", "crash", "interrupted", "twist", catalog=mended, resume=True)
 
