@@ -92,12 +92,13 @@ def run_to_resume(runs: Sequence[EarlierRun], cells: Sequence[PlannedCell], plan
             left = others[-1].job
             advice = f"job {left.id} was left unfinished with another plan: `fpvec job resume {left.id}`, or {advice}"
         raise UsageError("no attack run with this plan was begun on this model with this key set", advice=advice)
-    newest = same[-1]
-    if newest.job.state is JobState.RUNNING:
+    running = next((run.job for run in same if run.job.state is JobState.RUNNING), None)
+    if running is not None:
         raise UsageError(
-            f"this attack run goes on in process {newest.job.process} on {newest.job.host}",
-            advice=f"wait, or end it first: `fpvec job cancel {newest.job.id}`",
+            f"this attack run goes on in process {running.process} on {running.host}",
+            advice=f"wait, or end it first: `fpvec job cancel {running.id}`",
         )
+    newest = same[-1]
     if len(newest.done(cells)) == len(cells):
         raise UsageError("all cells of this attack run succeeded", advice="leave --resume out to run them anew")
     return newest
@@ -106,7 +107,7 @@ def run_to_resume(runs: Sequence[EarlierRun], cells: Sequence[PlannedCell], plan
 def unfinished_sentence(runs: Sequence[EarlierRun], cells: Sequence[PlannedCell], plan: str) -> str:
     """Return what to tell who starts anew though a run was left unfinished; empty where none was."""
     left = _unfinished(runs)
-    newest = next((run for run in left if run.job.detail.get(PLAN) == plan), None)
+    newest = next((run for run in reversed(left) if run.job.detail.get(PLAN) == plan), None)
     if newest is not None:
         done = len(newest.done(cells))
         return (
@@ -123,8 +124,6 @@ def unfinished_sentence(runs: Sequence[EarlierRun], cells: Sequence[PlannedCell]
 
 
 def _unfinished(runs: Sequence[EarlierRun]) -> list[EarlierRun]:
-    """Return the runs that nobody has gone on with, oldest first: of each plan the newest, if it did not end well."""
-    newest = {run.job.detail.get(PLAN): run for run in runs}
-    over = (JobState.INTERRUPTED, JobState.CANCELLED, JobState.FAILED)
-    left = [run for run in newest.values() if run.job.state in over]
-    return sorted(left, key=lambda run: run.job.started_at)
+    """Return the runs that did not end well and that nobody goes on with or has gone on with to the end."""
+    settled = {run.matrix for run in runs if run.job.state in (JobState.RUNNING, JobState.SUCCEEDED)}
+    return [run for run in runs if run.matrix not in settled]
