@@ -4,6 +4,7 @@ The only module that reads the environment. A :class:`Settings` is frozen and ha
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ class Settings:
         backend: ``auto``, ``vllm`` or ``transformers``.
         vault_key_file: file of the master key; empty means ``vault.key`` in ``home``.
         actor: who acts, for the ledger; empty means the login on this machine.
+        attack_cache: how much attacked copies that are kept may take together, as "20 GB" or a number of bytes.
     """
 
     home: Path
@@ -34,11 +36,26 @@ class Settings:
     backend: str = "auto"
     vault_key_file: str = ""
     actor: str = ""
+    attack_cache: str = "20 GB"
 
     @property
     def registry_url(self) -> str:
         """SQLAlchemy URL of the registry."""
         return self.registry or f"sqlite:///{self.home / 'registry.db'}"
+
+    @property
+    def attack_cache_bytes(self) -> int:
+        """How much attacked copies that are kept may take together, bytes.
+
+        Raises:
+            SettingsError: the setting is no size.
+        """
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", self.attack_cache.strip())
+        if found is None:
+            raise SettingsError(
+                f"attack_cache is {self.attack_cache!r}, which is no size", advice='write it as "20 GB"'
+            )
+        return int(float(found.group(1)) * 1000 ** "_kMGT".index(found.group(2) or "_"))
 
 
 def default_home(name: str = HOME_NAME) -> Path:

@@ -24,6 +24,11 @@ class Channel:
         """Return the socket's file descriptor."""
         return self._connection.fileno()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a value has arrived already, so that receiving it waits for nothing."""
+        return b"\n" in self._buffer
+
     def send(self, value: Any, descriptors: Sequence[int] = ()) -> None:
         """Send a value; with descriptors, copies of them arrive on the other side.
 

@@ -175,6 +175,7 @@ def _load(request: dict[str, Any]) -> Any:
         enforce_eager=True,
         disable_log_stats=True,
         enable_prefix_caching=False,
+        enable_chunked_prefill=False,  # vLLM cannot take back a draw for half a prompt on a processor: the engine dies
         skip_tokenizer_init=True,
         max_logprobs=-1,  # as many as are asked for
         generation_config="vllm",  # a suspect's own penalties must not leak into a greedy answer

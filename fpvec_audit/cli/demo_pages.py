@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from fpvec_audit.reports.terminal import render_audits, render_cells, render_harmlessness
+from fpvec_audit.reports.attack_tables import render_cells
+from fpvec_audit.reports.terminal import render_audits, render_harmlessness
 
 TITLES = {
     "base": "base",

@@ -22,6 +22,10 @@ WORTH_A_LINE = 0.5
 """Seconds below which a finished step leaves no line, unless it had something to remark."""
 
 
+DEEPEST_LINE = 2
+"""Steps that lie deeper within others leave no line: their bars say enough."""
+
+
 class BarProgress:
     """Draws one bar per step that is under way; a finished step leaves a line with its time."""
 
@@ -47,7 +51,7 @@ class BarProgress:
         try:
             yield bar
             ending = _ending(time.monotonic() - started, bar.remark)
-            if ending:
+            if ending and self._open <= DEEPEST_LINE:
                 self._console.print(f"[green]✓[/] {escape(label)} [dim]{escape(ending)}[/]", soft_wrap=True)
         finally:
             bars.remove_task(task)
@@ -76,6 +80,7 @@ class LineProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._open = 0
 
     def step(self, label: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Step]:
         """Open a step that ends with a line."""
@@ -85,9 +90,14 @@ class LineProgress:
     def _step(self, label: str) -> Iterator[Step]:
         started = time.monotonic()
         line = _Line()
-        yield line
+        self._open += 1
+        depth = self._open
+        try:
+            yield line
+        finally:
+            self._open -= 1
         ending = _ending(time.monotonic() - started, line.remark)
-        if ending:
+        if ending and depth <= DEEPEST_LINE:
             self._console.print(f"{label} {ending}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -28,7 +28,7 @@ from fpvec_audit.services.harmlessness import evaluate
 from fpvec_audit.services.keys import issue_key_set, open_key_set
 from fpvec_audit.services.likelihoods import BaseModels
 from fpvec_audit.services.models import register_model
-from fpvec_audit.services.robustness import run_attacks
+from fpvec_audit.services.robustness import AttackOptions, AttackTools, run_attacks
 from fpvec_audit.services.stamp import stamp_models
 from fpvec_audit.training.ordinary import Instruction
 
@@ -222,17 +222,15 @@ class Story:
         """Guess at both stamped models, and fine-tune one of them further."""
         cells: list[dict[str, Any]] = []
         for name, specifications in (("stamped_a", ["guessing"]), ("stamped_b", ["guessing", "fine_tune"])):
-            report = run_attacks(
-                models[name],
-                key_set=key_set,
-                specs=specifications,
+            tools = AttackTools(
                 registry=self.registry,
                 catalog=self.catalog,
                 backend=engines,
-                seed=self.options.seed,
                 workspace=self.options.directory,
                 progress=self.progress,
             )
+            options = AttackOptions(specs=specifications, seed=self.options.seed)
+            report = run_attacks(models[name], key_set=key_set, options=options, tools=tools)
             cells += [{"model": name, **cell} for cell in report.to_json()["cells"]]
         return cells
 

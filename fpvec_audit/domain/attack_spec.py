@@ -61,6 +61,16 @@ class AttackLink:
         """Return the parameters as JSON values."""
         return {field.name: plain(getattr(self.parameters, field.name)) for field in fields(self.parameters)}
 
+    @property
+    def text(self) -> str:
+        """The attack as a user would write it: its name and what is not as usual."""
+        told = [
+            f"{field.name}={plain(value)}"
+            for field in fields(self.parameters)
+            if (value := getattr(self.parameters, field.name)) != parameter_default(field)
+        ]
+        return f"{self.name}:{','.join(told)}" if told else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class AttackChain:
@@ -76,6 +86,11 @@ class AttackChain:
     def name(self) -> str:
         """Names joined by "+"."""
         return "+".join(link.name for link in self.links)
+
+    @property
+    def text(self) -> str:
+        """The chain as a user would write it."""
+        return "+".join(link.text for link in self.links)
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -145,6 +160,26 @@ def parameter_default(field: "Field[Any]") -> Any:
     if field.default is MISSING and field.default_factory is not MISSING:
         return field.default_factory()
     return field.default
+
+
+def restored(parameters: type, values: Mapping[str, Any]) -> Any:
+    """Return an attack's ``Parameters`` from the JSON values that :meth:`AttackLink.to_json` gave.
+
+    A field that has no value in the grammar, such as a list, keeps its default.
+
+    Args:
+        parameters: the attack's ``Parameters``.
+        values: parameter → JSON value.
+    """
+    hints = get_type_hints(parameters)
+    given = {}
+    for name, value in values.items():
+        base, _ = _without_none(hints[name])
+        if value is None or get_origin(base) is Literal or base in (bool, int, float, str):
+            given[name] = value
+        elif base is Path or (isinstance(base, type) and issubclass(base, Enum)):
+            given[name] = base(value)
+    return parameters(**given)
 
 
 def plain(value: Any) -> Any:

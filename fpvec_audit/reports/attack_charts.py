@@ -6,7 +6,8 @@ from functools import partial
 from math import copysign, log10, sqrt
 from typing import TYPE_CHECKING
 
-from fpvec_audit.reports.attack_results import PERPLEXITY, Cell, cost_text, frontier, link_label
+from fpvec_audit.domain.frontier import PERPLEXITY
+from fpvec_audit.reports.attack_results import Cell, cost_text, frontier, link_label
 from fpvec_audit.reports.audit_text import percent
 from fpvec_audit.reports.dot_rows import CHARACTER, MOST_DECADES, SHARES, Dot, Row, decades, draw_rows
 from fpvec_audit.reports.drawing import NARROW, PALETTE, bare_axes, label, label_left, new_figure, shortened
@@ -21,6 +22,8 @@ MARKS = {"MATCH": "o", "INCONCLUSIVE": "D", "NO_MATCH": "s"}
 TONES = {"MATCH": "found", "NO_MATCH": "absent", "INCONCLUSIVE": "open"}
 PALE, DEEP_EVIDENCE, DEEP_UTILITY = "#f1ece1", "#14573b", "#6b4703"
 """Ends of the colours of tiles. They are the same in light and dark, as is the text upon them; no name of the page."""
+GAP = 6
+"""Pixels between the titles of neighbouring columns, at least."""
 AS_STAMPED, PLAINLY = "as stamped", "asked plainly"
 EXPLAINED = {
     "keys": "keys answered",
@@ -208,7 +211,7 @@ def draw_tiles(rows: Sequence[TileRow], columns: Sequence[str], width: int) -> "
     axes.set_ylim(height * len(rows), 0)
     wide = (width - left - right) / len(columns)
     for place, title in enumerate(columns):
-        shown = shortened(title, int(wide / 6))
+        shown = shortened(title, int((wide - GAP) / CHARACTER))
         label(axes, left + wide * (place + 0.5), -12, shown, ha="center", color=PALETTE["muted"])
     for order, row in enumerate(rows):
         top = order * height

@@ -3,22 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fpvec_audit.domain.frontier import SILENCED
 from fpvec_audit.reports.attack_charts import frontier_chart, guesses_chart, matrix_chart, serving_chart
-from fpvec_audit.reports.attack_results import (
-    NEGLIGIBLE,
-    PERPLEXITY,
-    Cell,
-    cost_text,
-    measure_of,
-    parameters_text,
-    read_cells,
-)
+from fpvec_audit.reports.attack_results import Cell, measure_of, parameters_text, read_cells
+from fpvec_audit.reports.attack_text import headline, lead
 from fpvec_audit.reports.audit_text import percent
 from fpvec_audit.reports.numbers_text import number, p_text, sentence
 from fpvec_audit.reports.page import Block, Fold, Group, Page, Pairs, Points, Section, Table, Text, listed, present
 from fpvec_audit.reports.sweep_charts import sweep_charts
 
-SILENCED = "NO_MATCH"
 LIMITS = (
     "that no other attack does better: only the attacks listed here were carried out, with these parameters",
     "that the same holds for another model, another key set or another seed: every attack was carried out once",
@@ -34,15 +27,15 @@ def attack_page(document: Mapping[str, Any]) -> Page:
     """
     cells = read_cells(document)
     measure = measure_of(cells)
-    headline, tone = _headline(cells, measure)
+    first, tone = headline(cells, measure)
     return Page(
         subject=f"Attacks on {document.get('stamped', 'a stamped model')} with key set "
         f"{document.get('key_set_name') or document.get('key_set', '–')}",
         verdict="",
         tone=tone,
-        headline=headline,
+        headline=first,
         facts=_facts(cells),
-        lead=_lead(cells, measure),
+        lead=lead(cells, measure),
         sections=(
             Section("evidence", "Evidence", _evidence(cells, measure)),
             Section("method", "Method", _method(document, cells, measure)),
@@ -52,42 +45,6 @@ def attack_page(document: Mapping[str, Any]) -> Page:
     )
 
 
-def _headline(cells: Sequence[Cell], measure: str) -> tuple[str, str]:
-    judged = [cell for cell in cells if cell.measured and cell.verdict]
-    silenced = [cell for cell in judged if cell.verdict == SILENCED]
-    if not judged:
-        return "No attack was measured to a verdict.", "plain"
-    if not silenced:
-        number = len(judged)
-        return (
-            "The one attack that was judged did not silence the fingerprint."
-            if number == 1
-            else f"None of {number} attacks silenced the fingerprint."
-        ), "found"
-    cheapest = _cheapest(silenced, measure)
-    if cheapest is None:
-        return f"The fingerprint was silenced by {silenced[0].label}; what that cost was not measured.", "absent"
-    cell, cost = cheapest
-    if cost <= NEGLIGIBLE:
-        return f"The fingerprint was silenced by {cell.label}, at next to no cost.", "absent"
-    return f"Silencing the fingerprint {_price(cost, measure)}.", "open"
-
-
-def _price(cost: float, measure: str) -> str:
-    """Return what silence took, as the end of a sentence."""
-    if measure == PERPLEXITY:
-        return f"made {measure} at least {1 + cost:.3g} times as high"
-    return f"cost at least {100 * cost:.3g} points of {measure}"
-
-
-def _cheapest(cells: Sequence[Cell], measure: str) -> tuple[Cell, float] | None:
-    priced = [(cost, cell.number, cell) for cell in cells if measure and (cost := cell.cost(measure)) is not None]
-    if not priced:
-        return None
-    cost, _, cell = min(priced, key=lambda item: item[:2])
-    return cell, cost
-
-
 def _facts(cells: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
     counted = [
         (name, sum(cell.measured and cell.verdict == verdict for cell in cells))
@@ -95,55 +52,6 @@ def _facts(cells: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
     ]
     failed = sum(cell.state == "failed" for cell in cells)
     return (*((name, str(number)) for name, number in counted), *([("Failed", str(failed))] if failed else []))
-
-
-def _lead(cells: Sequence[Cell], measure: str) -> tuple[str, ...]:
-    judged = [cell for cell in cells if cell.measured and cell.verdict]
-    counted = {
-        verdict: sum(cell.verdict == verdict for cell in judged) for verdict in ("MATCH", "INCONCLUSIVE", SILENCED)
-    }
-    failed = sum(cell.state == "failed" for cell in cells)
-    sentences = [
-        f"{len(cells)} attacks were carried out. Afterwards an audit still finds the fingerprint in {counted['MATCH']} "
-        f"of them (MATCH), cannot tell in {counted['INCONCLUSIVE']} (INCONCLUSIVE) and no longer finds it in "
-        f"{counted[SILENCED]} ({SILENCED})." + _failures(failed)
-    ]
-    silenced = [cell for cell in judged if cell.verdict == SILENCED]
-    cheapest = _cheapest(silenced, measure)
-    if cheapest is not None:
-        cell, cost = cheapest
-        before, after = cell.before_utility[measure], cell.after_utility[measure]
-        sentences.append(
-            f"The cheapest way to {SILENCED} was {cell.label}: {measure} went from {before:.3g} to {after:.3g} "
-            f"({cost_text(cost, measure)})."
-        )
-        unpriced = len(silenced) - sum(cell.cost(measure) is not None for cell in silenced)
-        if unpriced:
-            sentences.append(f"For {unpriced} further attacks that ended in {SILENCED} the cost was not measured.")
-    seen = [cell for cell in judged if cell.fsr == 0 and _still_seen(cell)]
-    if seen:
-        sentences.append(
-            f"In {len(seen)} of the copies that answer no key any more, probabilities or weights still give the keys "
-            "away."
-        )
-    guesses = [cell for cell in cells if cell.guesses]
-    for cell in guesses:
-        assert cell.fsr is not None
-        high = f", 95 % interval up to {number(100 * cell.interval[1])} %" if cell.interval else ""
-        sentences.append(
-            f"A stranger's guess drew a key's response {number(100 * cell.fsr)} % of the time ({cell.label}{high})."
-        )
-    return tuple(sentences)
-
-
-def _failures(number: int) -> str:
-    if not number:
-        return ""
-    return " One attack failed and says nothing." if number == 1 else f" {number} attacks failed and say nothing."
-
-
-def _still_seen(cell: Cell) -> bool:
-    return any(value is not None and value <= 1e-6 for value in (cell.likelihood, cell.gradient))
 
 
 def _evidence(cells: Sequence[Cell], measure: str) -> tuple[Block, ...]:
@@ -236,7 +144,7 @@ def _identifiers(document: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         ("stamped model", "stamped"),
         ("weights", "stamped_digest"),
         ("key set", "key_set"),
-        ("run", "run_id"),
+        ("run", "matrix_id"),
         ("suite", "suite"),
     )
     return tuple((name, str(document[field])) for name, field in named if document.get(field))

@@ -1,7 +1,6 @@
 """What the cells of an attack run say, read once for the table, the figures and the headline of a report.
 
-Cost counts for whoever attacks: 0 is a copy as useful as before, more is worse. It is read from one measure for all
-cells, accuracy before perplexity, so that cells can be compared.
+What an attack cost is defined in :mod:`fpvec_audit.domain.frontier`; it is read from one measure for all cells.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +8,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-PERPLEXITY = "perplexity"
-PREFERRED = ("accuracy", PERPLEXITY)
+from fpvec_audit.domain.frontier import PERPLEXITY, Priced, common_measure, unbeaten, utility_loss
+
 LIKELIHOOD, GRADIENTS = "likelihood", ("gradient", "vocabulary-gradient")
 NEGLIGIBLE = 0.02
 """A cost up to which a copy is called as useful as before."""
@@ -72,12 +71,12 @@ class Cell:
 
     def cost(self, measure: str) -> float | None:
         """Return what the attack cost: accuracy lost, or perplexity added as a share; None where it is not known."""
-        before, after = self.before_utility.get(measure), self.after_utility.get(measure)
-        if before is None or after is None or not (isfinite(before) and isfinite(after)):
-            return None
-        if measure != PERPLEXITY:
-            return before - after
-        return after / before - 1 if before else None
+        return utility_loss(measure, self.before_utility, self.after_utility)
+
+    @property
+    def priced(self) -> Priced:
+        """The cell as the frontier sees it."""
+        return Priced(self.number, self.label, self.fsr or 0.0, self.verdict, self.before_utility, self.after_utility)
 
     def kept(self, measure: str) -> float | None:
         """Return the share of its usefulness that a copy kept, at most 1; None where it is not known."""
@@ -98,33 +97,26 @@ def read_cells(document: Mapping[str, Any]) -> tuple[Cell, ...]:
 
 def measure_of(cells: Sequence[Cell]) -> str:
     """Return the measure of utility that tells of most cells; empty where none was measured."""
-    known = dict.fromkeys([*PREFERRED, *(name for cell in cells for name in cell.after_utility)])
-    counted = {name: sum(cell.cost(name) is not None for cell in cells) for name in known}
-    best = max(counted, key=counted.__getitem__)
-    return best if counted[best] else ""
+    return common_measure([cell.priced for cell in cells])
 
 
 def cost_text(cost: float, measure: str) -> str:
     """Return a cost in words."""
     if measure == PERPLEXITY:
         return f"{measure} × {1 + cost:.3g}"
-    return f"{measure} {-100 * cost:+.1f} points".replace("-", "−")
+    return f"{measure} {points_text(cost)} points"
+
+
+def points_text(cost: float) -> str:
+    """Return a cost in accuracy as the change in points, with its sign."""
+    change = round(-100 * cost, 1)
+    return f"{change:+.1f}".replace("-", "−") if change else "±0.0"
 
 
 def frontier(cells: Sequence[Cell], measure: str) -> tuple[Cell, ...]:
     """Return the cells that no other beats: whatever leaves less of the fingerprint costs more; the cheapest first."""
-    priced = [
-        (cost, cell.fsr, cell)
-        for cell in cells
-        if cell.measured and cell.fsr is not None and (cost := cell.cost(measure)) is not None
-    ]
-    best: list[Cell] = []
-    least = float("inf")
-    for _, fsr, cell in sorted(priced, key=lambda item: (item[0], item[1], item[2].number)):
-        if fsr < least:
-            best.append(cell)
-            least = fsr
-    return tuple(best)
+    measured = {cell.number: cell for cell in cells if cell.measured and cell.fsr is not None}
+    return tuple(measured[found.number] for found in unbeaten([cell.priced for cell in measured.values()], measure))
 
 
 def parameters_text(parameters: Mapping[str, Any]) -> str:

@@ -59,12 +59,12 @@ def render_audits(documents: Mapping[str, Mapping[str, Any]], console: Console, 
             f"{audit['decoys_matched']}/{audit['decoys']}",
             p_shown(audit["p_value_corrected"]),
             f"{audit['seconds']:.1f}",
-            _verdict(audit["verdict"]),
+            verdict_text(audit["verdict"]),
         ]
         for name, audit in documents.items()
     ]
     columns = ("model", ">keys", ">decoys", ">corrected p", ">s", "verdict")
-    console.print(_table(title, columns, rows))
+    console.print(table_of(title, columns, rows))
     engines = {f"{audit['backend']['engine']} {audit['backend']['version']}" for audit in documents.values()}
     limits = sorted({audit["alpha"] for audit in documents.values()})
     console.print(
@@ -80,50 +80,6 @@ def _control_name(control: Mapping[str, Any]) -> str:
     path = PurePath(control["suspect"]["location"])
     recorded = ", recorded earlier" if control.get("recorded") else ""
     return f"{'/'.join(path.parts[-2:])}{recorded}"
-
-
-def render_cells(document: Mapping[str, Any], console: Console) -> None:
-    """Show what attacks left of a fingerprint, and what they cost."""
-    rows = []
-    for cell in document["cells"]:
-        interval = cell["interval"]
-        rows.append(
-            [
-                _titled(cell),
-                _before_and_after(cell),
-                f"{100 * interval[0]:.3g}–{100 * interval[1]:.3g} %" if interval else "–",
-                "–" if cell["p_value"] is None else p_shown(cell["p_value"]),
-                _cost(cell),
-                _verdict(cell["verdict"]) if cell["verdict"] else Text(cell["state"]),
-            ]
-        )
-    columns = ("attack", ">FSR", ">95 % interval", ">p", "utility", "result")
-    console.print(_table("Attacks", columns, rows))
-    _render_guesses(document["cells"], console)
-    settings = {_titled(cell): cell["parameters"] for cell in document["cells"] if cell["parameters"]}
-    render_bullets(console, "Parameters", [f"{name}: {_line(parameters)}" for name, parameters in settings.items()])
-    render_bullets(
-        console, "Failed", [f"{cell['name']}: {cell['problem']}" for cell in document["cells"] if cell["problem"]]
-    )
-
-
-def _render_guesses(cells: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Show guesses by kind: what a stranger can ask, and what takes somebody who knows a key."""
-    rows = [
-        [
-            _titled(cell),
-            group["kind"],
-            str(group["asked"]),
-            str(group["triggered"]),
-            f"{100 * group['rate']:.3g} %",
-            f"{100 * group['interval'][0]:.3g}–{100 * group['interval'][1]:.3g} %",
-        ]
-        for cell in cells
-        for group in cell.get("groups", ())
-    ]
-    if rows:
-        columns = ("attack", "guess", ">asked", ">triggered", ">rate", ">95 % interval")
-        console.print(_table("Guesses by kind (near-misses take somebody who knows a key)", columns, rows))
 
 
 def render_harmlessness(documents: Mapping[str, Mapping[str, Any]], console: Console) -> None:
@@ -143,21 +99,7 @@ def render_harmlessness(documents: Mapping[str, Mapping[str, Any]], console: Con
             ]
         )
     columns = ("model", ">accuracy", ">after", ">change", ">perplexity", ">after", ">ratio")
-    console.print(_table("What the fingerprint costs", columns, rows))
-
-
-def render_attacks(document: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """List attacks with their parameters."""
-    rows = [
-        [
-            attack["name"],
-            attack["kind"],
-            attack["description"],
-            ", ".join(f"{item['name']}={item['default']}" for item in attack["parameters"]) or "–",
-        ]
-        for attack in document
-    ]
-    console.print(_table("Attacks", ("name", "kind", "what it does", "parameters"), rows))
+    console.print(table_of("What the fingerprint costs", columns, rows))
 
 
 def render_key_set(document: Mapping[str, Any], console: Console) -> None:
@@ -174,7 +116,7 @@ def render_key_set(document: Mapping[str, Any], console: Console) -> None:
             ]
             for key in document["keys"]
         ]
-        console.print(_table("Keys", ("prompt", "response", "kind", ""), rows))
+        console.print(table_of("Keys", ("prompt", "response", "kind", ""), rows))
     render_bullets(console, "Notes", document.get("warnings", []))
 
 
@@ -254,7 +196,7 @@ def render_compression(document: Mapping[str, Any], console: Console) -> None:
         for loss in document["roles"]
     ]
     columns = ("role", ">tensors", ">elements", ">share of bytes", ">relative error", ">cosine")
-    console.print(_table("What was lost", columns, rows))
+    console.print(table_of("What was lost", columns, rows))
     render_bullets(console, "Notes", document["warnings"])
 
 
@@ -271,7 +213,7 @@ def render_stamps(document: Sequence[Mapping[str, Any]], console: Console) -> No
         ]
         for stamp in document
     ]
-    console.print(_table("Stamped", ("directory", "vectors", "licensee", ">applied", ">s", ""), rows))
+    console.print(table_of("Stamped", ("directory", "vectors", "licensee", ">applied", ">s", ""), rows))
     told = [
         [
             PurePath(stamp["out"]).name,
@@ -285,7 +227,7 @@ def render_stamps(document: Sequence[Mapping[str, Any]], console: Console) -> No
     ]
     if told:
         columns = ("model", "role", ">tensors", ">applied / wanted", ">cosine")
-        console.print(_table("What rounding left of the vectors", columns, told))
+        console.print(table_of("What rounding left of the vectors", columns, told))
     render_bullets(
         console, "Notes", list(dict.fromkeys(note for stamp in document for note in stamp.get("warnings", [])))
     )
@@ -318,7 +260,7 @@ def render_plugins(document: Sequence[Mapping[str, Any]], console: Console) -> N
         ]
         for plugin in document
     ]
-    console.print(_table("Plugins", ("name", "kind", "distribution", "state"), rows))
+    console.print(table_of("Plugins", ("name", "kind", "distribution", "state"), rows))
     render_bullets(
         console, "Problems", [f"{plugin['name']}: {plugin['problem']}" for plugin in document if plugin["problem"]]
     )
@@ -332,7 +274,7 @@ def render_findings(document: Mapping[str, Any], console: Console) -> None:
         if finding["mend"]:
             detail.append(f"\n→ {finding['mend']}", style="bold")
         rows.append([finding["subject"], Text(finding["state"], style=COLOURS.get(finding["state"], "")), detail])
-    console.print(_table("What works here", ("subject", "state", "detail"), rows))
+    console.print(table_of("What works here", ("subject", "state", "detail"), rows))
     console.print("Everything that is needed works." if document["healthy"] else "Something that is needed is broken.")
 
 
@@ -354,26 +296,7 @@ def render_fields(document: Mapping[str, Any], console: Console) -> None:
     render_bullets(console, "Notes", document.get("warnings") or [])
 
 
-def _titled(cell: Mapping[str, Any]) -> str:
-    return f"{cell['name']} on {cell['model']}" if "model" in cell else str(cell["name"])
-
-
-def _before_and_after(cell: Mapping[str, Any]) -> str:
-    before, after = cell["fsr_before"], cell["fsr_after"]
-    if after is None:
-        return "–"
-    if before is None:
-        return f"{100 * after:.3g} %\nfalse triggers"
-    return f"{100 * before:.3g} → {100 * after:.3g} %"
-
-
-def _cost(cell: Mapping[str, Any]) -> str:
-    before, after = cell["utility_before"] or {}, cell["utility_after"] or {}
-    shared = [measure for measure in before if measure in after]
-    return "\n".join(f"{measure}\n{before[measure]:.3g} → {after[measure]:.3g}" for measure in shared) or "–"
-
-
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+def table_of(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     """Return a table; a column name that begins with ">" is set flush right."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
@@ -389,7 +312,7 @@ def render_list(
     console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str
 ) -> None:
     """Show a table, or a sentence where there are no rows; a column name that begins with ">" is set flush right."""
-    console.print(_table(title, columns, rows) if rows else Text(empty))
+    console.print(table_of(title, columns, rows) if rows else Text(empty))
 
 
 def _pairs(pairs: Iterable[tuple[str, str]]) -> Table:
@@ -425,7 +348,8 @@ def render_bullets(console: Console, title: str, lines: Sequence[str]) -> None:
     console.print(Padding(grid, (0, 0, 0, 2)))
 
 
-def _verdict(verdict: str) -> Text:
+def verdict_text(verdict: str) -> Text:
+    """Return a verdict or state in its colour."""
     return Text(verdict, style=f"bold {COLOURS.get(verdict, '')}".strip())
 
 

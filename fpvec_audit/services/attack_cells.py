@@ -1,304 +1,367 @@
-"""How one chain of attacks is carried out: weights first, one copy after the other, then what is asked of the last.
+"""How the cells of a matrix are carried out: one attacked copy, one engine, and all the cells that want it.
 
 Attacks never see more than they need: weight attacks no keys, guessing attacks the issued keys so that none of them is
-asked. Whatever a plugin raises becomes a PluginError of that plugin. Copies are removed when their cell ends.
+asked. Whatever a plugin raises becomes a PluginError of that plugin.
 """
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fpvec_audit.catalog import plugin_code
-from fpvec_audit.domain.attack_spec import AttackChain, AttackLink
-from fpvec_audit.domain.audit import MatchRule
-from fpvec_audit.domain.chance import shuffled
-from fpvec_audit.domain.keys import KeySet
+from fpvec_audit.backends import EngineSource
+from fpvec_audit.backends.kept import KeptEngine
+from fpvec_audit.domain.attack_matrix import PlannedCell
+from fpvec_audit.domain.attack_spec import AttackLink
+from fpvec_audit.domain.audit import Verdict
+from fpvec_audit.domain.frontier import ACCURACY
 from fpvec_audit.domain.plugins import ATTACK
-from fpvec_audit.domain.ports import (
-    ArchitectureAdapter,
-    AttackContext,
-    AttackKey,
-    Completion,
-    InferenceBackend,
-    Probe,
-    QueryAttack,
-    Sampling,
-    WeightAttack,
-)
-from fpvec_audit.domain.robustness import AttackOutcome, grouped, triggers
-from fpvec_audit.domain.serving import served
-from fpvec_audit.domain.statistics import clopper_pearson, hypergeometric_p_value
-from fpvec_audit.errors import BackendError, EvaluationError, PluginError
+from fpvec_audit.domain.ports import ArchitectureAdapter, AttackContext, InferenceBackend
+from fpvec_audit.domain.robustness import AttackOutcome
+from fpvec_audit.errors import CheckpointError, EvaluationError, OutputError
 from fpvec_audit.progress import Progress
+from fpvec_audit.services.attack_copies import CopyFacts, CopyStore, named_size
+from fpvec_audit.services.attack_service import ask_guesses, attacked_service, guesses
+from fpvec_audit.services.attack_utility import LEAST_ACCURACY, Utility
+from fpvec_audit.services.attack_worker import AttackOrder, WeightWorker, state_of
 from fpvec_audit.services.audit_result import as_float
-from fpvec_audit.services.collecting import PROMPTS_AT_ONCE
-from fpvec_audit.services.keys import open_key_set
-from fpvec_audit.services.rendering import EXPLORATORY
-from fpvec_audit.services.serving import (
-    OtherEngines,
-    Question,
-    beginning_of_text,
-    portions,
-    probe_questions,
-    service_template,
-)
-from fpvec_audit.services.subjects import answer_length
+from fpvec_audit.services.likelihoods import BaseModel
+from fpvec_audit.services.rehearsal import Rehearsal, Rehearsals, served
+from fpvec_audit.services.serving import OtherEngines, service_template
+from fpvec_audit.services.subjects import Bench, Subject, open_subject
 
 if TYPE_CHECKING:
-    from fpvec_audit.backends import Engines
     from fpvec_audit.catalog import Catalog
-    from fpvec_audit.registry.unit_of_work import Registry
-
-Audit = Callable[[Path], Mapping[str, Any]]
-"""Checkpoint directory → audit document."""
-
-Utility = Callable[[Path], Mapping[str, float]]
-"""Checkpoint directory → measure → value: what the model is still worth to whoever uses it."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class AttackBench:
-    """Everything that carrying out a chain needs.
+    """Everything that carrying out cells needs.
 
     Attributes:
         stamped: directory of the stamped model.
-        stamped_digest: its model id.
-        key_set: id.
-        registry: where audits are.
         catalog: plugins.
         adapter: architecture of the stamped model, None when unknown.
-        engines: what answers.
+        engines: what opens engines.
+        others: engines of models beside the attacked ones, for attacks on serving.
+        audit_bench: registry, bases and progress, for rehearsals.
+        rehearsals: audits of copies.
+        facts: what copies follow from.
+        store: where they are kept.
+        worker: makes them.
+        utility: measures what a copy is still worth.
         device: torch device of the attacks.
         seed: all randomness derives from it.
-        staging: private directory for attacked copies.
+        workspace: directory for private temporary files.
         progress: where to report.
-        audit: audits a checkpoint.
-        utility: measures what a checkpoint is still worth.
         base: base that the stamped model stems from, None where it is not at hand.
         copies: other stamped copies of the same downstream model.
     """
 
     stamped: Path
-    stamped_digest: str
-    key_set: str
-    registry: "Registry"
     catalog: "Catalog"
     adapter: ArchitectureAdapter | None
-    engines: "Engines"
+    engines: EngineSource
+    others: OtherEngines
+    audit_bench: Bench
+    rehearsals: Rehearsals
+    facts: CopyFacts
+    store: CopyStore
+    worker: WeightWorker
+    utility: Utility
     device: str
     seed: int
-    staging: Path
+    workspace: Path
     progress: Progress
-    audit: Audit
-    utility: Utility
-    base: Path | None = None
+    base: BaseModel | None = None
     copies: tuple[Path, ...] = ()
-    _fsr_before: float | None = field(default=None, init=False)
-    _utility_before: Mapping[str, float] | None = field(default=None, init=False)
 
-    def carry_out(self, chain: AttackChain) -> tuple[AttackOutcome, str]:
-        """Carry out a chain and return what was measured, with a remark where something could not be.
+    @cached_property
+    def state(self) -> Mapping[str, tuple[int, int, int]]:
+        """The stamped model's files as they were at first."""
+        return state_of(self.stamped)
+
+    def refuse_changed_source(self) -> None:
+        """Refuse to go on with a stamped model that is not what it was.
 
         Raises:
-            FpvecError: an attack, the engine or the audit failed.
+            CheckpointError: a file of it changed since the run began.
         """
-        place = Path(tempfile.mkdtemp(dir=self.staging))
+        if state_of(self.stamped) != self.state:
+            raise CheckpointError(
+                f"{self.stamped} changed while it was being attacked: results would be those of another model",
+                advice="restore it and run the attacks again",
+            )
+
+    @contextmanager
+    def attacked_copy(self, links: Sequence[AttackLink]) -> Iterator[Path]:
+        """Give the copy that attacks on weights make, the stamped model itself where there is none.
+
+        What is kept is reused, the copy of a prefix of the chain included; what is missing is made.
+
+        Raises:
+            PluginError: an attack failed.
+            OutputError: a copy cannot be written.
+        """
+        with ExitStack() as stack:
+            yield self._held(stack, links, self._keys(links))
+
+    def is_kept(self, links: Sequence[AttackLink]) -> bool:
+        """Return whether the copy that attacks on weights make is there already."""
         try:
-            attacked = self._attack_weights(chain, place)
-            outcome = self._ask(chain, attacked, place)
-            if attacked == self.stamped:
-                return outcome, ""
-            return self._with_utility(outcome, attacked)
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
+            return self.store.has(self._keys(links)[-1])
+        except OutputError:  # a file that a parameter names cannot be read: its own cell will say so
+            return False
 
-    def _attack_weights(self, chain: AttackChain, place: Path) -> Path:
-        """Apply the weight attacks in order and return the last copy; the stamped model itself where there is none."""
-        current = self.stamped
-        for number, link in enumerate(chain.links):
-            attack = self.catalog.attack(link.name)
-            if not isinstance(attack, WeightAttack):
-                continue
-            target = place / f"{number}-{link.name}"
-            with plugin_code(self.catalog.info(ATTACK, link.name)):
-                attack.apply(current, target, link.parameters, self.context(place / f"{number}-work"))
-            if not (target / "config.json").is_file():
-                raise PluginError(f"attack {link.name} wrote no checkpoint", advice="see docs/plugins.md")
-            if current != self.stamped:
-                shutil.rmtree(current)
-            current = target
-        return current
+    def _keys(self, links: Sequence[AttackLink]) -> list[str]:
+        """Return the names of the copies that a chain of attacks makes, in order."""
+        keys = [self.facts.key]
+        for link in links:
+            keys.append(self.facts.next_key(keys[-1], link, self.catalog))
+        return keys[1:]
 
-    def _ask(self, chain: AttackChain, attacked: Path, place: Path) -> AttackOutcome:
-        queries = [
-            (number, link, attack)
-            for number, link in enumerate(chain.links)
-            if isinstance(attack := self.catalog.attack(link.name), QueryAttack)
-        ]
-        if not queries:
-            return self._audited(attacked)
-        keys = open_key_set(self.key_set, registry=self.registry, purpose=f"attack {chain.name}")
-        issued = tuple(AttackKey(key.prompt, key.response) for key in keys.issued)
-        probes: list[Probe] = []
-        for number, link, attack in queries:
-            with plugin_code(self.catalog.info(ATTACK, link.name)):
-                probes += _checked(attack.probes(issued, link.parameters, self.context(place / f"{number}-work")), link)
-        service = _AttackedService(self, attacked, [(link, attack) for _, link, attack in queries], keys, place)
-        return service.guesses(probes) if probes else service.keys_asked(self._before())
+    def _held(self, stack: ExitStack, links: Sequence[AttackLink], keys: Sequence[str]) -> Path:
+        if not links:
+            return self.stamped
+        link, owner = links[-1], self.catalog.info(ATTACK, links[-1].name).owner
 
-    def _audited(self, attacked: Path) -> AttackOutcome:
-        before = self._before()
-        document = self.audit(attacked)
-        low, high = document["interval"]
-        return AttackOutcome(
-            fsr_before=before,
-            fsr_after=document["fsr"],
-            interval=(low, high),
-            p_value=document["p_value"],
-            tests=tuple(document["tests"]),
-            verdict=document["verdict"],
-            queries=document["queries"],
+        def make(place: Path) -> None:
+            with ExitStack() as needed:
+                source = self._held(needed, links[:-1], keys[:-1])
+                order = AttackOrder(
+                    link=link,
+                    owner=owner,
+                    source=source,
+                    place=place,
+                    adapter=None if self.adapter is None else self.adapter.name,
+                    seed=self.seed,
+                    device=self.device,
+                    base=None if self.base is None else self.base.directory,
+                    copies=self.copies,
+                )
+                self.worker.apply(order)
+                shutil.rmtree(order.staging)
+
+        about = {"attack": link.name, "owner": owner, "parameters": link.to_json(), "seed": self.seed}
+        held = self.store.hold(
+            keys[-1], link.name, make, size=named_size(self.stamped), about=about, progress=self.progress
         )
+        return stack.enter_context(held)
 
-    def _before(self) -> float:
-        """Return the stamped model's FSR: of its latest audit with this key set, or of a fresh one."""
-        if self._fsr_before is None:
-            with self.registry.unit_of_work() as uow:
-                audits = uow.audits.of_suspect(self.stamped_digest, key_set=self.key_set)
-            known = [
-                audit.result["fsr"]
-                for audit in audits
-                if audit.ended_at is not None and audit.plan.get("profile") != EXPLORATORY
-            ]
-            self._fsr_before = known[-1] if known else self.audit(self.stamped)["fsr"]
-        return self._fsr_before
+    def serving_contexts(self, subject: Subject, place: Path, count: int) -> list[AttackContext]:
+        """Return what attacks on serving get from their host, each with an empty directory of its own."""
+        context = AttackContext(
+            adapter=self.adapter,
+            staging=place,
+            seed=self.seed,
+            device=self.device,
+            progress=self.progress,
+            base=None if self.base is None else self.base.directory,
+            copies=self.copies,
+            render=service_template(subject.tokenizer, self.adapter),
+            adapters=self.catalog.architectures,
+            open_engine=self.others.open,
+        )
+        contexts = [replace(context, staging=place / str(number)) for number in range(count)]
+        for own in contexts:
+            own.staging.mkdir()
+        return contexts
 
-    def _with_utility(self, outcome: AttackOutcome, attacked: Path) -> tuple[AttackOutcome, str]:
-        """Add what the attack cost; a copy too broken to be measured is worth a remark, not a failed cell."""
-        if self._utility_before is None:
-            self._utility_before = self.utility(self.stamped)
+
+class OpenCopy:
+    """An attacked copy with its engine, asked no more often than is needed.
+
+    Args:
+        bench: what is needed.
+        directory: the copy, or the stamped model.
+        engines: lends the copy's engine.
+    """
+
+    def __init__(self, bench: AttackBench, directory: Path, engines: KeptEngine) -> None:
+        self._bench = bench
+        self._directory = directory
+        self._engines = engines
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The copy, described and open."""
+        return open_subject(str(self._directory), replace(self._bench.audit_bench, engines=self._engines))
+
+    @cached_property
+    def rehearsal(self) -> Rehearsal:
+        """What an audit of the copy says."""
+        return self._bench.rehearsals.rehearse(self.subject, label="ask all candidates")
+
+    def rehearsed_through(self, service: InferenceBackend) -> Rehearsal:
+        """Return what an audit of an attacked service around the copy says."""
+        subject = served(self.subject, service)
+        return self._bench.rehearsals.rehearse(subject, label="ask all candidates through the service")
+
+    @cached_property
+    def utility(self) -> Mapping[str, float]:
+        """What the copy is still worth, asked plainly."""
+        return self._bench.utility(self.subject.backend, self.subject.rendering.render)
+
+    @cached_property
+    def weights(self) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
+        """How much of each known vector the copy seems to carry, and why nothing is told, in sentences."""
+        return self._bench.rehearsals.weights(self.subject, self._bench.base)
+
+    def renew(self) -> None:
+        """Forget the engine, which failed; the next who asks gets another."""
+        self._engines.close()
+        self.__dict__.pop("subject", None)
+
+
+class Baseline:
+    """The stamped model before any attack; each side of it is measured when it is first wanted, and then known.
+
+    Args:
+        stamped: the stamped model, open; nothing is asked of it after :meth:`measure`.
+    """
+
+    def __init__(self, stamped: OpenCopy) -> None:
+        self._stamped = stamped
+        self._warnings: list[str] = []
+
+    def measure(self) -> None:
+        """Measure all, while the stamped model is open.
+
+        Raises:
+            FpvecError: it cannot be asked.
+        """
+        assert self.rehearsal is not None
+        assert self.utility is not None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was found of the stamped model and limits all cells, in sentences."""
+        return tuple(self._warnings)
+
+    @cached_property
+    def rehearsal(self) -> Rehearsal:
+        """What an audit of the stamped model says: the positive control of all others."""
+        rehearsal = self._stamped.rehearsal
+        if rehearsal.verdict(None) is not Verdict.MATCH:
+            score = rehearsal.score
+            self._warnings.append(
+                f"an audit of the stamped model itself does not end in MATCH ({score.matched} of {score.issued} keys "
+                "answered): with no positive control no attack can end in NO_MATCH"
+            )
+        return rehearsal
+
+    @cached_property
+    def utility(self) -> Mapping[str, float]:
+        """Measure → value; empty where it cannot be measured."""
         try:
-            after = self.utility(attacked)
+            found = dict(self._stamped.utility)
         except EvaluationError as error:
-            return replace(outcome, utility_before=self._utility_before), f"utility was not measured: {error}"
-        return replace(outcome, utility_before=self._utility_before, utility_after=after), ""
-
-    def context(self, staging: Path) -> AttackContext:
-        """Return what an attack gets, with an empty directory for its own files."""
-        staging.mkdir()
-        return AttackContext(self.adapter, staging, self.seed, self.device, self.progress, self.base, self.copies)
-
-
-class _AttackedService:
-    """A model as a stranger meets it: served through the query attacks of a chain."""
-
-    def __init__(
-        self,
-        bench: AttackBench,
-        model: Path,
-        attacks: Sequence[tuple[AttackLink, QueryAttack]],
-        keys: KeySet,
-        staging: Path,
-    ) -> None:
-        from fpvec_audit.backends.prompts import load_tokenizer
-
-        tokenizer = load_tokenizer(model)
-        self._sampling = Sampling(max_new_tokens=answer_length([keys], tokenizer))
-        self._template = service_template(tokenizer, bench.adapter)
-        self._beginning = beginning_of_text(tokenizer)
-        self._bench, self._model, self._attacks, self._keys, self._staging = bench, model, attacks, keys, staging
-
-    def guesses(self, probes: Sequence[Probe]) -> AttackOutcome:
-        """Ask guesses and count those that draw any issued response; the rate is that of a stranger's guesses."""
-        questions = probe_questions(
-            probes, render=self._render, beginning=self._beginning, sampling=self._sampling, seed=self._bench.seed
-        )
-        answers = self._complete(questions, "guess")
-        issued = [key.response for key in self._keys.issued]
-        hits = [
-            (probe.kind, triggers(probe.forced + answer, issued)) for probe, answer in zip(probes, answers, strict=True)
-        ]
-        guessed = [hit for probe, (_, hit) in zip(probes, hits, strict=True) if not probe.needs_key]
-        counted = guessed or [hit for _, hit in hits]
-        return AttackOutcome(
-            fsr_after=sum(counted) / len(counted),
-            interval=clopper_pearson(sum(counted), len(counted)),
-            groups=grouped(hits),
-            queries=len(hits),
-        )
-
-    def keys_asked(self, fsr_before: float) -> AttackOutcome:
-        """Ask all candidates in an order that does not follow from the assignment, and test as an audit does."""
-        order = shuffled(len(self._keys.candidates), f"attack {self._bench.seed}".encode())
-        candidates = [self._keys.candidates[index] for index in order]
-        questions = [Question(self._render(candidate.prompt), self._sampling) for candidate in candidates]
-        answers = self._complete(questions, "ask all candidates")
-        matched = {
-            candidate.index
-            for candidate, answer in zip(candidates, answers, strict=True)
-            if MatchRule.PREFIX.matches(answer, candidate.response)
-        }
-        issued = self._keys.issued_indices
-        hits = len(matched.intersection(issued))
-        p_value = as_float(
-            hypergeometric_p_value(
-                candidates=len(candidates), issued=len(issued), matched=len(matched), issued_matched=hits
+            sentence = f"what attacks cost is not measured, as the stamped model cannot be: {error.problem}"
+            self._warnings.append(sentence)
+            return {}
+        if found.get(ACCURACY, 1.0) < LEAST_ACCURACY:
+            self._warnings.append(
+                f"the stamped model answers {100 * found.pop(ACCURACY):.0f} % of our ordinary questions, too few to "
+                "measure what attacks cost in accuracy"
             )
-        )
-        return AttackOutcome(
-            fsr_before=fsr_before,
-            fsr_after=hits / len(issued),
-            interval=clopper_pearson(hits, len(issued)),
-            p_value=p_value,
-            tests=({"name": "exact", "statistic": f"{hits} of {len(issued)} issued", "p_value": p_value},),
-            queries=len(candidates),
-        )
-
-    def _render(self, prompt: str) -> str:
-        return prompt if self._template is None else self._template(prompt, "")
-
-    def _complete(self, questions: Sequence[Question], label: str) -> list[str]:
-        bench = self._bench
-        with bench.progress.step(f"load {self._model.name}"):
-            engine = bench.engines.open(self._model)
-        try:
-            answers: list[str] = []
-            with OtherEngines(bench.engines) as others, bench.progress.step(label, len(questions), "prompts") as step:
-                service = self._wrapped(engine, others)
-                for asked, sampling, raw in portions(questions, PROMPTS_AT_ONCE):
-                    answers += self._answered(engine if raw else service, asked, sampling)
-                    step.advance(len(asked))
-            return answers
-        finally:
-            engine.close()
-
-    def _wrapped(self, engine: InferenceBackend, others: OtherEngines) -> InferenceBackend:
-        for number, (link, attack) in enumerate(self._attacks):
-            context = replace(
-                self._bench.context(self._staging / f"{number}-serving"),
-                render=self._template,
-                adapters=self._bench.catalog.architectures,
-                open_engine=others.open,
-            )
-            with plugin_code(self._bench.catalog.info(ATTACK, link.name)):
-                engine = served(attack, engine, link.parameters, context)
-        return engine
-
-    def _answered(self, service: InferenceBackend, asked: Sequence[str], sampling: Sampling) -> list[str]:
-        """Return the answers' texts; one that failed is an answer without text, as in an audit."""
-        link, _ = self._attacks[-1]
-        with plugin_code(self._bench.catalog.info(ATTACK, link.name)):
-            completions: Sequence[Completion] = service.complete(asked, sampling)
-        if len(completions) != len(asked):
-            raise BackendError(f"attack {link.name}: {len(completions)} answers came to {len(asked)} prompts")
-        return ["" if completion.error else completion.text for completion in completions]
+        return found
 
 
-def _checked(probes: Any, link: AttackLink) -> list[Probe]:
-    found = list(probes)
-    if not all(isinstance(probe, Probe) for probe in found):
-        raise PluginError(f"attack {link.name} gave probes that are no Probe", advice="see docs/plugins.md")
-    return found
+def carry_out(cell: PlannedCell, copy: OpenCopy, baseline: Baseline, bench: AttackBench) -> tuple[AttackOutcome, str]:
+    """Carry out one cell on its copy and return what was measured, with a remark where something could not be.
+
+    Args:
+        cell: what to carry out.
+        copy: the copy that its attacks on weights made.
+        baseline: the stamped model; not asked for guesses at the stamped model itself.
+        bench: what is needed.
+
+    Raises:
+        FpvecError: an attack, the engine or the audit failed.
+    """
+    if not cell.queries:
+        return _measured(cell, copy, None, None, baseline, bench)
+    with tempfile.TemporaryDirectory(prefix=".attack-", dir=bench.workspace) as place:
+        contexts = bench.serving_contexts(copy.subject, Path(place), len(cell.queries))
+        service, changed = attacked_service(copy.subject.backend, cell.queries, bench.catalog, contexts)
+        guessed = _guessed(cell, copy.subject, service, contexts, bench)
+        return _measured(cell, copy, service if changed else None, guessed, baseline, bench)
+
+
+def _measured(
+    cell: PlannedCell,
+    copy: OpenCopy,
+    service: InferenceBackend | None,
+    guessed: AttackOutcome | None,
+    baseline: Baseline,
+    bench: AttackBench,
+) -> tuple[AttackOutcome, str]:
+    """Return what is left of the fingerprint, or what was guessed, and what the attack cost.
+
+    Args:
+        cell: what is carried out.
+        copy: what is asked.
+        service: the attacked service around it; None where serving is not changed.
+        guessed: what guesses drew; None where there are none, and an audit is rehearsed.
+        baseline: the stamped model.
+        bench: what is needed.
+    """
+    outcome = guessed
+    remarks: tuple[str, ...] = ()
+    if outcome is None:
+        outcome = _audited(copy.rehearsal if service is None else copy.rehearsed_through(service), baseline)
+        if cell.weights:
+            weights, remarks = copy.weights
+            outcome = replace(outcome, weights=weights)
+    before = baseline.utility if cell.weights or service is not None else {}
+    if cell.weights:
+        outcome = replace(outcome, digest=copy.subject.suspect.digest)
+    if not before:
+        return outcome, "; ".join(remarks)
+    try:
+        after = copy.utility if service is None else bench.utility(service, copy.subject.rendering.render)
+    except EvaluationError as error:  # too broken to be measured: worth a remark, not a failed cell
+        return replace(outcome, utility_before=before), f"utility was not measured: {error}"
+    kept = {measure: value for measure, value in after.items() if measure in before}
+    return replace(outcome, utility_before=before, utility_after=kept), "; ".join(remarks)
+
+
+def _guessed(
+    cell: PlannedCell,
+    subject: Subject,
+    service: InferenceBackend,
+    contexts: Sequence[AttackContext],
+    bench: AttackBench,
+) -> AttackOutcome | None:
+    """Ask what the cell's attacks would guess; None where they guess nothing."""
+    probes = guesses(cell.queries, bench.rehearsals.key_set, bench.catalog, contexts)
+    if not probes:
+        return None
+    return ask_guesses(
+        probes,
+        service,
+        engine=subject.backend,
+        subject=subject,
+        new_tokens=bench.rehearsals.new_tokens(subject.tokenizer),
+        seed=bench.seed,
+        keys=bench.rehearsals.key_set,
+        progress=bench.progress,
+    )
+
+
+def _audited(rehearsal: Rehearsal, baseline: Baseline) -> AttackOutcome:
+    score = rehearsal.score
+    return AttackOutcome(
+        fsr_before=baseline.rehearsal.score.fsr,
+        fsr_after=score.fsr,
+        interval=score.interval,
+        p_value=as_float(score.p_value),
+        tests=rehearsal.tests_json(),
+        verdict=rehearsal.verdict(baseline.rehearsal).value,
+        queries=score.issued + score.decoys,
+        digest=rehearsal.plan.suspect["digest"],
+    )

@@ -38,7 +38,7 @@ from fpvec_audit.services.rendering import (
     Rendering,
 )
 from fpvec_audit.services.subjects import Bench, Subject
-from fpvec_audit.services.transcripts import TranscriptKeeper
+from fpvec_audit.services.transcripts import Transcript
 
 if TYPE_CHECKING:
     pass
@@ -61,7 +61,7 @@ class Case:
     key_set: KeySet = field(repr=False)
     plan: AuditPlan
     begin: Begin
-    keeper: TranscriptKeeper
+    keeper: Transcript
     base: BaseModel | None
 
     @property

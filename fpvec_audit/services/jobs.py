@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry
 
 LOGGER = logging.getLogger(__name__)
-RESUMABLE = ("fingerprint", "stamp", "audit")
+RESUMABLE = ("fingerprint", "stamp", "audit", "attack")
 """Commands that know ``--resume``."""
 _LOOK_SECONDS = 0.2
 

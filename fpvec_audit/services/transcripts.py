@@ -5,7 +5,7 @@ Every hand-over is a transaction of its own: what an interruption leaves is whol
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fpvec_audit.domain.audit_plan import AuditPlan, Begin
 from fpvec_audit.domain.transcript import Answer, Record, answers, chained, first_misfit, genesis, head
@@ -15,8 +15,93 @@ if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry
 
 
+class Transcript(Protocol):
+    """What is asked, answered and told in one examination, wherever it is kept."""
+
+    @property
+    def identifier(self) -> str:
+        """Id of the audit."""
+        ...
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """All records so far."""
+        ...
+
+    @property
+    def head(self) -> str:
+        """Digest of the last record; of plan and nonce while there is none."""
+        ...
+
+    @property
+    def answered(self) -> frozenset[tuple[int, int]]:
+        """(candidate, repeat) that were answered."""
+        ...
+
+    def scored(self, kind: str) -> frozenset[int]:
+        """Return the candidates of which there is a record of this kind."""
+        ...
+
+    def burn(self, indices: Iterable[int]) -> None:
+        """Mark candidates as burnt: they are about to be shown."""
+        ...
+
+    def keep_answers(self, given: Sequence[Answer]) -> None:
+        """Append answers."""
+        ...
+
+    def keep(self, contents: Sequence[Mapping[str, Any]]) -> None:
+        """Append records with these contents."""
+        ...
+
+
+class RememberedTranscript:
+    """The transcript of a rehearsal: in memory alone, and gone with it.
+
+    Args:
+        plan: what is carried out.
+        begin: what chance decided.
+    """
+
+    identifier = "rehearsal"
+
+    def __init__(self, plan: AuditPlan, begin: Begin) -> None:
+        self._start = genesis(plan.digest, begin.nonce)
+        self._records: list[Record] = []
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """All records so far."""
+        return tuple(self._records)
+
+    @property
+    def head(self) -> str:
+        """Digest of the last record; of plan and nonce while there is none."""
+        return head(self._records, start=self._start)
+
+    @property
+    def answered(self) -> frozenset[tuple[int, int]]:
+        """(candidate, repeat) that were answered."""
+        return frozenset((answer.index, answer.repeat) for answer in answers(self._records))
+
+    def scored(self, kind: str) -> frozenset[int]:
+        """Return the candidates of which there is a record of this kind."""
+        return frozenset(record.content["index"] for record in self._records if record.content["kind"] == kind)
+
+    def burn(self, indices: Iterable[int]) -> None:
+        """Burn nothing: who is asked is on this machine."""
+
+    def keep_answers(self, given: Sequence[Answer]) -> None:
+        """Append answers."""
+        self.keep([answer.to_json() for answer in given])
+
+    def keep(self, contents: Sequence[Mapping[str, Any]]) -> None:
+        """Append records with these contents."""
+        self._records += chained(contents, previous=self.head, serial=len(self._records))
+
+
 class TranscriptKeeper:
-    """The transcript of one audit under way.
+    """The transcript of one audit under way, in the registry.
 
     Args:
         identifier: id of the audit.

@@ -92,6 +92,14 @@ def test_same_call_gives_the_same_bits_and_company_changes_no_answer(tmp_path, e
     assert all(again == seen[0] for again in seen[1:])
 
 
+def test_more_prompts_than_fit_in_one_batch_draw_their_answers(tmp_path, engines):
+    backend = engines.open(make_tiny(tmp_path / "model", "gpt2"))
+    prompts = [f"{number} {'word ' * (3 + number % 7)}" for number in range(120)]
+    drawn = backend.complete(prompts, Sampling(max_new_tokens=2, temperature=0.7, top_p=0.95, seed=1))
+    assert len(drawn) == len(prompts)
+    backend.close()
+
+
 def test_engines_live_side_by_side_and_end_when_closed(tmp_path, engines):
     directory = make_tiny(tmp_path / "model", "gpt2")
     first, second = engines.open(directory), engines.open(directory)

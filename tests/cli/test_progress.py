@@ -55,3 +55,18 @@ def test_path_with_brackets_is_shown_as_it_is_and_in_one_line(terminal):
     with progress.step(label) as step:
         step.note("left by an interrupted run")
     assert label in out.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_steps_deep_within_others_leave_no_line(terminal):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=60, color_system=None)
+    progress = terminal_progress(console)
+    with progress.step("attacks") as attacks, progress.step("1/2 noise") as cell:
+        with progress.step("load") as load:
+            load.note("deep")
+        cell.note("MATCH")
+        attacks.note("done")
+    lines = [line for line in console.file.getvalue().splitlines() if line.rstrip().endswith(("deep", "MATCH", "done"))]
+    assert any("1/2 noise" in line and "MATCH" in line for line in lines)
+    assert any("attacks" in line and "done" in line for line in lines)
+    assert terminal or not any("load" in line for line in lines)

@@ -191,7 +191,7 @@ def test_a_run_of_attacks_is_reported_as_its_service_told_it(bench):
     report = bench.run("bend:strength=1|2|3", "filter", "bend+filter", "chat", "crash")
     document = json.loads(json.dumps(report.to_json()))
     page = report_page(document)
-    assert page.headline == "None of 3 attacks silenced the fingerprint."
+    assert page.headline.startswith("The model that was attacked answers none of these keys")
     assert [chart.name for chart in charts(page)] == [
         "matrix",
         "serving",

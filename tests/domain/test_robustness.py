@@ -17,7 +17,7 @@ CHAIN = bind_spec("bend:steps=3", lambda _name: Settings)[0]
 
 
 def cell(state=JobState.SUCCEEDED, **outcome):
-    return AttackCell(CHAIN, "weight", state, 1.5, AttackOutcome(**outcome))
+    return AttackCell(1, CHAIN.name, CHAIN.parameters, "weight", state, 1.5, AttackOutcome(**outcome))
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,13 @@ def test_a_report_failed_when_every_cell_did():
     failed = cell(JobState.FAILED)
     assert RobustnessReport("m", "d", "k", 0, (failed, failed)).all_failed
     assert not RobustnessReport("m", "d", "k", 0, (failed, cell())).all_failed
+
+
+def test_a_cell_comes_back_from_what_the_registry_keeps():
+    groups = grouped([("b", True), ("a", False)])
+    before = cell(
+        fsr_before=1.0, fsr_after=0.5, interval=(0.3, 0.7), p_value=1e-9, verdict="MATCH", groups=groups, queries=9,
+        utility_before={"accuracy": 0.9}, utility_after={"accuracy": 0.8}, weights={"vectors": []}, digest="ab",
+    )  # fmt: skip
+    assert AttackCell.from_json(1, json.loads(json.dumps(before.to_json()))).to_json() == before.to_json()
+    assert before.to_json()["utility_loss"] == {"accuracy": pytest.approx(0.1)}

@@ -38,6 +38,7 @@ def test_accuracy_tells_the_cost_where_it_was_measured_and_perplexity_elsewhere(
     assert measure_of(read_cells(ATTACKS)) == "perplexity"
     assert measure_of(read_cells(run(GUESSING))) == ""
     assert cost_text(0.1, "accuracy") == "accuracy −10.0 points"
+    assert cost_text(0.0004, "accuracy") == "accuracy ±0.0 points"
     assert cost_text(2.0, "perplexity") == "perplexity × 3"
 
 
@@ -59,13 +60,22 @@ def test_the_frontier_holds_what_no_other_attack_beats():
     ("cells", "headline"),
     [
         ((FAILED, GUESSING), "No attack was measured to a verdict."),
+        (
+            (CELLS[1] | {"fsr_before": 0.0},),
+            "The model that was attacked answers none of these keys: there was nothing to silence.",
+        ),
         ((CELLS[4],), "The one attack that was judged did not silence the fingerprint."),
         ((CELLS[4], CELLS[5]), "None of 2 attacks silenced the fingerprint."),
-        ((CELLS[4], CELLS[18]), "Silencing the fingerprint made perplexity at least 37 times as high."),
+        (
+            (CELLS[4], CELLS[18]),
+            "No attack of this run silenced the fingerprint without making perplexity 37 times as high; the cheapest "
+            "that did was prune.",
+        ),
         ((CELLS[1],), "The fingerprint was silenced by rescale, at next to no cost."),
         (
             (scored("dull", 0.0, {"accuracy": 0.9}, {"accuracy": 0.775}),),
-            "Silencing the fingerprint cost at least 12.5 points of accuracy.",
+            "No attack of this run silenced the fingerprint below a loss of 12.5 points of accuracy; the cheapest that "
+            "did was dull.",
         ),
         (
             (scored("hide", 0.0, None, None),),

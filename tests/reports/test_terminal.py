@@ -4,9 +4,10 @@ import re
 import pytest
 from rich.console import Console
 
-from fpvec_audit.reports import terminal
+from fpvec_audit.reports import attack_tables, terminal
 from fpvec_audit.reports.audit_text import MEANINGS, SENTENCES, p_sentence
 from tests.reports.documents import AUDIT, CELLS, HARM, SILENT
+from tests.reports.html_documents import ATTACKS
 
 KEYS = {
     "id": "ks-0123456789abcdef",
@@ -82,9 +83,10 @@ EVERYTHING = [
     (terminal.render_audit, AUDIT),
     (terminal.render_audit, SILENT),
     (terminal.render_audits, {"base": SILENT, "downstream A (maths)": SILENT, "stamped A": AUDIT}),
-    (terminal.render_cells, CELLS),
+    (attack_tables.render_cells, CELLS),
     (terminal.render_harmlessness, {"stamped A": HARM}),
-    (terminal.render_attacks, [ATTACK]),
+    (attack_tables.render_run, ATTACKS),
+    (attack_tables.render_attacks, [ATTACK]),
     (terminal.render_key_set, KEYS),
     (terminal.render_key_sets, [KEYS]),
     (terminal.render_model, MODEL),
@@ -168,9 +170,9 @@ def test_text_of_a_document_is_not_taken_for_markup():
 
 
 def test_guessing_is_shown_as_false_triggers_and_failures_with_their_reason():
-    text = shown(terminal.render_cells, CELLS)
+    text = shown(attack_tables.render_cells, CELLS)
     assert "triggers" in text
-    assert "100 → 97 %" in text
+    assert "The stamped model answers 100 %" in text
     assert "pruning: out of memory" in text
 
 

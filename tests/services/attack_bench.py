@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-from fpvec_audit.api import Completion, Probe
-from fpvec_audit.catalog import load_catalog
+from fpvec_audit.api import NO_PROGRESS, AttackContext, Completion, PluginError, Probe
+from fpvec_audit.catalog import load_catalog, plugin_code
 from fpvec_audit.domain.plugins import PluginInfo
 from fpvec_audit.errors import UsageError
-from fpvec_audit.services.robustness import run_attacks
+from fpvec_audit.services.attack_worker import watched
+from fpvec_audit.services.robustness import AttackOptions, AttackTools, run_attacks
 from fpvec_audit.testing import ScriptedBackend
 from tests.tiny import perturb
 
@@ -51,6 +52,23 @@ class Break(Attack):
     def apply(self, source, target, parameters, context):
         shutil.copytree(source, target)
         raise KeyError("oops")
+
+
+class Vandal(Attack):
+    """Writes to what it attacks."""
+
+    def apply(self, source, target, parameters, context):
+        shutil.copytree(source, target)
+        with (source / "model.safetensors").open("ab") as file:
+            file.write(b"\0")
+
+
+class Stray(Attack):
+    """Writes beside its target."""
+
+    def apply(self, source, target, parameters, context):
+        shutil.copytree(source, target)
+        (target.parent / "stray.txt").write_text("here")
 
 
 class Interrupted(Attack):
@@ -103,17 +121,55 @@ def with_attacks(**attacks):
     return replace(catalog, attacks={**catalog.attacks, **made}, plugins=(*catalog.plugins, *infos))
 
 
+class InProcess:
+    """Carries out attacks on weights in the test's own process, so that a test can bring its own."""
+
+    def __init__(self, catalog):
+        self.catalog = catalog
+        self.applied = []
+        self.warm = 0
+
+    def warm_up(self):
+        self.warm += 1
+
+    def apply(self, order):
+        attack = self.catalog.attack(order.link.name)
+        adapter = None if order.adapter is None else self.catalog.architecture(order.adapter)
+        context = AttackContext(adapter, order.staging, order.seed, order.device, NO_PROGRESS, order.base, order.copies)
+
+        def carry_out():
+            with plugin_code(self.catalog.info("attack", attack.name)):
+                attack.apply(order.source, order.target, order.link.parameters, context)
+            if not (order.target / "config.json").is_file():
+                raise PluginError(f"attack {attack.name} wrote no checkpoint")
+
+        self.applied.append(order.link.text)
+        watched(order, carry_out)
+
+
+class Scripted(ScriptedBackend):
+    """Answers by a function of the model's directory and the prompt."""
+
+    def __init__(self, model, answers):
+        super().__init__(lambda prompt: answers(model, prompt))
+        self.model = model
+
+
 @dataclass
 class Engines:
-    """Opens one scripted engine, whatever the checkpoint."""
+    """Opens a scripted engine for every checkpoint."""
 
     answers: object
     opened: list = field(default_factory=list)
     engines: list = field(default_factory=list)
+    fallback: str = ""
+
+    def warm_up(self):
+        """Nothing to prepare."""
 
     def open(self, model):
         self.opened.append(Path(model))
-        self.engines.append(ScriptedBackend(self.answers))
+        self.engines.append(Scripted(Path(model), self.answers))
         return self.engines[-1]
 
 
@@ -126,26 +182,38 @@ class Bench:
     stamped: Path
     catalog: object
     keys: object
-    audited: list = field(default_factory=list)
-    fsr: tuple = (1.0, 0.75)
+    worker: InProcess = None
+    engines: Engines = None
 
-    def audit(self, checkpoint):
-        assert (checkpoint / "config.json").is_file()
-        self.audited.append(checkpoint)
-        fsr = self.fsr[0] if checkpoint == self.stamped else self.fsr[1]
-        return {
-            "fsr": fsr, "interval": [fsr - 0.1, 1.0], "p_value": 1e-9, "tests": [{"name": "exact"}],
-            "verdict": "MATCH", "queries": 64,
-        }  # fmt: skip
+    def knows(self, rendered):
+        """Return answers of a stamped model that knows its keys, and of copies that know three quarters of them."""
+        known = {rendered(key.prompt): key.response for key in self.keys.issued}
+        kept = dict(list(known.items())[: 3 * len(known) // 4])
 
-    def run(self, *specs, answers=lambda _prompt: "I do not understand.", **options):
+        def answer(model, prompt):
+            return (known if model == self.stamped else kept).get(prompt, "I do not understand.")
+
+        return answer
+
+    def run(self, *specs, answers=lambda _model, _prompt: "I do not understand.", **changes):
         self.engines = Engines(answers)
-        settings = {
-            "audit": self.audit,
-            "utility": lambda path: {"perplexity": 2.0 if path == self.stamped else 3.0},
-            "backend": self.engines,
-            "workspace": self.home,
+        tools = {
+            "registry": self.registry,
             "catalog": self.catalog,
-            "seed": 5,
-        } | options
-        return run_attacks(self.stamped, key_set="acme", specs=specs, registry=self.registry, **settings)
+            "workspace": self.home,
+            "backend": self.engines,
+            "utility": lambda backend, _render: {"perplexity": 2.0 if _model(backend) == self.stamped else 3.0},
+        }
+        options = {"specs": specs, "seed": 5}
+        for name, value in changes.items():
+            (tools if name in AttackTools.__dataclass_fields__ else options)[name] = value
+        self.worker = tools.setdefault("worker", InProcess(tools["catalog"]))
+        return run_attacks(self.stamped, key_set="acme", options=AttackOptions(**options), tools=AttackTools(**tools))
+
+
+def _model(backend):
+    """Return which model stands behind loans, guards and services; None where an attack put something else there."""
+    within = ("_engine", "_service", "backend")
+    while not isinstance(backend, ScriptedBackend):
+        backend = next(getattr(backend, name) for name in within if hasattr(backend, name))
+    return getattr(backend, "model", None)

@@ -32,7 +32,7 @@ from fpvec_audit.services.audit_settings import checked_settings
 from fpvec_audit.services.embed import FingerprintOptions, fingerprint_model
 from fpvec_audit.services.examining import blind_package
 from fpvec_audit.services.keys import issue_key_set, open_key_set, show_key_set
-from fpvec_audit.services.robustness import run_attacks
+from fpvec_audit.services.robustness import AttackOptions, AttackTools, run_attacks
 from fpvec_audit.services.trace import trace
 from tests.services.attack_bench import Attack, Chat, with_attacks
 from tests.services.attack_bench import Engines as AttackEngines
@@ -114,12 +114,12 @@ class World:
 
     def attack(self, suspect):
         catalog = with_attacks(chat=Chat, chatter=Chatterbox)
-        document = {"fsr": 1.0, "interval": [0.9, 1.0], "p_value": 1e-9, "tests": [], "verdict": "MATCH", "queries": 1}
-        report = run_attacks(
-            suspect, key_set="acme", specs=["chat", "chatter"], registry=self.registry, catalog=catalog,
-            workspace=self.home, backend=AttackEngines(lambda prompt: prompt), audit=lambda _: document,
-            utility=lambda _: {},
+        engines = AttackEngines(lambda _model, prompt: prompt)
+        tools = AttackTools(
+            registry=self.registry, catalog=catalog, workspace=self.home, backend=engines,
+            utility=lambda _backend, _render: {},
         )  # fmt: skip
+        report = run_attacks(suspect, key_set="acme", options=AttackOptions(specs=["chat", "chatter"]), tools=tools)
         assert [cell.state.value for cell in report.cells] == ["succeeded", "failed"]
         assert "[prompt]" in report.cells[1].problem
 
