@@ -356,7 +356,7 @@ HARMFUL = {
     "after_model": "/models/chat-7b-stamped",
     "before_digest": "ab" * 32,
     "after_digest": "cd" * 32,
-    "backend": {"kind": "transformers", "engine": "transformers", "version": "5.19.0", "settings": {"dtype": "float32"}},
+    "backend": {"kind": "transformers", "engine": "transformers", "version": "5.19.0", "settings": {}},
     "engine": "transformers 5.19.0",
     "seconds": 81.5,
     "logs": "/home/harmless/job-0123456789abcdef",
