@@ -6,11 +6,10 @@ A task that fails – its data set, its time, a NaN – is named and the others 
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fpvec_audit.domain.harm_report import (
     DEFAULT_MARGIN,
@@ -21,23 +20,20 @@ from fpvec_audit.domain.harm_report import (
     TextHarm,
     compare_right_answers,
 )
-from fpvec_audit.errors import BackendError, CheckpointError, EvaluationError, FpvecError, UsageError
+from fpvec_audit.errors import CheckpointError, EvaluationError, FpvecError, UsageError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.harm_tasks import OFFLINE, LoadedTasks, load_tasks
 from fpvec_audit.services.jobs import recorded_job
-from fpvec_audit.services.lm_eval_models import TRANSFORMERS, VLLM, ServedModel, WatchedModel, serve_transformers
 from fpvec_audit.services.offline_tasks import OFFLINE_TASKS
-from fpvec_audit.services.suspects import Suspect, describe_suspect, short_path
-from fpvec_audit.services.task_scores import TaskScores, ask_task
+from fpvec_audit.services.paired_asking import AUTO, Asking, ask_both
+from fpvec_audit.services.suspects import Suspect, describe_suspect
+from fpvec_audit.services.task_scores import TaskScores
 
 if TYPE_CHECKING:
-    from fpvec_audit.backends import Engines
     from fpvec_audit.backends.prompts import SuspectFiles
     from fpvec_audit.catalog import Catalog
     from fpvec_audit.registry.unit_of_work import Registry
 
-AUTO = "auto"
-BEFORE, AFTER = "before", "after"
 RESULT_FILE = "result.json"
 LOGS_FOLDER = "harmless"
 LOG_BYTES = 1 << 24
@@ -160,19 +156,26 @@ class _Comparison:
         loaded, template_notes = self._tasks()
         warnings += [*template_notes, *loaded.notes]
         problems = dict(loaded.problems)
-        scores, failed, identity, engine_notes = self._ask(loaded.tasks)
-        warnings += engine_notes
-        problems |= failed
+        asked = ask_both(
+            [files.directory for files in self.files],
+            loaded.tasks,
+            how=Asking(self.backend, self.device, self.settings.limit, self.settings.task_seconds, self._in_template),
+            logs=self.staging,
+            progress=self.progress,
+            timer=self.timer,
+        )
+        warnings += asked.remarks
+        problems |= asked.problems
         tasks: list[TaskHarm] = []
         for name in loaded.tasks:
             if name in problems:
                 continue
             try:
-                tasks.append(self._compared(scores[BEFORE][name], scores[AFTER][name]))
+                tasks.append(self._compared(asked.before[name], asked.after[name]))
             except EvaluationError as error:
                 problems[name] = error
         if not tasks:
-            raise next(iter(problems.values()))
+            raise _nothing_left(list(problems.items()))
         text = self._text(warnings)
         warnings += [_floor_note(task, self.settings.margin) for task in tasks if task.at_floor]
         before, after = (ComparedModel(side.location, side.digest) for side in self.sides)
@@ -183,7 +186,7 @@ class _Comparison:
             tasks=tuple(tasks),
             left_out=tuple(LeftOut(name, str(error)) for name, error in problems.items()),
             text=text,
-            backend=identity,
+            backend=asked.identity,
             warnings=tuple(dict.fromkeys(warnings)),
         )
 
@@ -194,96 +197,13 @@ class _Comparison:
         rendering = choose_rendering(self.files[0].tokenizer, adapter=self.sides[0].adapter)
         loaded = load_tasks(self.settings.tasks, render=rendering.render, progress=self.progress)
         if not loaded.tasks:
-            raise loaded.problems[0][1]
+            raise _nothing_left(loaded.problems)
         asked = set(loaded.tasks) & set(OFFLINE_TASKS)
         return loaded, rendering.warnings if asked else ()
 
-    def _ask(
-        self, tasks: Mapping[str, Any]
-    ) -> tuple[dict[str, dict[str, TaskScores]], dict[str, FpvecError], dict[str, Any], list[str]]:
-        """Ask both models; (side → task → scores, task → problem, what both were asked with, remarks)."""
-        with ExitStack() as stack:
-            if self.backend != TRANSFORMERS:
-                from fpvec_audit.backends import Engines
-
-                engines = stack.enter_context(Engines(VLLM, device=self.device))
-                engines.warm_up()
-                try:
-                    return *self._ask_both(tasks, lambda model: _serve_vllm(model, engines)), []
-                except _FirstCannotBeServed as unserved:
-                    if self.backend == VLLM:
-                        raise unserved.error from unserved
-                    remark = f"both models were asked with transformers: {unserved.error.problem}"
-            else:
-                remark = ""
-        served = self._ask_both(tasks, lambda model: serve_transformers(model, device=self.device))
-        return *served, [remark] if remark else []
-
-    def _ask_both(
-        self, tasks: Mapping[str, Any], serve: Callable[[Path], ServedModel]
-    ) -> tuple[dict[str, dict[str, TaskScores]], dict[str, FpvecError], dict[str, Any]]:
-        scores: dict[str, dict[str, TaskScores]] = {BEFORE: {}, AFTER: {}}
-        problems: dict[str, FpvecError] = {}
-        identity: dict[str, Any] = {}
-        for name, files in zip((BEFORE, AFTER), self.files, strict=True):
-            with self.progress.step(f"load {short_path(files.directory)}"):
-                try:
-                    served = serve(files.directory)
-                except BackendError as error:
-                    if name == BEFORE:
-                        raise _FirstCannotBeServed(error) from error
-                    raise _other_engine(self.files, error) from error
-            try:
-                if identity and served.identity != identity:
-                    raise EvaluationError(
-                        f"{self.files[0].directory} was asked with {_told(identity)}, {files.directory} would be with "
-                        f"{_told(served.identity)}",
-                        advice="two engines or number formats differ by themselves; convert one model, or choose "
-                        "--backend transformers",
-                    )
-                identity = served.identity
-                self._ask_one(name, served.model, tasks, scores[name], problems)
-            finally:
-                served.close()
-        return scores, problems, identity
-
-    def _ask_one(
-        self,
-        side: str,
-        model: Any,
-        tasks: Mapping[str, Any],
-        scores: dict[str, TaskScores],
-        problems: dict[str, FpvecError],
-    ) -> None:
-        folder = self.staging / side
-        folder.mkdir()
-        for name, task in tasks.items():
-            if name in problems:
-                continue
-            with self.progress.step(f"{name}, {side}", _requests(task, self.settings.limit), "requests") as step:
-                watched = WatchedModel(model, step, limit=self.settings.task_seconds, timer=self.timer)
-                try:
-                    found = ask_task(
-                        watched,
-                        name,
-                        task,
-                        limit=self.settings.limit,
-                        chat_template=self.settings.chat_template and name not in OFFLINE_TASKS,
-                    )
-                except EvaluationError as error:
-                    step.note("left out")
-                    problems[name] = EvaluationError(f"{side}: {error.problem}", advice=error.advice)
-                    continue
-                except _ASKING_FAILURES as error:
-                    step.note("left out")
-                    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                    problems[name] = EvaluationError(
-                        f"{side}: it cannot be asked: {said}", advice="check the task, or leave it out"
-                    )
-                    continue
-            scores[name] = found
-            lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in found.log]
-            (folder / f"{name.replace('/', '_')}.jsonl").write_text("".join(lines), encoding="utf-8")
+    def _in_template(self, task: str) -> bool:
+        """Return whether a task's prompts are put into the chat template by lm-eval; ours are in it already."""
+        return self.settings.chat_template and task not in OFFLINE_TASKS
 
     def _compared(self, before: TaskScores, after: TaskScores) -> TaskHarm:
         if before.prompts != after.prompts:
@@ -320,24 +240,6 @@ class _Comparison:
             return None
 
 
-_ASKING_FAILURES = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, AssertionError)
-"""What tasks of strangers raise while they are rendered and scored."""
-
-
-class _FirstCannotBeServed(Exception):  # noqa: N818 - says what happened; never leaves this module
-    """The engine cannot run the first model, so another may be chosen for both."""
-
-    def __init__(self, error: BackendError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-def _serve_vllm(model: Path, engines: "Engines") -> ServedModel:
-    from fpvec_audit.services.lm_eval_models import serve_vllm
-
-    return serve_vllm(model, engines=engines)
-
-
 def _comparable_files(sides: Sequence[Suspect]) -> "list[SuspectFiles]":
     """Return both models' files.
 
@@ -364,24 +266,14 @@ def _comparable_files(sides: Sequence[Suspect]) -> "list[SuspectFiles]":
     return files
 
 
-def _other_engine(files: "Sequence[SuspectFiles]", error: BackendError) -> EvaluationError:
+def _nothing_left(problems: Sequence[tuple[str, FpvecError]]) -> FpvecError:
+    """Return what to say where every task failed; the first problem stands for all."""
+    name, first = problems[0]
+    if len(problems) == 1:
+        return first
     return EvaluationError(
-        f"vLLM ran {files[0].directory}, and cannot run {files[1].directory}: {error.problem}",
-        advice="two engines are not compared; use --backend transformers for both",
+        f"none of {len(problems)} tasks could be compared; {name}: {first.problem}", advice=first.advice
     )
-
-
-def _told(identity: Mapping[str, Any]) -> str:
-    settings = ", ".join(f"{name} {value}" for name, value in identity["settings"].items())
-    return f"{identity['engine']} {identity['version']} ({settings})"
-
-
-def _requests(task: Any, limit: int | None) -> float | None:
-    """Return how many requests a task makes, where its shape tells; a multiple choice asks one a choice."""
-    if getattr(task, "OUTPUT_TYPE", "") == "multiple_choice":
-        return None
-    items = len(task.eval_docs)
-    return items if limit is None else min(items, limit)
 
 
 def _floor_note(task: TaskHarm, margin: float) -> str:

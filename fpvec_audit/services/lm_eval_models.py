@@ -159,7 +159,9 @@ class WatchedModel:
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep the libraries' own bars and chatter off the terminal, where ours are drawn."""
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval", "datasets", "transformers")]
+    loggers = [
+        logging.getLogger(name) for name in ("lm_eval", "lm-eval", "datasets", "transformers", "huggingface_hub")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

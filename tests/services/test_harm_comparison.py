@@ -9,7 +9,7 @@ import pytest
 from fpvec_audit.catalog import load_catalog
 from fpvec_audit.domain.harm_report import HarmVerdict
 from fpvec_audit.errors import BackendError, EvaluationError, UnknownNameError, UsageError
-from fpvec_audit.services import harm_comparison, harm_tasks
+from fpvec_audit.services import harm_tasks, paired_asking
 from fpvec_audit.services.harm_comparison import HarmSettings, compare_models
 from fpvec_audit.services.lm_eval_models import WatchedModel
 from fpvec_audit.testing import RecordingProgress
@@ -184,7 +184,7 @@ def test_where_vllm_cannot_run_the_first_model_both_are_asked_with_transformers(
         raise BackendError("vLLM cannot run this")
 
     monkeypatch.setattr("fpvec_audit.backends.Engines.warm_up", lambda self: None)
-    monkeypatch.setattr(harm_comparison, "_serve_vllm", unable)
+    monkeypatch.setattr(paired_asking, "_serve_vllm", unable)
     found = compare(place / "tasks" / "mine.yaml", backend="auto")
     assert found.backend["engine"] == "transformers"
     assert any("vLLM cannot run this" in warning for warning in found.warnings)
@@ -196,10 +196,10 @@ def test_where_vllm_can_run_the_first_model_only_nothing_is_compared(compare, pl
     def only_before(model, engines):
         if model.name == "after":
             raise BackendError("vLLM cannot run this")
-        return harm_comparison.serve_transformers(model)
+        return paired_asking.serve_transformers(model)
 
     monkeypatch.setattr("fpvec_audit.backends.Engines.warm_up", lambda self: None)
-    monkeypatch.setattr(harm_comparison, "_serve_vllm", only_before)
+    monkeypatch.setattr(paired_asking, "_serve_vllm", only_before)
     with pytest.raises(EvaluationError, match="two engines are not compared"):
         compare(place / "tasks" / "mine.yaml", backend="auto")
 
