@@ -77,21 +77,23 @@ def cell(items: int, discordant: float) -> dict[str, Any]:
 
 
 def largest_harmless(items: int) -> np.ndarray:
-    """Return, by number of differing answers, the largest lost − gained that is called harmless; −items − 1 for none.
-
-    The p-value grows with lost − gained, so the edge is found by halving.
-    """
+    """Return, by number of differing answers, the largest lost − gained called harmless; −items − 1 for none."""
     edges = np.full(items + 1, -items - 1)
-    for differing in range(items + 1):
-        low, high = -1, differing + 1  # in items lost: at `low` harmless, at `high` not
-        while high - low > 1:
-            middle = (low + high) // 2
-            harmless = loss_at_least_p_value(middle, differing - middle, items, margin=MARGIN) <= LEVEL
-            low, high = (middle, high) if harmless else (low, middle)
-        edges[differing] = 2 * low - differing if low >= 0 else -items - 1
-        if low < 0 and differing > items * 0.5:
-            break  # beyond Hoeffding's reach no larger share is harmless either at these losses
+    lost = 0
+    for differing in range(items + 1):  # the edge moves little from one to the next, so begin at the last one
+        lost = min(differing, lost)
+        while lost < differing and harmless(lost + 1, differing - lost - 1, items):
+            lost += 1
+        while lost >= 0 and not harmless(lost, differing - lost, items):
+            lost -= 1
+        edges[differing] = 2 * lost - differing if lost >= 0 else -items - 1
+        lost = max(0, lost)
     return edges
+
+
+def harmless(lost: int, gained: int, items: int) -> bool:
+    """Return whether the package says so."""
+    return loss_at_least_p_value(lost, gained, items, margin=MARGIN) <= LEVEL
 
 
 def simulated(items: int, discordant: float, loss: float) -> tuple[np.ndarray, np.ndarray]:

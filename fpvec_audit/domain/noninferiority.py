@@ -20,14 +20,17 @@ Source: Berger and Boos, JASA 89 (1994) 1012–1016; Darroch, Annals of Mathemat
 from collections.abc import Callable
 from math import exp, floor, lgamma, log, log1p
 
-NUISANCE = 1e-4
-"""β: probability with which the bound of ψ may fail; no p-value is below it."""
+NUISANCE = 1e-3
+"""β: probability with which the bound of ψ may fail. A smaller one would widen the bounds of few items much."""
+
+HARM_NUISANCE = 1e-5
+"""β of tests whose p-values are corrected for many tasks: no p-value is below it."""
 
 _STEPS = 30
 _LARGE = 1e250
 
 
-def loss_at_least_p_value(lost: int, gained: int, items: int, *, margin: float) -> float:
+def loss_at_least_p_value(lost: int, gained: int, items: int, *, margin: float, nuisance: float = NUISANCE) -> float:
     """Return the p-value of H0: the loss is ``margin`` or more. A small one says that it is less.
 
     Args:
@@ -35,13 +38,14 @@ def loss_at_least_p_value(lost: int, gained: int, items: int, *, margin: float) 
         gained: items that only the second got right.
         items: all items.
         margin: loss under H0, in [−1, 1].
+        nuisance: β, in (0, 1).
 
     Raises:
         ValueError: impossible counts.
     """
     _check(lost, gained, items)
-    most = binomial_upper_bound(lost + gained, items, tail=NUISANCE)
-    return _p_value(lost - gained, items, margin, most)
+    most = binomial_upper_bound(lost + gained, items, tail=nuisance)
+    return min(1.0, nuisance + _largest_tail(lost - gained, items, margin, most))
 
 
 def loss_at_most_p_value(lost: int, gained: int, items: int, *, margin: float) -> float:
@@ -49,7 +53,7 @@ def loss_at_most_p_value(lost: int, gained: int, items: int, *, margin: float) -
 
     Args and Raises: as :func:`loss_at_least_p_value`.
     """
-    return loss_at_least_p_value(gained, lost, items, margin=-margin)
+    return loss_at_least_p_value(gained, lost, items, margin=-margin, nuisance=HARM_NUISANCE)
 
 
 def loss_upper_bound(lost: int, gained: int, items: int, *, tail: float = 0.05) -> float:
@@ -70,7 +74,8 @@ def loss_upper_bound(lost: int, gained: int, items: int, *, tail: float = 0.05) 
     if not NUISANCE < tail < 1:
         raise ValueError(f"a tail of {tail} is not to be had")
     most = binomial_upper_bound(lost + gained, items, tail=NUISANCE)
-    return _last(lambda margin: _p_value(lost - gained, items, margin, most) > tail, -1.0, 1.0)
+    allowed = tail - NUISANCE
+    return _last(lambda margin: _largest_tail(lost - gained, items, margin, most) > allowed, -1.0, 1.0)
 
 
 def difference_interval(lost: int, gained: int, items: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -127,16 +132,16 @@ def binomial_upper_bound(successes: int, trials: int, *, tail: float) -> float:
     return _last(lambda share: _binomial_at_most(successes, trials, share) > tail, successes / trials, 1.0)
 
 
-def _p_value(total: int, items: int, margin: float, most: float) -> float:
-    """Return β plus the largest tail probability over all ψ ≤ ``most``."""
+def _largest_tail(total: int, items: int, margin: float, most: float) -> float:
+    """Return the largest P(D ≤ total) over all ψ ≤ ``most`` and δ ≥ ``margin``, or a bound of it."""
     if margin > most:  # so much loss takes more disagreement than there is
-        return NUISANCE
+        return 0.0
     loss = max(margin, -most)
     if total + 1 > floor((items - 1) * loss):
         return 1.0
     if most > 0.5:
-        return min(1.0, NUISANCE + exp(-((items * loss - total) ** 2) / (2 * items)))
-    return min(1.0, NUISANCE + paired_sum_at_most(total, items, loss=loss, discordant=most))
+        return exp(-((items * loss - total) ** 2) / (2 * items))
+    return paired_sum_at_most(total, items, loss=loss, discordant=most)
 
 
 def _binomial_at_most(successes: int, trials: int, share: float) -> float:
