@@ -138,7 +138,7 @@ def _on_text(document: Mapping[str, Any]) -> Group | None:
 
 def _method(document: Mapping[str, Any]) -> tuple[Block, ...]:
     told = tuple(
-        (name.replace("_", " "), str(document[name]))
+        (name.replace("_", " "), f"{document[name]:.1f}" if name == "seconds" else str(document[name]))
         for name in ("before_digest", "after_digest", "engine", "seconds", "logs")
         if document.get(name)
     )
