@@ -89,7 +89,7 @@ def on_text(document: Mapping[str, Any]) -> list[str]:
         f"divergence KL(before ‖ after) {divergence['nats_per_token']:.4f} nats a token "
         f"({divergence['interval'][0]:.4f} to {divergence['interval'][1]:.4f})",
         f"both find the same next token likeliest in {percent(text['agreement'])} of all places",
-        "text is no part of the verdict: it sees changes far smaller than any that a user would notice",
+        "text is no part of the verdict: every probability counts here, so it shows what accuracy cannot",
     ]
 
 

@@ -28,7 +28,7 @@ def test_bootstrap_agrees_with_the_exact_bounds_where_both_can_be_had():
     assert drawn.loss == pytest.approx(exact.loss)
     assert drawn.loss_bound == pytest.approx(exact.loss_bound, abs=0.002)
     assert drawn.loss_bound <= exact.loss_bound  # the exact one pays for its certainty
-    assert drawn.interval == pytest.approx(exact.interval, abs=0.002)
+    assert drawn.interval == pytest.approx(exact.interval, abs=0.003)
     assert drawn.p_value < 0.01
 
 
