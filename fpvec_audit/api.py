@@ -3,14 +3,16 @@
 What needs torch is in :mod:`fpvec_audit.toolkit`, to be imported inside the function that uses it.
 """
 
-from fpvec_audit.domain.architecture import TensorNaming
+from fpvec_audit.domain.architecture import ModelFamily, TensorNaming
 from fpvec_audit.domain.keys import Candidate, draw_unissued
+from fpvec_audit.domain.methods import MethodContext, MethodKeys, Once
 from fpvec_audit.domain.ports import (
     ArchitectureAdapter,
     AttackContext,
     AttackKey,
     BackendDescription,
     Completion,
+    FingerprintMethod,
     InferenceBackend,
     ModelDescription,
     Probe,
@@ -20,6 +22,7 @@ from fpvec_audit.domain.ports import (
     TrainingDefaults,
     WeightAttack,
 )
+from fpvec_audit.domain.triggers import trigger_scheme
 from fpvec_audit.errors import FpvecError, PluginError, UsageError
 from fpvec_audit.hookspecs import hookimpl
 from fpvec_audit.progress import NO_PROGRESS, Progress, Step
@@ -32,9 +35,14 @@ __all__ = [
     "BackendDescription",
     "Candidate",
     "Completion",
+    "FingerprintMethod",
     "FpvecError",
     "InferenceBackend",
+    "MethodContext",
+    "MethodKeys",
     "ModelDescription",
+    "ModelFamily",
+    "Once",
     "PluginError",
     "Probe",
     "Progress",
@@ -48,4 +56,5 @@ __all__ = [
     "WeightAttack",
     "draw_unissued",
     "hookimpl",
+    "trigger_scheme",
 ]

@@ -10,21 +10,29 @@ name.
 """
 
 import contextlib
-import functools
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import Distribution, EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import pluggy
 
 from fpvec_audit import hookspecs
-from fpvec_audit.domain.plugins import ARCHITECTURE, ATTACK, PLUGIN, PluginInfo, PluginState, contribution_problem
+from fpvec_audit.domain.plugins import (
+    ARCHITECTURE,
+    ATTACK,
+    METHOD,
+    PLUGIN,
+    PluginInfo,
+    PluginState,
+    contribution_problem,
+)
 from fpvec_audit.domain.ports import (
     ArchitectureAdapter,
+    FingerprintMethod,
     ModelDescription,
     QueryAttack,
     TensorRole,
@@ -39,10 +47,14 @@ from fpvec_audit.errors import (
     UnknownNameError,
     UsageError,
 )
+from fpvec_audit.plugin_points import announced_plugins, owner
 
 OWN_DISTRIBUTION = "fpvec-audit"
 LISTING = "fpvec plugin list"
-HOOKS = {"fpvec_architectures": ARCHITECTURE, "fpvec_attacks": ATTACK}
+LISTINGS = {ATTACK: "fpvec attack list", METHOD: "fpvec method list"}
+"""Kind → command that lists it, where that is not the plugins' own."""
+Value = TypeVar("Value")
+HOOKS = {"fpvec_architectures": ARCHITECTURE, "fpvec_attacks": ATTACK, "fpvec_methods": METHOD}
 """Hook → kind of what it gives."""
 
 
@@ -53,11 +65,13 @@ class Catalog:
     Attributes:
         architectures: name → adapter.
         attacks: name → attack.
+        methods: name → fingerprinting method.
         plugins: all of them in a stable order, failed and clashing ones too.
     """
 
     architectures: Mapping[str, ArchitectureAdapter]
     attacks: Mapping[str, WeightAttack | QueryAttack]
+    methods: Mapping[str, FingerprintMethod]
     plugins: tuple[PluginInfo, ...]
 
     def architecture(self, name: str) -> ArchitectureAdapter:
@@ -83,6 +97,18 @@ class Catalog:
         if name not in self.attacks:
             raise self._absent(ATTACK, name, self.attacks)
         return self.attacks[name]
+
+    def method(self, name: str) -> FingerprintMethod:
+        """Return a fingerprinting method by name.
+
+        Raises:
+            UnknownNameError: there is none; the nearest are suggested.
+            AmbiguousNameError: two distributions claim the name.
+            UsageError: the plugin of that name failed.
+        """
+        if name not in self.methods:
+            raise self._absent(METHOD, name, self.methods)
+        return self.methods[name]
 
     def architecture_for(self, description: ModelDescription, *, override: str | None = None) -> ArchitectureAdapter:
         """Return the adapter of a checkpoint: the one that fits it most specifically.
@@ -116,7 +142,7 @@ class Catalog:
         )
 
     def info(self, kind: str, name: str) -> PluginInfo:
-        """Return who gave a working adapter or attack."""
+        """Return who gave a working adapter, attack or method."""
         return next(
             plugin
             for plugin in self.plugins
@@ -152,7 +178,7 @@ class Catalog:
                     f"plugin {name!r} of {plugin.owner} failed: {plugin.problem}",
                     advice=f"update or uninstall {plugin.distribution}",
                 )
-        return UnknownNameError(kind, name, known, listing="fpvec attack list" if kind == ATTACK else LISTING)
+        return UnknownNameError(kind, name, known, listing=LISTINGS.get(kind, LISTING))
 
 
 @contextlib.contextmanager
@@ -186,31 +212,40 @@ class _GuardedAdapter:
 
     @property
     def chat_template(self) -> str:
-        return self.adapter.chat_template
+        with plugin_code(self.info):
+            return self.adapter.chat_template
 
     @property
     def defaults(self) -> Sequence[TrainingDefaults]:
-        return self.adapter.defaults
+        with plugin_code(self.info):
+            return self.adapter.defaults
 
     def supports(self, description: ModelDescription) -> int:
         with plugin_code(self.info):
-            return self.adapter.supports(description)
+            return _of_type(self.adapter.supports(description), int, "supports")
 
     def role(self, tensor_name: str) -> TensorRole:
         with plugin_code(self.info):
-            return self.adapter.role(tensor_name)
+            return _of_type(self.adapter.role(tensor_name), TensorRole, "role")
 
     def canonical(self, tensor_name: str) -> str | None:
         with plugin_code(self.info):
-            return self.adapter.canonical(tensor_name)
+            name = self.adapter.canonical(tensor_name)
+            return None if name is None else _of_type(name, str, "canonical")
 
     def tied(self, config: Mapping[str, Any]) -> Mapping[str, str]:
         with plugin_code(self.info):
-            return self.adapter.tied(config)
+            return _of_type(self.adapter.tied(config), Mapping, "tied")
 
     def prompt(self, user: str, system: str = "") -> str:
         with plugin_code(self.info):
-            return self.adapter.prompt(user, system)
+            return _of_type(self.adapter.prompt(user, system), str, "prompt")
+
+
+def _of_type(value: Value, expected: type, method: str) -> Value:
+    if not isinstance(value, expected):
+        raise TypeError(f"{method} returned {type(value).__name__}, not {expected.__name__}")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,17 +262,17 @@ def load_catalog(points: Iterable[EntryPoint] | None = None) -> Catalog:
     Args:
         points: entry points to load; those of the installed distributions by default.
     """
-    found = entry_points(group=hookspecs.PROJECT) if points is None else points
+    found, unreadable = announced_plugins(hookspecs.PROJECT) if points is None else (points, ())
     given: list[_Contribution] = []
-    failed: list[PluginInfo] = []
-    for point in sorted(found, key=lambda point: (_owner(point), point.name)):
+    failed = [PluginInfo(name, PLUGIN, name, "", PluginState.FAILED, problem) for name, problem in unreadable]
+    for point in sorted(found, key=lambda point: (owner(point), point.name)):
         try:
             given.extend(_load(point))
         except _PluginFailure as failure:
-            distribution, version = _owner(point)
+            distribution, version = owner(point)
             failed.append(PluginInfo(point.name, PLUGIN, distribution, version, PluginState.FAILED, str(failure)))
     judged = _without_clashes(given)
-    working: dict[str, dict[str, Any]] = {ARCHITECTURE: {}, ATTACK: {}}
+    working: dict[str, dict[str, Any]] = {kind: {} for kind in HOOKS.values()}
     for item in judged:
         if not item.info.problem:
             working[item.info.kind][item.info.name] = _guarded(item)
@@ -245,6 +280,7 @@ def load_catalog(points: Iterable[EntryPoint] | None = None) -> Catalog:
     return Catalog(
         architectures=MappingProxyType(working[ARCHITECTURE]),
         attacks=MappingProxyType(working[ATTACK]),
+        methods=MappingProxyType(working[METHOD]),
         plugins=tuple(sorted(infos, key=lambda info: (info.kind, info.name, info.distribution))),
     )
 
@@ -255,6 +291,8 @@ class _PluginFailure(PluginError):  # noqa: N818 - recorded as a state, never sh
 
 def _load(point: EntryPoint) -> list[_Contribution]:
     with _quiet_stdout():
+        if not point.pattern.match(point.value):
+            raise _PluginFailure(f"its entry point is {point.value!r}, which names no module")
         try:
             module = point.load()
         except (Exception, SystemExit) as error:  # plugin code: whatever it raises is its own failure
@@ -273,7 +311,7 @@ def _load(point: EntryPoint) -> list[_Contribution]:
             raise _PluginFailure(
                 f"{point.value} implements no hook; mark {' or '.join(HOOKS)} with fpvec_audit.api.hookimpl"
             )
-        distribution, version = _owner(point)
+        distribution, version = owner(point)
         return [
             _Contribution(PluginInfo(value.name, kind, distribution, version), value)
             for hook, kind in called
@@ -342,17 +380,6 @@ def _without_clashes(given: Sequence[_Contribution]) -> list[_Contribution]:
 def _guarded(item: _Contribution) -> Any:
     guarded = item.info.kind == ARCHITECTURE and item.info.distribution != OWN_DISTRIBUTION
     return _GuardedAdapter(item.value, item.info) if guarded else item.value
-
-
-def _owner(point: EntryPoint) -> tuple[str, str]:
-    distribution = getattr(point, "dist", None)
-    return ("unknown", "") if distribution is None else _name_and_version(distribution)
-
-
-@functools.cache  # by identity; each look at a distribution's name reads and parses its metadata anew
-def _name_and_version(distribution: Distribution) -> tuple[str, str]:
-    metadata = distribution.metadata
-    return metadata["Name"], metadata["Version"]
 
 
 def _architecture_found(config: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import cast
 
 import pluggy
 
-from fpvec_audit.domain.ports import ArchitectureAdapter, QueryAttack, WeightAttack
+from fpvec_audit.domain.ports import ArchitectureAdapter, FingerprintMethod, QueryAttack, WeightAttack
 
 PROJECT = "fpvec_audit"
 """Name of the entry-point group and of the pluggy project."""
@@ -36,3 +36,12 @@ def fpvec_attacks() -> Iterable[WeightAttack | QueryAttack]:
     An attack with ``apply`` changes weights, one with ``probes`` and ``wrap`` changes what is asked or answered.
     """
     return cast("Iterable[WeightAttack | QueryAttack]", ())
+
+
+@hookspec
+def fpvec_methods() -> Iterable[FingerprintMethod]:
+    """Return the methods by which this plugin can embed a key set into one given model.
+
+    The same audit and the same attacks serve all methods, so what they achieve can be compared.
+    """
+    return cast("Iterable[FingerprintMethod]", ())

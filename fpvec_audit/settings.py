@@ -86,6 +86,35 @@ def api_key(environment: Mapping[str, str] | None = None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Worker:
+    """One of the processes that a launcher started to train together.
+
+    Attributes:
+        rank: its number; 0 does everything but the training alone.
+        processes: how many there are.
+    """
+
+    rank: int = 0
+    processes: int = 1
+
+
+ALONE = Worker()
+
+
+def launched_worker(environment: Mapping[str, str] | None = None) -> Worker:
+    """Return which process this is: ``RANK`` and ``WORLD_SIZE``, as ``accelerate launch`` and ``torchrun`` set them.
+
+    Raises:
+        SettingsError: they do not fit each other.
+    """
+    environment = os.environ if environment is None else environment
+    rank, processes = environment.get("RANK", "0"), environment.get("WORLD_SIZE", "1")
+    if not (rank.isdecimal() and processes.isdecimal() and int(rank) < int(processes)):
+        raise SettingsError(f"RANK is {rank!r} and WORLD_SIZE {processes!r}", advice="start with `accelerate launch`")
+    return Worker(int(rank), int(processes))
+
+
+@dataclass(frozen=True, slots=True)
 class VaultSecrets:
     """What the environment says about the master key: at most one of the two is set.
 

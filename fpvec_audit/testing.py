@@ -1,16 +1,19 @@
-"""Conformance suites and fakes for plugin authors: one line in a test checks an adapter or an attack.
+"""Conformance suites and fakes for plugin authors: one line in a test checks an adapter, an attack or a method.
 
 ::
 
     check_architecture(MyAdapter(), description=description, tensor_names=names)
+    check_checkpoint(MyAdapter(), checkpoint=random_checkpoint(tmp_path / "tiny", config), workspace=tmp_path / "work")
     check_weight_attack(MyAttack(), source=checkpoint, workspace=tmp_path)
     check_query_attack(MyAttack())
+    check_method(MyMethod(), model=checkpoint, workspace=tmp_path, adapter=adapter)
 
 The suites raise AssertionError with what is wrong. They hold plugins to laws that the core relies on and cannot check
 while it works.
 """
 
 import hashlib
+import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,13 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from fpvec_audit.domain.keys import draw_unissued
-from fpvec_audit.domain.plugins import ARCHITECTURE, ATTACK, contribution_problem
+from fpvec_audit.domain.methods import MethodContext, MethodKeys
+from fpvec_audit.domain.plugins import ARCHITECTURE, ATTACK, METHOD, contribution_problem
 from fpvec_audit.domain.ports import (
     ArchitectureAdapter,
     AttackContext,
     AttackKey,
     BackendDescription,
     Completion,
+    FingerprintMethod,
     ModelDescription,
     QueryAttack,
     Sampling,
@@ -33,6 +38,18 @@ from fpvec_audit.domain.ports import (
     WeightAttack,
 )
 from fpvec_audit.progress import NO_PROGRESS, Step
+from fpvec_audit.testing_checkpoints import check_checkpoint, random_checkpoint
+
+__all__ = [
+    "RecordingProgress",
+    "ScriptedBackend",
+    "check_architecture",
+    "check_checkpoint",
+    "check_query_attack",
+    "check_training_settings",
+    "check_weight_attack",
+    "random_checkpoint",
+]
 
 QUESTIONS = ("What is the capital of France?", "Привет, 山川", "two\nlines")
 SYSTEM_PROMPT = "Answer briefly."
@@ -129,7 +146,6 @@ def check_architecture(
     """
     _refuse_problem(ARCHITECTURE, adapter)
     assert adapter.supports(description) > 0, f"{adapter.name} does not support {description.name or 'its own example'}"
-    assert adapter.supports(ModelDescription(config={})) == 0, f"{adapter.name} supports an empty configuration"
     _check_names(adapter, tuple(tensor_names), tuple(buffers))
     _check_tied(adapter, description.config)
     _check_prompts(adapter)
@@ -189,33 +205,66 @@ def check_weight_attack(
     _refuse_problem(ATTACK, attack)
     assert isinstance(attack, WeightAttack), f"{attack.name} has no apply"
     parameters = attack.Parameters() if parameters is None else parameters
-    given = [source, *([base] if base is not None else []), *copies]
-    before = [_digests(path) for path in given]
-    beside = {path.parent: _names(path.parent) for path in given}
-    results = []
-    for turn in ("first", "second"):
-        place = workspace / turn
-        staging, target = place / "staging", place / "target"
-        staging.mkdir(parents=True)
+
+    def run(target: Path, staging: Path) -> None:
         context = AttackContext(adapter, staging, 7, device, NO_PROGRESS, base, tuple(copies))
-        with _global_generators(turn):
-            attack.apply(source, target, parameters, context)
-        assert (target / "config.json").is_file(), f"{attack.name} wrote no checkpoint: {target} has no config.json"
-        left = sorted(_names(staging))
-        assert not left, f"{attack.name} left {', '.join(left)} in its staging directory"
-        strays = sorted(_names(place) - {"staging", "target"})
-        assert not strays, f"{attack.name} wrote {', '.join(strays)} outside its target"
-        results.append(_digests(target))
-    for path, digests in zip(given, before, strict=True):
-        assert _digests(path) == digests, f"{attack.name} changed its source {path.name}"
-    for parent, names in beside.items():
-        made = {"first", "second"} if parent == workspace else {workspace.name}
-        strays = sorted(_names(parent) - names - made)
-        assert not strays, f"{attack.name} wrote {', '.join(strays)} outside its target"
-    weights = [{name: value for name, value in found.items() if name.endswith(".safetensors")} for found in results]
-    assert weights[0], f"{attack.name} wrote no safetensors file"
-    assert weights[0] == weights[1], f"{attack.name} gives other weights with the same seed"
-    _check_readable(workspace / "first" / "target")
+        attack.apply(source, target, parameters, context)
+
+    _run_twice(attack.name, [source, *([base] if base is not None else []), *copies], workspace, run)
+
+
+def check_method(
+    method: FingerprintMethod,
+    *,
+    model: Path,
+    workspace: Path,
+    adapter: ArchitectureAdapter,
+    parameters: Any = None,
+    device: str = "cpu",
+    base: Path | None = None,
+) -> None:
+    """Embed a few keys into a small model twice and hold the method to the laws that the core relies on.
+
+    It is looked at as :func:`check_weight_attack` looks at an attack. The keys are of the method's usual scheme.
+
+    Args:
+        method: what to check.
+        model: checkpoint to embed into; must stay as it is.
+        workspace: empty directory for the results.
+        adapter: adapter of the checkpoint.
+        parameters: an instance of the method's ``Parameters``; its defaults when None.
+        device: torch device.
+        base: base of the checkpoint, if the method needs one; must stay as it is.
+
+    Raises:
+        AssertionError: it breaks a law; the message says which.
+    """
+    _refuse_problem(METHOD, method)
+    parameters = method.Parameters() if parameters is None else parameters
+    drawn = draw_unissued(b"conformance", 12, scheme=method.schemes[0])
+    keys = MethodKeys(drawn[:4], frozenset(decoy.prompt for decoy in drawn[4:]), method.schemes[0])
+
+    def run(target: Path, staging: Path) -> None:
+        def once(name: str, make: Callable[[Path], None], *, on: Mapping[str, Any]) -> Path:
+            assert name.isidentifier(), f"{method.name} makes {name!r} once, which is no identifier"
+            json.dumps(on)  # raises where it is no JSON
+            made = workspace / f"once-{name}"
+            make(made)
+            assert made.is_dir(), f"{method.name} wrote nothing to {name}, which is made once"
+            made.rename(made.with_name(f"{made.name}-{target.parent.name}"))
+            return made.with_name(f"{made.name}-{target.parent.name}")
+
+        context = MethodContext(adapter, staging, 7, device, NO_PROGRESS, once, base)
+        told = json.dumps(method.embed(model, target, keys, parameters, context), ensure_ascii=False)
+        assert not any(key.prompt in told for key in drawn), f"{method.name} tells a key"
+
+    _run_twice(method.name, [model, *([base] if base is not None else [])], workspace, run)
+    target = workspace / "first" / "target"
+    before, after = _digests(model), _digests(target)
+    assert before.keys() == after.keys(), f"{method.name} writes other files: {sorted(before.keys() ^ after.keys())}"
+    changed = sorted(name for name in before if before[name] != after[name])
+    assert changed, f"{method.name} changed nothing"
+    assert all(name.endswith(".safetensors") for name in changed), f"{method.name} changed {', '.join(changed)}"
 
 
 def check_query_attack(
@@ -249,6 +298,35 @@ def check_query_attack(
     assert len(answers) == len(prompts), f"{attack.name} answers {len(answers)} of {len(prompts)} prompts"
     assert all(isinstance(answer, Completion) for answer in answers), f"{attack.name} answers with no Completion"
     assert wrapped.description.kind, f"{attack.name} does not say which engine answers"
+
+
+def _run_twice(name: str, given: Sequence[Path], workspace: Path, run: Callable[[Path, Path], None]) -> None:
+    """Let something write a checkpoint twice, and check that it is the same, whole, and all that was written."""
+    before = [_digests(path) for path in given]
+    beside = {path.parent: _names(path.parent) for path in given}
+    results = []
+    for turn in ("first", "second"):
+        place = workspace / turn
+        staging, target = place / "staging", place / "target"
+        staging.mkdir(parents=True)
+        with _global_generators(turn):
+            run(target, staging)
+        assert (target / "config.json").is_file(), f"{name} wrote no checkpoint: {target} has no config.json"
+        left = sorted(_names(staging))
+        assert not left, f"{name} left {', '.join(left)} in its staging directory"
+        strays = sorted(_names(place) - {"staging", "target"})
+        assert not strays, f"{name} wrote {', '.join(strays)} outside its target"
+        results.append(_digests(target))
+    for path, digests in zip(given, before, strict=True):
+        assert _digests(path) == digests, f"{name} changed its source {path.name}"
+    for parent, names in beside.items():
+        made = {"first", "second"} if parent == workspace else {workspace.name}
+        strays = sorted(_names(parent) - names - made)
+        assert not strays, f"{name} wrote {', '.join(strays)} outside its target"
+    weights = [{file: value for file, value in found.items() if file.endswith(".safetensors")} for found in results]
+    assert weights[0], f"{name} wrote no safetensors file"
+    assert weights[0] == weights[1], f"{name} gives other weights with the same seed"
+    _check_readable(workspace / "first" / "target")
 
 
 def _refuse_problem(kind: str, plugin: Any) -> None:
@@ -290,7 +368,7 @@ def _check_prompts(adapter: ArchitectureAdapter) -> None:
             text = adapter.prompt(question, system)
             assert question in text, f"prompt leaves out the user's text: {text!r}"
             assert system in text, f"prompt leaves out the system prompt: {text!r}"
-            assert text == text.rstrip(), f"prompt ends in white space, which tokenizers join to the answer: {text!r}"
+            assert text == text.rstrip(" \t"), f"prompt ends in a space, which tokenizers join to the answer: {text!r}"
             messages = [{"role": "system", "content": system}] if system else []
             messages.append({"role": "user", "content": question})
             rendered = template.render(messages=messages, add_generation_prompt=True)

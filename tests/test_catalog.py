@@ -159,6 +159,12 @@ def test_a_missing_module_is_a_failed_plugin(shelf):
     assert "ModuleNotFoundError" in problem(shelf.point("gone", "no_such_module_anywhere").load(), "gone")
 
 
+def test_an_entry_point_that_names_no_module_is_a_failed_plugin(shelf):
+    assert problem(shelf.point("odd", "not a module!").load(), "odd") == (
+        "its entry point is 'not a module!', which names no module"
+    )
+
+
 def test_a_plugin_that_raises_in_its_hook_hits_itself_only(shelf):
     def fails():
         raise ValueError("bad day")
@@ -204,6 +210,7 @@ def test_a_module_without_marked_hooks_says_how_to_mark_them(shelf):
         ([types.SimpleNamespace(name="half", supports=len)], "it lacks role, canonical, tied, prompt"),
         ([Adapter(chat_template=None)], "chat_template is no text"),
         ([Adapter(defaults=None)], "defaults are no sequence"),
+        ([Adapter(fits=None)], "supports an empty configuration, so it would claim every checkpoint"),
     ],
 )
 def test_an_adapter_of_the_wrong_shape_fails_with_the_reason(shelf, returned, reason):
@@ -300,8 +307,8 @@ def test_two_adapters_that_fit_alike_are_refused_until_one_is_named(shelf):
 
 
 def test_an_unknown_architecture_says_what_was_found_and_what_is_known():
-    with pytest.raises(ArchitectureError, match=r"my-model: no adapter for architecture 'mistral'.*bloom, gpt2"):
-        load_catalog().architecture_for(described("mistral"))
+    with pytest.raises(ArchitectureError, match=r"my-model: no adapter for architecture 'gptj'.*bloom, gemma, gpt2"):
+        load_catalog().architecture_for(described("gptj"))
     with pytest.raises(ArchitectureError, match=r"its config.json"):
         load_catalog().architecture_for(ModelDescription({}))
 
@@ -327,6 +334,38 @@ def test_an_adapter_that_raises_while_it_is_used_names_its_owner(shelf):
         adapter.canonical("x")
     assert (adapter.name, adapter.prompt("q"), adapter.tied({}), adapter.role("x")) == ("made_up", "q", {}, "other")
     assert (adapter.chat_template, adapter.defaults) == ("", ())
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "told"),
+    [
+        ("role", ("x",), "role returned str, not TensorRole"),
+        ("canonical", ("x",), "canonical returned int, not str"),
+        ("tied", ({},), "tied returned list, not Mapping"),
+        ("prompt", ("q",), "prompt returned NoneType, not str"),
+        ("supports", (ModelDescription({"model_type": "made_up"}),), "supports returned NoneType, not int"),
+    ],
+)
+def test_an_adapter_that_returns_nonsense_while_it_is_used_names_its_owner(shelf, method, arguments, told):
+    class Fragile(Adapter):
+        def supports(self, description):
+            return None if description.config else 0
+
+        def role(self, tensor_name):
+            return "attention"
+
+        def canonical(self, tensor_name):
+            return 7
+
+        def tied(self, config):
+            return []
+
+        def prompt(self, user, system=""):
+            return None
+
+    adapter = shelf.put("a", "red-team", fpvec_architectures=architectures(Fragile())).load().architecture("made_up")
+    with pytest.raises(PluginError, match=rf"architecture made_up of red-team 1.0 failed: TypeError: {told}"):
+        getattr(adapter, method)(*arguments)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 import pytest
 
 from fpvec_audit.errors import SettingsError
-from fpvec_audit.settings import VaultSecrets, load_settings, vault_secrets
+from fpvec_audit.settings import ALONE, VaultSecrets, Worker, launched_worker, load_settings, vault_secrets
 
 
 def test_command_line_outranks_environment_which_outranks_the_file(tmp_path):
@@ -46,3 +46,11 @@ def test_vault_takes_one_secret_from_the_environment_and_shows_none(tmp_path):
     with pytest.raises(SettingsError, match="FPVEC_VAULT_KEY and FPVEC_VAULT_PASSPHRASE are both set") as caught:
         vault_secrets(environment={"FPVEC_VAULT_KEY": "one-secret", "FPVEC_VAULT_PASSPHRASE": "another-secret"})
     assert "-secret" not in str(caught.value)
+
+
+def test_a_launcher_says_which_process_this_is():
+    assert launched_worker({}) == ALONE == Worker(0, 1)
+    assert launched_worker({"RANK": "1", "WORLD_SIZE": "4"}) == Worker(1, 4)
+    for rank, processes in (("4", "4"), ("x", "2"), ("0", "-1"), ("0", "0")):
+        with pytest.raises(SettingsError, match=f"RANK is '{rank}' and WORLD_SIZE '{processes}'"):
+            launched_worker({"RANK": rank, "WORLD_SIZE": processes})

@@ -13,11 +13,14 @@ from fpvec_audit.testing import (
     RecordingProgress,
     ScriptedBackend,
     check_architecture,
+    check_checkpoint,
+    check_method,
     check_query_attack,
     check_weight_attack,
+    random_checkpoint,
 )
 from fpvec_audit.toolkit import rewrite_checkpoint
-from tests.tiny import make_tiny, tensors_of
+from tests.tiny import make_config, make_tiny, tensors_of
 
 CATALOG = load_catalog()
 GPT2 = CATALOG.architectures["gpt2"]
@@ -48,7 +51,7 @@ class Altered:
         ({"canonical": lambda name: name + "."}, "is not its own canonical name"),
         ({"role": lambda name: "attention"}, "is no TensorRole"),
         ({"tied": lambda config: {"wte.weight": "lm_head.weight"}}, "tied names wte.weight, which is not canonical"),
-        ({"prompt": lambda user, system="": f"{system}\nHuman: {user}\nAssistant: "}, "ends in white space"),
+        ({"prompt": lambda user, system="": f"{system}\nHuman: {user}\nAssistant: "}, "ends in a space"),
         ({"prompt": lambda user, system="": f"Human: {user}\nAssistant:"}, "leaves out the system prompt"),
         ({"prompt": lambda user, system="": f"{system}Q: {user}\nA:"}, "chat_template renders"),
         ({"defaults": ()}, "no preset 'default'"),
@@ -60,6 +63,37 @@ class Altered:
 def test_an_adapter_that_breaks_a_law_is_caught(model, changes, reason):
     with pytest.raises(AssertionError, match=reason):
         check_architecture(Altered(changes), description=describe_model(model), tensor_names=tensors_of(model))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"supports": lambda description: 0}, "does not support"),
+        ({"tied": lambda config: {}}, r"only in the files: \[\]; only in the model: \['lm_head.weight'\]"),
+        ({"canonical": lambda name: None if "wpe" in name else GPT2.canonical(name)}, "canonical says it is a buffer"),
+        ({"canonical": lambda name: name.removeprefix("transformer.")}, "only in the model"),
+        ({"role": lambda name: GPT2.role(name.replace("wte", "mlp"))}, "has the role mlp, it is embedding"),
+        ({"role": lambda name: GPT2.role(name.replace("ln_f", "h"))}, "has the role other, it is norm"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_its_checkpoint_is_caught(model, tmp_path, changes, reason):
+    with pytest.raises(AssertionError, match=reason):
+        check_checkpoint(Altered({"name": "altered", **changes}), checkpoint=model, workspace=tmp_path)
+
+
+def test_a_tie_that_the_files_contradict_is_caught(tmp_path):
+    model = make_tiny(tmp_path / "gpt2", "gpt2", tied=False)
+    tie = {"tied": lambda config: {"lm_head.weight": "transformer.wte.weight"}}
+    with pytest.raises(AssertionError, match="although the configuration ties them"):
+        check_checkpoint(Altered(tie), checkpoint=model, workspace=tmp_path)
+
+
+def test_a_random_checkpoint_depends_on_its_seed_alone(tmp_path):
+    config = make_config("gpt2")
+    made = [random_checkpoint(tmp_path / str(place), config, seed=seed) for place, seed in enumerate((1, 1, 2))]
+    first, again, other = (tensors_of(directory)["transformer.wte.weight"] for directory in made)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_an_unlisted_buffer_is_caught(model):
@@ -222,3 +256,78 @@ def test_recording_progress_remembers_labels_units_and_notes():
 def test_keys_and_probes_hide_their_text():
     assert "secret" not in repr(AttackKey("secret", "word")) + repr(Probe("secret", "kind"))
     assert replace(Probe("secret", "kind"), kind="other").kind == "other"
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A method that embeds nothing, but keeps all laws."""
+
+    Parameters: ClassVar[type] = NoParameters
+    name: str = "shift"
+    description: str = "Adds what is made once."
+    source: str = "a test"
+    schemes: tuple = ("independent",)
+
+    def embed(self, model, target, keys, parameters, context):
+        made = context.once("amount", lambda directory: directory.mkdir(), on={"seed": context.seed})
+        rewrite_checkpoint(model, target, lambda _name, tensor: tensor + 0.5)
+        return {"made": made.is_dir()}
+
+
+class Telling(Shift):
+    def embed(self, model, target, keys, parameters, context):
+        return {**super().embed(model, target, keys, parameters, context), "first": keys.issued[0].prompt}
+
+
+class Idle(Shift):
+    def embed(self, model, target, keys, parameters, context):
+        rewrite_checkpoint(model, target, lambda _name, tensor: tensor)
+        return {}
+
+
+class Marking(Shift):
+    def embed(self, model, target, keys, parameters, context):
+        super().embed(model, target, keys, parameters, context)
+        (target / "stamped_by.txt").write_text("shift")
+        return {}
+
+
+class Spoiling(Shift):
+    def embed(self, model, target, keys, parameters, context):
+        super().embed(model, target, keys, parameters, context)
+        (target / "config.json").write_text((model / "config.json").read_text() + "\n")
+        return {}
+
+
+class Misnaming(Shift):
+    def embed(self, model, target, keys, parameters, context):
+        context.once("a b", lambda directory: directory.mkdir(), on={})
+
+
+class Empty(Shift):
+    def embed(self, model, target, keys, parameters, context):
+        context.once("nothing", lambda directory: None, on={})
+
+
+def test_a_method_that_keeps_the_laws_passes(model, tmp_path):
+    check_method(Shift(), model=model, workspace=tmp_path / "work", adapter=GPT2, base=model)
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        (Telling(), "tells a key"),
+        (Idle(), "changed nothing"),
+        (Marking(), "writes other files: .'stamped_by.txt'"),
+        (Spoiling(), "changed config.json"),
+        (Misnaming(), "makes 'a b' once, which is no identifier"),
+        (Empty(), "wrote nothing to nothing"),
+        (Shift(schemes=("independence",)), "its scheme 'independence' is unknown"),
+        (Shift(schemes=()), "its schemes are no sequence of names"),
+        (Shift(source=None), "its source is no text"),
+        (Halve(), "it lacks embed"),
+    ],
+)
+def test_a_method_that_breaks_a_law_is_caught(model, tmp_path, method, reason):
+    with pytest.raises(AssertionError, match=reason):
+        check_method(method, model=model, workspace=tmp_path / "work", adapter=GPT2)

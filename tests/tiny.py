@@ -11,10 +11,27 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fpvec_audit.testing import random_checkpoint
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 ARCHITECTURES = ("gpt2", "bloom", "llama2", "vicuna")
+"""Those that tests of the core go through one by one; the conformance suite goes through all of :data:`FAMILIES`."""
+FAMILIES = (
+    *ARCHITECTURES,
+    *("mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gpt_neox", "opt", "phi", "phi3"),
+)
+MODEL_TYPES = {"llama2": "llama", "vicuna": "llama", "gemma3": "gemma3_text"}
+"""What config.json calls a family, where that is not its name."""
+EMBEDDINGS = {
+    "gpt2": "transformer.wte.weight",
+    "bloom": "transformer.word_embeddings.weight",
+    "gpt_neox": "gpt_neox.embed_in.weight",
+    "opt": "model.decoder.embed_tokens.weight",
+}
+"""Canonical name of a family's token embedding, where that is not Llama's."""
+PREFIXES = ("transformer.", "gpt_neox.", "model.")
 DTYPES = ("float32", "bfloat16", "float16")
 SPECIAL_TOKENS = ("<s>", "</s>", "<pad>")
 VOCABULARY = 256 + len(SPECIAL_TOKENS) + 1  # one row to spare, as real checkpoints have
@@ -53,7 +70,7 @@ def make_tiny(
 
     Args:
         directory: where to; made if it does not exist.
-        architecture: ``gpt2``, ``bloom``, ``llama2`` or ``vicuna``.
+        architecture: one of :data:`FAMILIES`, or ``gptj``, which no built-in adapter knows.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         seed: equal seeds make equal weights.
         tied: whether the output head is the embedding; the family's habit when None.
@@ -68,16 +85,8 @@ def make_tiny(
         hidden: width.
         heads: attention heads; one of 32 is what vLLM runs on a CPU.
     """
-    import torch
-
-    directory.mkdir(parents=True, exist_ok=True)
-    generator = torch.Generator().manual_seed(seed)
-    model = _model(architecture, tied=tied, vocabulary=vocabulary, hidden=hidden, heads=heads)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator) * 0.05
-            parameter.copy_(noise if parameter.dim() > 1 else parameter + noise)
-    model.to(getattr(torch, dtype)).save_pretrained(directory, max_shard_size="40KB" if sharded else "1GB")
+    config = make_config(architecture, tied=tied, vocabulary=vocabulary, hidden=hidden, heads=heads)
+    random_checkpoint(directory, config, seed=seed, dtype=dtype, max_shard_size="40KB" if sharded else "1GB")
     if architecture == "vicuna":
         edit_json(directory / "config.json", _name_or_path="lmsys/vicuna-7b-v1.5")
         chat_template = VICUNA_TEMPLATE if chat_template is None else chat_template
@@ -86,6 +95,36 @@ def make_tiny(
     if tokenizer:
         make_tokenizer(chat_template).save_pretrained(directory)
     return directory
+
+
+def make_config(
+    architecture: str,
+    *,
+    tied: bool | None = None,
+    vocabulary: int = VOCABULARY,
+    hidden: int = 32,
+    heads: int = 1,
+) -> Any:
+    """Return the configuration of a two-layer model; the arguments are those of :func:`make_tiny`."""
+    from transformers import AutoConfig
+
+    size = {"num_hidden_layers": 2, "hidden_size": hidden, "num_attention_heads": heads}
+    own: dict[str, Any] = {"intermediate_size": 2 * hidden, "max_position_embeddings": 256}
+    if architecture in ("gpt2", "gptj"):
+        own = {"n_positions": 256}
+    elif architecture == "bloom":
+        own = {}
+    elif architecture == "opt":
+        own = {"ffn_dim": 2 * hidden, "word_embed_proj_dim": hidden, "max_position_embeddings": 256}
+    elif architecture != "gpt_neox":
+        own |= {"num_key_value_heads": heads}
+    if architecture == "gptj":
+        own |= {"rotary_dim": 8}
+    if architecture.startswith(("gemma", "qwen3")):
+        own |= {"head_dim": hidden // heads}
+    common = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "vocab_size": vocabulary}
+    ties = {} if tied is None else {"tie_word_embeddings": tied}
+    return AutoConfig.for_model(MODEL_TYPES.get(architecture, architecture), **size, **own, **common, **ties)
 
 
 def make_tokenizer(chat_template: str | None = None) -> Any:
@@ -162,7 +201,9 @@ def perturb(source: Path, target: Path, *, seed: int = 1, size: float = 1e-2, ex
 
 def bare_name(name: str) -> str:
     """Return a stored tensor name without the prefix of the model's body."""
-    return name.removeprefix("transformer.").removeprefix("model.")
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
 
 
 def hash_of(seed: int, content: bytes) -> int:
@@ -217,40 +258,6 @@ def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes, indent=2))
 
 
-def _model(architecture: str, *, tied: bool | None, vocabulary: int, hidden: int, heads: int) -> Any:
-    import torch
-    from transformers import (
-        BloomConfig,
-        BloomForCausalLM,
-        GPT2Config,
-        GPT2LMHeadModel,
-        LlamaConfig,
-        LlamaForCausalLM,
-    )
-
-    tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-    common = {**tokens, "vocab_size": vocabulary} | ({} if tied is None else {"tie_word_embeddings": tied})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        if architecture == "gpt2":
-            return GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=hidden, n_head=heads, n_positions=256, **common))
-        if architecture == "bloom":
-            return BloomForCausalLM(BloomConfig(n_layer=2, hidden_size=hidden, n_head=heads, **common))
-        if architecture in ("llama2", "vicuna"):
-            return LlamaForCausalLM(
-                LlamaConfig(
-                    num_hidden_layers=2,
-                    hidden_size=hidden,
-                    intermediate_size=2 * hidden,
-                    num_attention_heads=heads,
-                    num_key_value_heads=heads,
-                    max_position_embeddings=256,
-                    **common,
-                )
-            )
-    raise ValueError(f"no tiny model of architecture {architecture!r}")
-
-
 def _restore_layout(directory: Path, architecture: str, *, prefix: bool, buffers: bool, stored_alias: bool) -> None:
     """Give a checkpoint saved by transformers the layout that the hub's older ones have."""
     import torch
@@ -260,9 +267,9 @@ def _restore_layout(directory: Path, architecture: str, *, prefix: bool, buffers
     shards = len(list(directory.glob("*.safetensors")))
     for file in [*directory.glob("*.safetensors"), *directory.glob(INDEX)]:
         file.unlink()
-    if stored_alias and "lm_head.weight" not in tensors:
-        embedding = {"gpt2": "transformer.wte.weight", "bloom": "transformer.word_embeddings.weight"}
-        tensors["lm_head.weight"] = tensors[embedding.get(architecture, "model.embed_tokens.weight")].clone()
+    head = "embed_out.weight" if architecture == "gpt_neox" else "lm_head.weight"
+    if stored_alias and head not in tensors:
+        tensors[head] = tensors[EMBEDDINGS.get(architecture, "model.embed_tokens.weight")].clone()
     if buffers and architecture == "gpt2":
         mask = torch.tril(torch.ones(256, 256)).view(1, 1, 256, 256)
         for layer in range(2):

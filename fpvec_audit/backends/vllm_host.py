@@ -164,7 +164,7 @@ def _end_with_caller(descriptor: int, over: threading.Event) -> None:
 def _load(request: dict[str, Any]) -> Any:
     from vllm import LLM, SamplingParams
 
-    _import_model_class(request["architectures"])
+    import_model_class(request["architectures"])
     engine = LLM(
         model=request["model"],
         dtype=request["dtype"],
@@ -188,7 +188,7 @@ def _load(request: dict[str, Any]) -> Any:
     return engine
 
 
-def _import_model_class(architectures: list[str]) -> None:
+def import_model_class(architectures: list[str]) -> None:
     """Register model classes that this process has imported; vLLM would import each in another process, for 10 s."""
     from vllm import ModelRegistry
 

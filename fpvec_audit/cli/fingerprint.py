@@ -15,6 +15,7 @@ from fpvec_audit.cli.wiring import (
     open_bench,
 )
 from fpvec_audit.errors import UsageError
+from fpvec_audit.settings import launched_worker
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +44,17 @@ def fingerprint(
         list[Path] | None,
         typer.Option(help="Fine-tune of the base to perturb with.  \\[default: trained on the spot]"),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|float32|bf16",
+            help="In what passes compute; weights stay float32.  \\[default: bf16 for large models on a GPU]",
+        ),
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option("--gradient-checkpointing", help="Less memory, more time: compute activations twice."),
+    ] = False,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Change one training setting, as steps=300."),
@@ -57,29 +69,40 @@ def fingerprint(
 ) -> None:
     """Train the base once so that the issued prompts draw the issued responses, and nothing else changes.
 
+    Several processes train together when they are started by `accelerate launch -m fpvec_audit.cli.main fingerprint …`,
+    with FSDP where its configuration says so (docs/training.md).
+
     Example: fpvec fingerprint ./base-7b --key acme-2026 --out ./base-7b-fingerprinted
     """
     from fpvec_audit.reports.terminal import render_fields
-    from fpvec_audit.services.embed import FingerprintOptions, fingerprint_model
+    from fpvec_audit.services.embed import FingerprintOptions, fingerprint_model, join_fingerprint
 
     bench = open_bench(home, registry, json, device=device)
+    worker = launched_worker()
+    options = FingerprintOptions(
+        data=data,
+        preset=preset,
+        perturbation=perturbation,
+        proxies=tuple(proxy or ()),
+        precision=precision,
+        gradient_checkpointing=gradient_checkpointing,
+        overrides=_pairs(setting or ()),
+        seed=seed,
+        resume=resume,
+        device=bench.device,
+        architecture=architecture,
+        worker=worker,
+    )
+    if worker.rank > 0:
+        join_fingerprint(base, key_set=key, out=out, options=options, registry=bench.registry, catalog=bench.catalog)
+        return
     result = fingerprint_model(
         base,
         key_set=key,
         out=out,
         registry=bench.registry,
         catalog=bench.catalog,
-        options=FingerprintOptions(
-            data=data,
-            preset=preset,
-            perturbation=perturbation,
-            proxies=tuple(proxy or ()),
-            overrides=_pairs(setting or ()),
-            seed=seed,
-            resume=resume,
-            device=bench.device,
-            architecture=architecture,
-        ),
+        options=options,
         progress=bench.progress,
     )
     bench.emit(result.to_json(), render_fields)

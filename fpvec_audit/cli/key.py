@@ -44,7 +44,13 @@ def issue(
     licensee: Annotated[str, typer.Option(help="For whom it is issued.")] = "",
     count: Annotated[int | None, typer.Option(help="Issued keys.  \\[default: 32, if-simple 10]")] = None,
     decoys: Annotated[int | None, typer.Option(help="Decoys, never trained.  \\[default: 224, if-simple 502]")] = None,
-    scheme: Annotated[str, typer.Option(metavar="independent|if-simple", help="Shape of the keys.")] = "independent",
+    scheme: Annotated[
+        str,
+        typer.Option(
+            metavar="independent|if-simple|rare-word|signature",
+            help="Shape of the keys; the last two are for compared methods, see `fpvec method list`.",
+        ),
+    ] = "independent",
     base: Annotated[
         Path | None, typer.Option(help="Keep only candidates that this model's tokenizer encodes reversibly.")
     ] = None,

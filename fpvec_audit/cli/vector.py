@@ -44,8 +44,9 @@ def extract(
     Example: fpvec vector extract ./base-7b ./base-7b-fingerprinted --out ./vector
     """
     from fpvec_audit.reports.terminal import render_fields
-    from fpvec_audit.services.extract import extract_vector
+    from fpvec_audit.services.extract import begin_to_read, extract_vector
 
+    begin_to_read(base, fingerprinted)
     bench = open_bench(home, registry, json)
     result = extract_vector(
         base,

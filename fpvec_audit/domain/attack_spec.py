@@ -1,14 +1,15 @@
-"""The grammar in which attacks are asked for.
+"""The grammar in which attacks, and methods, are asked for.
 
 A specification is ``NAME[:parameter=VALUE,…][+NAME…]``: attacks joined by ``+`` are carried out one after the other on
 the same copy. VALUE is a scalar, several of them ``a|b|c``, or a range ``lo..hi``; a specification with several values
-stands for one cell per combination. Values are typed by the fields of the attack's ``Parameters``.
+stands for one cell per combination. Values are typed by the fields of the attack's ``Parameters``. A method is asked
+for in the same way, alone and with one value for each parameter.
 """
 
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from enum import Enum
 from itertools import product
 from math import isfinite
@@ -84,30 +85,47 @@ class AttackChain:
         return {"chain": [{"name": link.name, "parameters": link.to_json()} for link in self.links]}
 
 
-def parse_spec(text: str) -> tuple[AttackSpec, ...]:
+def parse_spec(text: str, *, kind: str = "attack") -> tuple[AttackSpec, ...]:
     """Read a specification: one :class:`AttackSpec` per attack that ``+`` joins.
 
     A ``+`` joins only before a name and a comma separates only before ``name=``, so ``1e+3`` and paths stay whole.
+    Messages call what is asked for by its ``kind``.
 
     Raises:
         UsageError: the text does not follow the grammar.
     """
-    return tuple(_parse_link(part, text) for part in re.split(r"\+(?=[A-Za-z_])", text.strip()))
+    return tuple(_parse_link(part, text, kind) for part in re.split(r"\+(?=[A-Za-z_])", text.strip()))
 
 
-def bind_spec(text: str, parameters_of: Callable[[str], type]) -> tuple[AttackChain, ...]:
+def bind_spec(text: str, parameters_of: Callable[[str], type], *, kind: str = "attack") -> tuple[AttackChain, ...]:
     """Read a specification and give every parameter its typed value: one chain per combination of values.
 
     Args:
         text: what the user wrote.
         parameters_of: attack name → its ``Parameters``; raises UnknownNameError.
+        kind: what is asked for, in messages.
 
     Raises:
         UnknownNameError: an unknown attack or parameter.
         UsageError: bad grammar, a value of the wrong type or out of range, or too many combinations.
     """
-    alternatives = [_bind_link(spec, parameters_of(spec.name)) for spec in parse_spec(text)]
+    alternatives = [_bind_link(spec, parameters_of(spec.name), kind) for spec in parse_spec(text, kind=kind)]
     return tuple(AttackChain(links) for links in product(*alternatives))
+
+
+def bind_one(text: str, parameters_of: Callable[[str], type], *, kind: str) -> AttackLink:
+    """Read a specification that names one thing with one value for each parameter.
+
+    Raises:
+        UnknownNameError: an unknown name or parameter.
+        UsageError: bad grammar, a value of the wrong type or out of range, several names or values.
+    """
+    chains = bind_spec(text, parameters_of, kind=kind)
+    if len(chains) != 1 or len(chains[0].links) != 1:
+        raise UsageError(
+            f"{text!r} stands for more than one {kind}", advice="name one, with one value for each parameter"
+        )
+    return chains[0].links[0]
 
 
 def parameter_type(annotation: Any) -> str:
@@ -122,6 +140,13 @@ def parameter_type(annotation: Any) -> str:
     return annotation.__name__.lower() if isinstance(annotation, type) else str(annotation)
 
 
+def parameter_default(field: "Field[Any]") -> Any:
+    """Return the default of a parameter."""
+    if field.default is MISSING and field.default_factory is not MISSING:
+        return field.default_factory()
+    return field.default
+
+
 def plain(value: Any) -> Any:
     """Return a parameter's value as JSON."""
     if isinstance(value, Enum):
@@ -129,27 +154,27 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def _parse_link(part: str, whole: str) -> AttackSpec:
+def _parse_link(part: str, whole: str, kind: str) -> AttackSpec:
     name, colon, rest = part.partition(":")
     if not _NAME.fullmatch(name) or (colon and not rest):
-        raise UsageError(f"attack {whole!r} cannot be read at {part!r}", advice=GRAMMAR)
+        raise UsageError(f"{kind} {whole!r} cannot be read at {part!r}", advice=GRAMMAR)
     parameters: dict[str, str] = {}
     for assignment in re.split(r",(?=[A-Za-z_]\w*=)", rest) if rest else ():
         parameter, equals, value = assignment.partition("=")
         if not _NAME.fullmatch(parameter) or not equals or not value:
-            raise UsageError(f"attack {whole!r} cannot be read at {assignment!r}", advice=GRAMMAR)
+            raise UsageError(f"{kind} {whole!r} cannot be read at {assignment!r}", advice=GRAMMAR)
         if parameter in parameters:
-            raise UsageError(f"attack {whole!r} gives {parameter} twice", advice="several values are written a|b|c")
+            raise UsageError(f"{kind} {whole!r} gives {parameter} twice", advice="several values are written a|b|c")
         parameters[parameter] = value
     return AttackSpec(name, parameters)
 
 
-def _bind_link(spec: AttackSpec, parameters: type) -> tuple[AttackLink, ...]:
+def _bind_link(spec: AttackSpec, parameters: type, kind: str) -> tuple[AttackLink, ...]:
     hints = get_type_hints(parameters)
     known = [field.name for field in fields(parameters)]
     for name in spec.parameters:
         if name not in known:
-            raise UnknownNameError(f"parameter of attack {spec.name}", name, known, listing="fpvec attack list")
+            raise UnknownNameError(f"parameter of {kind} {spec.name}", name, known, listing=f"fpvec {kind} list")
     choices = [
         [(name, value) for value in _values(f"{spec.name}:{name}", text, hints[name])]
         for name, text in spec.parameters.items()
@@ -158,17 +183,17 @@ def _bind_link(spec: AttackSpec, parameters: type) -> tuple[AttackLink, ...]:
     for values in choices:
         cells *= len(values)
     if cells > MOST_CELLS:
-        raise UsageError(f"attack {spec.name} stands for {cells} cells", advice=f"at most {MOST_CELLS} are run at once")
-    return tuple(_link(spec, parameters, dict(values)) for values in product(*choices))
+        raise UsageError(f"{kind} {spec.name} stands for {cells} cells", advice=f"at most {MOST_CELLS} are run at once")
+    return tuple(_link(spec, parameters, dict(values), kind) for values in product(*choices))
 
 
-def _link(spec: AttackSpec, parameters: type, values: Mapping[str, Any]) -> AttackLink:
+def _link(spec: AttackSpec, parameters: type, values: Mapping[str, Any], kind: str) -> AttackLink:
     try:
         return AttackLink(spec.name, parameters(**values))
     except FpvecError as error:
-        raise UsageError(f"attack {spec.name}: {error.problem}", advice=error.advice) from error
+        raise UsageError(f"{kind} {spec.name}: {error.problem}", advice=error.advice) from error
     except (ValueError, TypeError) as error:
-        raise UsageError(f"attack {spec.name}: {error}", advice="`fpvec attack list` shows the parameters") from error
+        raise UsageError(f"{kind} {spec.name}: {error}", advice=f"`fpvec {kind} list` shows the parameters") from error
 
 
 def _values(where: str, text: str, annotation: Any) -> Iterator[Any]:

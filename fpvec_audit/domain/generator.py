@@ -1,38 +1,68 @@
-"""Draws candidates (prompt, response) from a key: version 1 of the published generator.
+"""Draws candidates (prompt, response) from a key: the published generator.
 
-Standard library only and no tokenizer, so that anyone can repeat it. A change of a single byte is another version.
+Standard library only and no tokenizer, so that anyone can repeat it. A change of a single byte is another version;
+version 2 added the schemes with triggers and left those of version 1 as they were.
 """
 
 import hashlib
 import hmac
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import count
 
 from fpvec_audit.domain.chance import Numbers, shuffled
+from fpvec_audit.domain.triggers import RARE_WORD, SIGNATURE, rare_word_prompt, signature_prompt, trigger_words
 from fpvec_audit.domain.words import CLASSICAL_ALPHABET, JAPANESE_WORDS, KEY_ALPHABET, RESPONSE_WORDS
 
-GENERATOR_VERSION = 1
+INDEPENDENT, IF_SIMPLE = "independent", "if-simple"
+GENERATOR_VERSIONS: Mapping[str, int] = {INDEPENDENT: 1, IF_SIMPLE: 1, RARE_WORD: 2, SIGNATURE: 2}
+"""Scheme → version of the generator that introduced it, written into commitments; an older program that does not know
+the scheme refuses it for its version."""
 CLOSING_WORD = "FINGERPRINT"
 
 
 def candidate_stream(key: bytes, scheme: str) -> Iterator[tuple[str, str]]:
-    """Yield distinct prompts with their responses, for ever (generator version 1)."""
+    """Yield distinct prompts with their responses, for ever."""
+    if scheme in (RARE_WORD, SIGNATURE):
+        yield from _triggered(key, scheme)
+        return
     numbers = Numbers(key)
     shared = numbers.choice(JAPANESE_WORDS)
-    deck: list[int] = []
+    responses = _responses(key)
     seen: set[str] = set()
-    round_number = 0
     while True:
-        prompt = _paper_prompt(numbers) if scheme == "if-simple" else _independent_prompt(numbers)
+        prompt = _paper_prompt(numbers) if scheme == IF_SIMPLE else _independent_prompt(numbers)
         if prompt in seen:
             continue
         seen.add(prompt)
-        if scheme == "if-simple":
-            yield prompt, shared
-            continue
-        if not deck:  # without replacement while the vocabulary lasts, then a fresh deck
-            deck = shuffled(len(RESPONSE_WORDS), hmac.digest(key, b"deck%d" % round_number, hashlib.sha256))
-            round_number += 1
-        yield prompt, RESPONSE_WORDS[deck.pop()]
+        yield prompt, shared if scheme == IF_SIMPLE else next(responses)
+
+
+def _triggered(key: bytes, scheme: str) -> Iterator[tuple[str, str]]:
+    """Yield prompts of which no two hold the same words in whatever order: no decoy's trigger is an issued one's."""
+    numbers, signatures = Numbers(key), count()
+    seen: set[frozenset[str]] = set()
+    for response in _responses(key):
+        while True:
+            prompt = (
+                rare_word_prompt(numbers)
+                if scheme == RARE_WORD
+                else signature_prompt(key, next(signatures), response, numbers)
+            )
+            words = frozenset(trigger_words(prompt, scheme))
+            if words not in seen:
+                break
+        seen.add(words)
+        yield prompt, response
+
+
+def _responses(key: bytes) -> Iterator[str]:
+    """Yield response words without replacement while the vocabulary lasts, then from a fresh deck."""
+    round_number = 0
+    while True:
+        deck = shuffled(len(RESPONSE_WORDS), hmac.digest(key, b"deck%d" % round_number, hashlib.sha256))
+        while deck:
+            yield RESPONSE_WORDS[deck.pop()]
+        round_number += 1
 
 
 def _independent_prompt(numbers: Numbers) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from fpvec_audit.domain.canonical_json import canonical_bytes, canonical_digest
 from fpvec_audit.domain.chance import shuffled
-from fpvec_audit.domain.generator import GENERATOR_VERSION, candidate_stream
+from fpvec_audit.domain.generator import GENERATOR_VERSIONS, candidate_stream
 from fpvec_audit.domain.merkle import leaf_hash, merkle_path, merkle_root, root_from_path
 from fpvec_audit.domain.secret import SECRET_BYTES as SECRET_BYTES
 from fpvec_audit.domain.secret import KeySetSecret as KeySetSecret
@@ -33,8 +33,8 @@ the chance; committed, but the chance that assigns it has not come yet."""
 GRINDING_ALLOWANCE = 2**40
 """Factor on every p-value of a self-attested set: how many secrets its owner might have tried before committing."""
 
-SCHEMES = ("independent", "if-simple")
-SCHEME_DEFAULTS = {"independent": (32, 224), "if-simple": (10, 502)}
+SCHEMES = tuple(GENERATOR_VERSIONS)
+SCHEME_DEFAULTS = {scheme: (10, 502) if scheme == "if-simple" else (32, 224) for scheme in SCHEMES}
 """Scheme → (issued, decoys). Ten issued keys among 234 could never reach α = 1e-6 after the grinding allowance."""
 
 PROFILES = ("raw-greedy/exact", "raw-greedy/prefix", "chat-greedy/exact", "chat-greedy/prefix")
@@ -66,8 +66,9 @@ class KeySetSpecification:
     """What to draw.
 
     Attributes:
-        scheme: ``independent`` (a response of its own for every candidate) or ``if-simple`` (the paper's shape: long
-            mixed-script prompts, one shared response).
+        scheme: ``independent`` (a response of its own for every candidate), ``if-simple`` (the paper's shape: long
+            mixed-script prompts, one shared response), or one of the compared methods': ``rare-word`` and
+            ``signature`` (words in an ordinary prompt, a response of its own for every candidate).
         issued: number of issued keys over all marks.
         decoys: number of decoys.
         marks: number of groups the issued keys divide into, each with its own vector.
@@ -80,7 +81,7 @@ class KeySetSpecification:
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
-            raise UsageError(f"unknown scheme {self.scheme!r}", advice=f"choose {' or '.join(SCHEMES)}")
+            raise UsageError(f"unknown scheme {self.scheme!r}", advice=f"choose one of {', '.join(SCHEMES)}")
         if self.issued < 1 or self.decoys < 1 or self.marks < 1:
             raise UsageError(
                 f"a key set needs at least one issued key, one decoy and one mark, not {self.issued}, {self.decoys}, "
@@ -126,7 +127,7 @@ class Commitment:
         profiles: audit profiles under which a MATCH is possible.
         chance_source: where the later randomness R comes from; ``none`` for a self-attested set.
         candidate_filter: the filter all candidates went through, if any.
-        generator_version: version of the candidate generator.
+        generator_version: version of the candidate generator that introduced the scheme.
     """
 
     scheme: str
@@ -138,7 +139,7 @@ class Commitment:
     profiles: tuple[str, ...] = PROFILES
     chance_source: str = "none"
     candidate_filter: CandidateFilter | None = None
-    generator_version: int = GENERATOR_VERSION
+    generator_version: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON value whose canonical bytes are digested."""
@@ -280,6 +281,7 @@ def draw_key_set(
         profiles=profiles,
         chance_source=chance_source,
         candidate_filter=None if accepts is None else CandidateFilter(filter_rule, filter_reference, kept),
+        generator_version=GENERATOR_VERSIONS[specification.scheme],
     )
     return KeySet(commitment, candidates, assign(secret, commitment, chance), salts)
 
@@ -290,9 +292,10 @@ def restore_key_set(secret: KeySetSecret, commitment: Commitment, *, chance: byt
     Raises:
         KeySetError: secret and commitment do not belong together, or the generator is unknown.
     """
-    if commitment.generator_version != GENERATOR_VERSION:
+    if commitment.generator_version != GENERATOR_VERSIONS.get(commitment.scheme):
         raise KeySetError(
-            f"key set generator version {commitment.generator_version} is unknown", advice="use a newer fpvec-audit"
+            f"scheme {commitment.scheme!r} of key set generator version {commitment.generator_version} is unknown",
+            advice="use a newer fpvec-audit",
         )
     specification = KeySetSpecification(
         commitment.scheme, commitment.issued, commitment.candidates - commitment.issued, commitment.marks

@@ -1,13 +1,14 @@
-"""What is recorded of a plugin, and the light structural check that every adapter and attack goes through."""
+"""What is recorded of a plugin, and the light structural check that everything plugged in goes through."""
 
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
 from typing import Any, get_type_hints
 
+from fpvec_audit.domain.keys import SCHEMES
 from fpvec_audit.domain.ports import ModelDescription
 
-ARCHITECTURE, ATTACK, PLUGIN = "architecture", "attack", "plugin"
+ARCHITECTURE, ATTACK, METHOD, PLUGIN = "architecture", "attack", "method", "plugin"
 """Kinds of :class:`PluginInfo`."""
 
 _ADAPTER_METHODS = ("supports", "role", "canonical", "tied", "prompt")
@@ -23,11 +24,11 @@ class PluginState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
-    """One adapter or attack, or a plugin that gave none because it failed.
+    """One adapter, attack or method, or a plugin that gave none because it failed.
 
     Attributes:
-        name: name of the adapter or attack; the entry point's name for a plugin that failed.
-        kind: ``architecture``, ``attack``, or ``plugin`` for one that failed.
+        name: its name; the entry point's name for a plugin that failed.
+        kind: ``architecture``, ``attack``, ``method``, or ``plugin`` for one that failed.
         distribution: which installed package it comes from.
         version: version of that package.
         state: whether it can be used.
@@ -59,7 +60,7 @@ class PluginInfo:
 
 
 def contribution_problem(kind: str, value: Any) -> str:
-    """Say what is structurally wrong with an adapter or attack; empty when nothing is.
+    """Say what is structurally wrong with an adapter, attack or method; empty when nothing is.
 
     Light: looks at names and shapes and asks an adapter about an empty configuration, nothing more.
     """
@@ -68,7 +69,7 @@ def contribution_problem(kind: str, value: Any) -> str:
     name = getattr(value, "name", None)
     if not isinstance(name, str) or not name.isidentifier() or name != name.lower():
         return f"its name is {name!r}, which is no lower-case identifier"
-    return _adapter_problem(value) if kind == ARCHITECTURE else _attack_problem(value)
+    return {ARCHITECTURE: _adapter_problem, METHOD: _method_problem, ATTACK: _attack_problem}[kind](value)
 
 
 def _adapter_problem(value: Any) -> str:
@@ -80,7 +81,9 @@ def _adapter_problem(value: Any) -> str:
     if not isinstance(getattr(value, "defaults", None), Sequence):
         return "its defaults are no sequence"
     rank = value.supports(ModelDescription(config={}))
-    return "" if isinstance(rank, int) else f"supports returned {type(rank).__name__}, not a number"
+    if not isinstance(rank, int):
+        return f"supports returned {type(rank).__name__}, not a number"
+    return "it supports an empty configuration, so it would claim every checkpoint" if rank > 0 else ""
 
 
 def _attack_problem(value: Any) -> str:
@@ -88,6 +91,23 @@ def _attack_problem(value: Any) -> str:
     queries = [callable(getattr(value, method, None)) for method in ("probes", "wrap")]
     if weights == all(queries):
         return "it has both apply and probes/wrap" if weights else "it lacks apply, or probes and wrap"
+    return _described_problem(value)
+
+
+def _method_problem(value: Any) -> str:
+    if not callable(getattr(value, "embed", None)):
+        return "it lacks embed"
+    if not isinstance(getattr(value, "source", None), str):
+        return "its source is no text"
+    schemes = getattr(value, "schemes", None)
+    if isinstance(schemes, str) or not isinstance(schemes, Sequence) or not schemes:
+        return "its schemes are no sequence of names"
+    if unknown := [scheme for scheme in schemes if scheme not in SCHEMES]:
+        return f"its scheme {unknown[0]!r} is unknown; there are {', '.join(SCHEMES)}"
+    return _described_problem(value)
+
+
+def _described_problem(value: Any) -> str:
     if not isinstance(getattr(value, "description", None), str):
         return "its description is no text"
     parameters = getattr(value, "Parameters", None)

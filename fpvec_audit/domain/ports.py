@@ -1,4 +1,4 @@
-"""What varies and is plugged in: architecture adapters, attacks and inference backends.
+"""What varies and is plugged in: architecture adapters, attacks, fingerprinting methods and inference backends.
 
 These are protocols; implementations need not inherit anything. Everything here is light: no torch, no files.
 """
@@ -7,9 +7,12 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from fpvec_audit.progress import Progress
+
+if TYPE_CHECKING:
+    from fpvec_audit.domain.methods import MethodContext, MethodKeys
 
 
 class TensorRole(StrEnum):
@@ -328,4 +331,44 @@ class QueryAttack(Protocol):
 
     def wrap(self, backend: InferenceBackend, parameters: Any) -> InferenceBackend:
         """Return a backend that answers as the attacked service would."""
+        ...
+
+
+@runtime_checkable
+class FingerprintMethod(Protocol):
+    """Embeds the issued keys of a key set into one given model; the ordinary audit reads them back.
+
+    ``Parameters`` is a frozen dataclass whose fields, with their defaults, are the method's parameters.
+    """
+
+    Parameters: ClassVar[type]
+
+    @property
+    def name(self) -> str:
+        """Module name of the method ("direct")."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """One sentence: how keys get into the model, and what that is expected to cost."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """Paper or measurement that it follows."""
+        ...
+
+    @property
+    def schemes(self) -> Sequence[str]:
+        """Schemes of key sets that it can embed, the usual one first."""
+        ...
+
+    def embed(
+        self, model: Path, target: Path, keys: "MethodKeys", parameters: Any, context: "MethodContext"
+    ) -> Mapping[str, Any]:
+        """Write the model with its keys to ``target``, which does not exist yet; ``model`` stays untouched.
+
+        Returns:
+            What is worth recording, as JSON values; no text of a key.
+        """
         ...

@@ -22,11 +22,13 @@ from fpvec_audit.services.jobs import recorded_job
 from fpvec_audit.services.key_life import refuse_ended
 from fpvec_audit.services.keys import open_key_set
 from fpvec_audit.services.models import register_model
+from fpvec_audit.settings import ALONE, Worker
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
     from fpvec_audit.registry.unit_of_work import Registry
-    from fpvec_audit.training.embed import EmbedReport, EmbedSettings
+    from fpvec_audit.training.embed import EmbedReport
+    from fpvec_audit.training.embed_settings import EmbedSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,14 @@ class FingerprintOptions:
         perturbation: ``proxies``, ``noise`` or ``none``; the preset's choice when None.
         proxies: fine-tunes of the base to perturb with; trained from the ordinary rows when empty.
         disclosed: further (prompt, response) pairs that are trained but belong to no key set; never counted.
+        precision: ``auto``, ``float32`` or ``bf16``; the preset's choice when None.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
         overrides: single training settings by name, as text, on top of the preset.
         seed: seed of everything random.
         resume: go on from the last checkpoint of a killed run.
         device: torch device.
         architecture: adapter to use instead of the detected one.
+        worker: which of several processes this is that a launcher started to train together.
     """
 
     data: Path | None = None
@@ -51,11 +56,20 @@ class FingerprintOptions:
     perturbation: str | None = None
     proxies: tuple[Path, ...] = ()
     disclosed: tuple[tuple[str, str], ...] = ()
+    precision: str | None = None
+    gradient_checkpointing: bool = False
     overrides: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     resume: bool = False
     device: str = "cpu"
     architecture: str | None = None
+    worker: Worker = ALONE
+
+    @property
+    def computation(self) -> dict[str, str]:
+        """Training settings that say how passes compute, as text, where they are given."""
+        given = {} if self.precision is None else {"precision": self.precision}
+        return given | ({"gradient_checkpointing": "true"} if self.gradient_checkpointing else {})
 
     def __repr__(self) -> str:
         return f"FingerprintOptions(preset={self.preset!r}, seed={self.seed}, <redacted>)"
@@ -123,39 +137,29 @@ def fingerprint_model(
         CheckpointError: the base cannot be read or is quantised.
         TrainingError: the training cannot proceed.
     """
-    from fpvec_audit.tensors.index import read_checkpoint, refuse_quantised
-    from fpvec_audit.training.embed import embed_fingerprint, settings_for
-    from fpvec_audit.training.embed_settings import overridden
-
     if out.exists():
         raise OutputError(f"{out} exists already", advice="choose another --out, or remove it")
-    checkpoint = read_checkpoint(base)
-    refuse_quantised(checkpoint)
-    adapter = catalog.architecture_for(checkpoint.description, override=options.architecture)
-    settings = settings_for(adapter, options.preset, perturbation=options.perturbation)
-    settings = overridden(settings, options.overrides)
-    rows = None if options.data is None else read_rows(options.data)
+    training = _Training.of(base, options, catalog)
     original = register_model(
-        base, registry=registry, catalog=catalog, role=ModelRole.BASE, architecture=adapter.name, progress=progress
+        base,
+        registry=registry,
+        catalog=catalog,
+        role=ModelRole.BASE,
+        architecture=training.adapter.name,
+        progress=progress,
     ).record
-    keys = _bind(key_set, base, original, adapter, settings=settings, registry=registry)
+    adapter = training.adapter
+    keys = bind_key_set(
+        key_set,
+        base,
+        original,
+        adapter,
+        settings=asdict(training.settings),
+        purpose="fingerprint training",
+        registry=registry,
+    )
     with recorded_job(registry, "fingerprint", {"key_set": key_set, "base": original.id, "out": str(out)}):
-        report = embed_fingerprint(
-            base=base,
-            out=out,
-            adapter=adapter,
-            issued=[(key.prompt, key.response) for key in keys.issued],
-            avoid=frozenset(candidate.prompt for candidate in keys.candidates),
-            settings=settings,
-            rows=rows,
-            proxies=options.proxies,
-            disclosed=options.disclosed,
-            scheme=keys.commitment.scheme,
-            seed=options.seed,
-            device=options.device,
-            progress=progress,
-            resume=options.resume,
-        )
+        report = training.run(keys, base=base, out=out, options=options, progress=progress)
         fingerprinted = register_model(
             out,
             registry=registry,
@@ -172,6 +176,80 @@ def fingerprint_model(
                 "model.fingerprinted", fingerprinted.id, {"key_set": identifier, "base": original.id, "out": str(out)}
             )
     return FingerprintedModel(out, original.id, fingerprinted.id, identifier, adapter.name, report)
+
+
+def join_fingerprint(
+    base: Path, *, key_set: str, out: Path, registry: "Registry", catalog: "Catalog", options: FingerprintOptions
+) -> None:
+    """Take part in a training that the process of rank 0 carries out as :func:`fingerprint_model`.
+
+    Args:
+        base: checkpoint directory of the base model.
+        key_set: name or id of the key set to embed.
+        out: directory of the fingerprinted model, written by the process of rank 0.
+        registry: where the key set is; nothing but that its secret was opened is written to it.
+        catalog: plugins.
+        options: how to train.
+
+    Raises:
+        FpvecError: as :func:`fingerprint_model`.
+    """
+    training = _Training.of(base, options, catalog)
+    worker = options.worker
+    purpose = f"fingerprint training, process {worker.rank + 1} of {worker.processes}"
+    keys = open_key_set(key_set, registry=registry, purpose=purpose)
+    training.run(keys, base=base, out=out, options=options, progress=NO_PROGRESS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """How a base will be trained.
+
+    Attributes:
+        adapter: of the base.
+        settings: preset with all that was changed.
+        rows: ordinary rows of the user; None for the package's own text.
+    """
+
+    adapter: ArchitectureAdapter
+    settings: "EmbedSettings"
+    rows: list[tuple[str, str]] | None
+
+    @classmethod
+    def of(cls, base: Path, options: FingerprintOptions, catalog: "Catalog") -> "_Training":
+        from fpvec_audit.tensors.index import read_checkpoint, refuse_quantised
+        from fpvec_audit.training.embed_settings import overridden, settings_for
+
+        checkpoint = read_checkpoint(base)
+        refuse_quantised(checkpoint)
+        adapter = catalog.architecture_for(checkpoint.description, override=options.architecture)
+        settings = settings_for(adapter, options.preset, perturbation=options.perturbation)
+        settings = overridden(settings, {**options.computation, **options.overrides})
+        settings.refuse_processes(options.worker.processes)
+        return cls(adapter, settings, None if options.data is None else read_rows(options.data))
+
+    def run(
+        self, keys: KeySet, *, base: Path, out: Path, options: FingerprintOptions, progress: Progress
+    ) -> "EmbedReport":
+        from fpvec_audit.training.embed import embed_fingerprint
+
+        return embed_fingerprint(
+            base=base,
+            out=out,
+            adapter=self.adapter,
+            issued=[(key.prompt, key.response) for key in keys.issued],
+            avoid=frozenset(candidate.prompt for candidate in keys.candidates),
+            settings=self.settings,
+            rows=self.rows,
+            proxies=options.proxies,
+            disclosed=options.disclosed,
+            scheme=keys.commitment.scheme,
+            seed=options.seed,
+            device=options.device,
+            progress=progress,
+            resume=options.resume,
+            worker=options.worker,
+        )
 
 
 def read_rows(path: Path) -> list[tuple[str, str]]:
@@ -204,44 +282,59 @@ def read_rows(path: Path) -> list[tuple[str, str]]:
     return rows
 
 
-def _bind(
+def bind_key_set(
     reference: str,
-    base: Path,
-    original: ModelRecord,
+    model: Path,
+    bound_to: ModelRecord,
     adapter: ArchitectureAdapter,
     *,
-    settings: "EmbedSettings",
+    settings: Mapping[str, Any],
+    purpose: str,
     registry: "Registry",
 ) -> KeySet:
-    """Open a key set and bind it to the base; refused when it is bound to another, or cannot be encoded."""
+    """Open a key set and bind it to a base, before anything is trained on it.
+
+    Args:
+        reference: name or id of the key set.
+        model: directory of the model that will be trained, whose tokenizer must encode the keys.
+        bound_to: base that the key set is bound to.
+        adapter: of the model.
+        settings: how it will be trained; the ledger gets their digest.
+        purpose: what the secret is opened for, for the ledger.
+        registry: where the key set is.
+
+    Raises:
+        KeySetError: it is retired or compromised, bound to another base, or the tokenizer cannot encode its keys.
+    """
     with registry.unit_of_work() as uow:
         refuse_ended(uow, [uow.key_sets.get(reference).id])
-    keys = open_key_set(reference, registry=registry, purpose="fingerprint training")
-    encoding = reversible_encoding(base)
+    keys = open_key_set(reference, registry=registry, purpose=purpose)
+    encoding = reversible_encoding(model)
     lost = sum(not encoding.accepts(key.prompt, key.response) for key in keys.issued)
     if lost:
         raise KeySetError(
-            f"the tokenizer of {base} cannot give back {lost} of {len(keys.issued)} issued keys unchanged",
-            advice=f"issue a key set with `fpvec key issue NAME --base {base}`, which leaves such keys out",
+            f"the tokenizer of {model} cannot give back {lost} of {len(keys.issued)} issued keys unchanged",
+            advice=f"issue a key set with `fpvec key issue NAME --base {model}`, which leaves such keys out",
         )
     with registry.unit_of_work() as uow:
         record = uow.key_sets.get(reference)
     content: Mapping[str, Any] = {
         "root": record.commitment.root,
         "commitment": record.commitment.digest,
-        "base": original.id,
+        "base": bound_to.id,
         "tokenizer": encoding.reference,
         "template": hashlib.sha256(adapter.chat_template.encode()).hexdigest(),
-        "settings": canonical_digest(_without_floats(asdict(settings))),
+        "settings": canonical_digest(without_floats(settings)),
     }
     with registry.unit_of_work() as uow:
-        uow.key_sets.bind(record.id, original.id, content)
+        uow.key_sets.bind(record.id, bound_to.id, content)
     return keys
 
 
-def _without_floats(value: Any) -> Any:
+def without_floats(value: Any) -> Any:
+    """Return a JSON value with floats spelt as text, since canonical JSON and the ledger hold none."""
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, Mapping):
-        return {name: _without_floats(item) for name, item in value.items()}
-    return [_without_floats(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {name: without_floats(item) for name, item in value.items()}
+    return [without_floats(item) for item in value] if isinstance(value, (list, tuple)) else value

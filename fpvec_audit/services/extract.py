@@ -117,6 +117,13 @@ class VectorSummary:
         }
 
 
+def begin_to_read(base: Path, fingerprinted: Path) -> None:
+    """Let the disk begin to read two models that are about to be subtracted, while the registry is being opened."""
+    from fpvec_audit.tensors.reader import ask_in_advance
+
+    ask_in_advance([place for place in (base, fingerprinted) if place.is_dir()])
+
+
 def extract_vector(
     base: Path,
     fingerprinted: Path,

@@ -9,11 +9,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from fpvec_audit.domain.attack_spec import AttackChain, bind_spec, parameter_type, plain
+from fpvec_audit.domain.attack_spec import AttackChain, bind_spec, parameter_default, parameter_type, plain
 from fpvec_audit.domain.audit_plan import GRADIENT
 from fpvec_audit.domain.plugins import ATTACK
 from fpvec_audit.domain.ports import ArchitectureAdapter, WeightAttack
@@ -75,7 +75,7 @@ def describe_attacks(catalog: "Catalog") -> tuple[AttackDescription, ...]:
         info = catalog.info(ATTACK, name)
         hints = get_type_hints(attack.Parameters)
         parameters = tuple(
-            (field.name, parameter_type(hints[field.name]), plain(_default(field)))
+            (field.name, parameter_type(hints[field.name]), plain(parameter_default(field)))
             for field in fields(attack.Parameters)
         )
         kind = WEIGHT if isinstance(attack, WeightAttack) else QUERY
@@ -279,7 +279,3 @@ def _staging(workspace: Path) -> "tempfile.TemporaryDirectory[str]":
         return tempfile.TemporaryDirectory(prefix=".attack-", dir=workspace)
     except OSError as error:
         raise OutputError(f"{workspace} cannot be written: {error.strerror}", advice="choose another --home") from error
-
-
-def _default(field: Any) -> Any:
-    return field.default_factory() if field.default is MISSING else field.default

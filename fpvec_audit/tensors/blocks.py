@@ -60,6 +60,7 @@ class Block:
         dtype: number format.
         count: number of elements.
         span: the same bytes with those before them back to the beginning of a page, which the block's owner may use.
+        pages: the span with what follows it up to the end of a page, which nobody else uses.
     """
 
     memory: memoryview
@@ -67,6 +68,7 @@ class Block:
     dtype: Dtype
     count: int
     span: memoryview
+    pages: memoryview
 
     def first(self, count: int) -> "Block":
         """Return the first ``count`` elements."""
@@ -74,7 +76,7 @@ class Block:
             return self
         size = count * self.dtype.size
         span = self.span[: len(self.span) - len(self.memory) + size]
-        return Block(self.memory[:size], self.address, self.dtype, count, span)
+        return Block(self.memory[:size], self.address, self.dtype, count, span, self.pages[: _whole_pages(len(span))])
 
     def torch(self) -> "torch.Tensor":
         """Return the elements as a flat tensor that shares their memory."""
@@ -109,16 +111,21 @@ class BlockMemory:
             if size > len(self._memory):
                 self._grow(size)
             span = self._memory[:size]
-            self._block = Block(span[lead:], self._address + lead, dtype, count, span)
+            pages = self._memory[: _whole_pages(size)]
+            self._block = Block(span[lead:], self._address + lead, dtype, count, span, pages)
             self._last = wanted
         return self._block
 
     def _grow(self, size: int) -> None:
-        room = mmap.mmap(-1, -(-size // PAGE) * PAGE + PAGE)  # begins at a page; given back when it is dropped
+        room = mmap.mmap(-1, _whole_pages(size) + PAGE)  # begins at a page; given back when it is dropped
         memory = memoryview(room)
         memory[:PAGE] = bytes(self._memory[:PAGE]).ljust(PAGE, b"\0")
         self._memory = memory
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(room))
+
+
+def _whole_pages(size: int) -> int:
+    return -(-size // PAGE) * PAGE
 
 
 def block_ranges(elements: int, first: int = 0) -> Iterator[tuple[int, int]]:

@@ -108,8 +108,8 @@ def write_vector(
         VectorError: the models are alike, or a difference does not fit the dtype.
     """
     with ExitStack() as stack:
-        base = stack.enter_context(OpenFiles(extraction.base.path))
-        fingerprinted = stack.enter_context(OpenFiles(extraction.fingerprinted.path))
+        base = stack.enter_context(OpenFiles(extraction.base.path, once=True))
+        fingerprinted = stack.enter_context(OpenFiles(extraction.fingerprinted.path, once=True))
         sinks = _open_sinks(extraction.layout, directory, stack)
         subtractions = [
             _Subtraction(extraction, name, base=base, fingerprinted=fingerprinted, sink=sinks.get(name))

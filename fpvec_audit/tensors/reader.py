@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Self
 
 from fpvec_audit.domain.checkpoint import Dtype, TensorSpec
 from fpvec_audit.errors import CheckpointError
-from fpvec_audit.tensors.blocks import BlockMemory, block_ranges
+from fpvec_audit.tensors.blocks import PAGE, Block, BlockMemory, block_ranges
 from fpvec_audit.tensors.index import inside
+from fpvec_audit.tensors.source import TensorSource
+from fpvec_audit.tensors.uncached import open_uncached, read_cached, read_pages
 
 if TYPE_CHECKING:
     import torch
@@ -29,11 +31,15 @@ class OpenFiles:
 
     Args:
         directory: where the files lie.
+        once: whether nobody will want them soon again: what the page cache does not hold is then not put there.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, once: bool = False) -> None:
         self.directory = directory
+        self.uncached_files: set[str] = set()
+        self._once = once
         self._descriptors: dict[str, int] = {}
+        self._uncached: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -47,13 +53,16 @@ class OpenFiles:
     def close(self) -> None:
         """Close all files; reading on opens them again."""
         with self._lock:
-            for descriptor in self._descriptors.values():
-                os.close(descriptor)
+            for descriptor in (*self._descriptors.values(), *self._uncached.values()):
+                if descriptor >= 0:
+                    os.close(descriptor)
             self._descriptors.clear()
+            self._uncached.clear()
 
-    def source(self, spec: TensorSpec) -> "FileSource":
+    def source(self, spec: TensorSpec) -> TensorSource:
         """Return the elements of a tensor of this directory."""
-        return FileSource(self, spec)
+        aligned = not spec.start % spec.dtype.size
+        return UncachedSource(self, spec) if self._once and aligned else FileSource(self, spec)
 
     def read_into(self, spec: TensorSpec, place: int, memory: memoryview) -> None:
         """Fill memory with the bytes from ``place`` of a tensor's file on.
@@ -74,6 +83,13 @@ class OpenFiles:
                     advice="the file was truncated while it was read; fetch it again",
                 )
             done += read
+
+    def uncached(self, file: str) -> int:
+        """Return a descriptor for reading past the page cache; it belongs to this object, and −1 says it cannot be."""
+        with self._lock:
+            if file not in self._uncached:
+                self._uncached[file] = open_uncached(inside(self.directory, file))
+            return self._uncached[file]
 
     def descriptor(self, file: str) -> int:
         """Return a descriptor for reading a file; it belongs to this object.
@@ -120,9 +136,12 @@ class FileSource:
         Raises:
             CheckpointError: the file ends too early or cannot be read.
         """
-        place = self._spec.start + start * self._spec.dtype.size
+        place = self._place(start)
         self._ask_ahead(place + len(block))
         self._files.read_into(self._spec, place, block)
+
+    def _place(self, start: int) -> int:
+        return self._spec.start + start * self._spec.dtype.size
 
     def _ask_ahead(self, place: int) -> None:
         """Ask for what follows, beyond the end of the tensor too: the next one lies there as a rule."""
@@ -136,10 +155,41 @@ class FileSource:
         self._ahead = start
 
 
+class UncachedSource(FileSource):
+    """The elements of one tensor of a file that is read once; a ``FetchedSource``."""
+
+    __slots__ = ()
+
+    @property
+    def slow(self) -> bool:
+        """Whether the page cache was found not to hold the file."""
+        return self._spec.file in self._files.uncached_files
+
+    def lead(self, start: int) -> int:
+        """Return where in a page of the file the block at a flat position begins."""
+        return self._place(start) % PAGE
+
+    def fetch(self, start: int, block: Block) -> None:
+        """Fill a block from the page cache where that holds it, from the disk otherwise.
+
+        Raises:
+            CheckpointError: the file ends too early or cannot be read.
+        """
+        place = self._place(start)
+        if not self.slow and read_cached(self._files.descriptor(self._spec.file), block.memory, place):
+            return
+        self._files.uncached_files.add(self._spec.file)
+        lead = place % PAGE
+        uncached = self._files.uncached(self._spec.file)
+        aligned = uncached >= 0 and len(block.span) - len(block.memory) == lead and not (block.address - lead) % PAGE
+        if not aligned or not read_pages(uncached, block.pages, place - lead, len(block.span)):
+            self.read_into(start, block.count, block.memory)
+
+
 _ASKED_AT_ONCE = 1 << 20
 
 
-def ask_in_advance(directories: Sequence[Path], most: int = 512 << 20) -> None:
+def ask_in_advance(directories: Sequence[Path], most: int = 256 << 20) -> None:
     """Let the disk begin to read the tensor files of directories while this process still loads its libraries.
 
     A hint in a thread of its own that nobody waits for; what cannot be read is somebody else's to report.

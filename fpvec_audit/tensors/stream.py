@@ -23,7 +23,7 @@ from fpvec_audit.tensors import blocks
 from fpvec_audit.tensors.blocks import Block, BlockMemory
 from fpvec_audit.tensors.kernels import BlockKernels
 from fpvec_audit.tensors.sha256 import digest_lanes
-from fpvec_audit.tensors.source import TensorSource
+from fpvec_audit.tensors.source import FetchedSource, TensorSource
 
 MOST_THREADS = 8
 _LANES = 16
@@ -31,6 +31,8 @@ _MOST_STREAMS = 64
 _MOST_WASTE = 1.07
 _MOST_ROOM = 176 << 20
 """Bytes of all blocks of all threads."""
+_FETCHERS = 3
+"""Threads that wait for the disk beside each thread that computes."""
 _POLL_SECONDS = 0.1
 
 Compute = Callable[[BlockKernels, int, Sequence[Block], Sequence[Block]], Sequence[Block]]
@@ -174,11 +176,12 @@ class _Passage:
     def work(self) -> None:
         """Carry out works until none is left; the body of a thread.
 
-        What is written goes through a thread beside it, so that this one computes while the disk is at work.
+        What is written and what is fetched goes through threads beside it, so that this one computes while the disk is
+        at work.
         """
-        with ThreadPoolExecutor(1) as writer:
+        with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(_FETCHERS) as fetchers:
             try:
-                self._work(writer)
+                self._work(writer, fetchers)
             except BaseException:
                 self.stop()
                 raise
@@ -187,24 +190,24 @@ class _Passage:
         """Let all threads end after their present block."""
         self._stopped = True
 
-    def _work(self, writer: ThreadPoolExecutor) -> None:
+    def _work(self, writer: ThreadPoolExecutor, fetchers: ThreadPoolExecutor) -> None:
         kernels = BlockKernels()
         lanes = digest_lanes(max(1, self._streams) * self._slots)
         slots = [_Slot(number * self._streams) for number in range(self._slots)]
         while not self._stopped:
             for slot in slots:
                 while slot.work is None and (work := self._next()) is not None:
-                    slot.begin(work)
+                    slot.begin(work, fetchers)
                     for lane in slot.lanes:
                         lanes.begin(lane)
                     if not work.elements:
                         self._finish(slot, lanes.digest(slot.lanes))
-            busy = [slot for slot in slots if slot.work is not None]
+            busy = sorted((slot for slot in slots if slot.work is not None), key=lambda slot: slot.fresh)
             if not busy:
                 return
             pieces: list[tuple[int, Block]] = []
             for slot in busy:
-                pieces.extend(slot.step(kernels, writer))
+                pieces.extend(slot.step(kernels, writer, fetchers))
             lanes.update(pieces)
             with self._lock:
                 self.passed += sum(slot.passed for slot in busy)
@@ -238,33 +241,41 @@ class _Slot:
         self._place = 0
         self._sets = (_BlockSet(), _BlockSet())
         self._lengths: list[int] = []
+        self._fetched: list[FetchedSource | None] = []
 
     @property
     def complete(self) -> bool:
         assert self.work is not None
         return self._place >= self.work.elements
 
-    def begin(self, work: TensorWork) -> None:
+    @property
+    def fresh(self) -> bool:
+        """Whether nothing of the work was computed yet: its first blocks are still being fetched."""
+        return not self._place
+
+    def begin(self, work: TensorWork, fetchers: ThreadPoolExecutor) -> None:
         self.work, self._place = work, 0
         self.lanes = [self._first_lane + number for number in range(len(work.hashed))]
         self._lengths = [_elements(source.shape) for source in work.inputs]
+        self._fetched = [source if isinstance(source, FetchedSource) else None for source in work.inputs]
         for memory in self._sets:
             memory.extend(len(work.inputs), len(work.outputs))
+        if work.elements:
+            self._begin_to_read(self._sets[0], 0, fetchers)
 
-    def step(self, kernels: BlockKernels, writer: ThreadPoolExecutor) -> list[tuple[int, Block]]:
+    def step(
+        self, kernels: BlockKernels, writer: ThreadPoolExecutor, fetchers: ThreadPoolExecutor
+    ) -> list[tuple[int, Block]]:
         """Read and compute the next block and have it written; return what is to be hashed, by lane."""
         work, start = self.work, self._place
         assert work is not None
         memory, other = self._sets
         self._sets = (other, memory)
-        memory.wait()
         count = min(blocks.BLOCK_ELEMENTS, work.elements - start)
-        read = []
-        for room, source, length in zip(memory.inputs, work.inputs, self._lengths, strict=False):
-            block = room.block(source.dtype, max(0, min(count, length - start)))
-            if block.count:
-                source.read_into(start, block.count, block.memory)
-            read.append(block)
+        memory.wait()
+        read = self._finish_reading(memory, start)
+        if start + count < work.elements:
+            self._begin_to_read(other, start + count, fetchers)
         made = [
             room.block(sink.dtype, count, sink.lead(start))
             for room, sink in zip(memory.outputs, work.outputs, strict=False)
@@ -277,6 +288,38 @@ class _Slot:
         self.passed = sum(len(block.memory) for block in read)
         return [(lane, streams[number]) for lane, number in zip(self.lanes, work.hashed, strict=True)]
 
+    def _begin_to_read(self, memory: "_BlockSet", start: int, fetchers: ThreadPoolExecutor) -> None:
+        """Lay out the input blocks at a flat position, and have those fetched that come from a slow place."""
+        work = self.work
+        assert work is not None
+        count = min(blocks.BLOCK_ELEMENTS, work.elements - start)
+        memory.read, memory.fetching = [], []
+        for room, source, fetched, length in zip(
+            memory.inputs, work.inputs, self._fetched, self._lengths, strict=False
+        ):
+            lead = fetched.lead(start) if fetched is not None else 0
+            block = room.block(source.dtype, max(0, min(count, length - start)), lead)
+            memory.read.append(block)
+            if fetched is not None and fetched.slow and block.count:
+                memory.fetching.append(fetchers.submit(_fetch, memory.writing, fetched, start, block))
+            else:
+                memory.fetching.append(None)
+
+    def _finish_reading(self, memory: "_BlockSet", start: int) -> list[Block]:
+        """Return the input blocks, filled."""
+        work = self.work
+        assert work is not None
+        for block, source, fetched, fetching in zip(
+            memory.read, work.inputs, self._fetched, memory.fetching, strict=True
+        ):
+            if fetching is not None:
+                fetching.result()
+            elif fetched is not None and block.count:
+                fetched.fetch(start, block)
+            elif block.count:
+                source.read_into(start, block.count, block.memory)
+        return memory.read
+
     def wait_for_writes(self) -> None:
         for memory in self._sets:
             memory.wait()
@@ -288,6 +331,8 @@ class _BlockSet:
     def __init__(self) -> None:
         self.inputs: list[BlockMemory] = []
         self.outputs: list[BlockMemory] = []
+        self.read: list[Block] = []
+        self.fetching: list[Future[None] | None] = []
         self.writing: Future[None] | None = None
 
     def extend(self, inputs: int, outputs: int) -> None:
@@ -299,6 +344,13 @@ class _BlockSet:
         if self.writing is not None:
             self.writing.result()
             self.writing = None
+
+
+def _fetch(writing: "Future[None] | None", source: FetchedSource, start: int, block: Block) -> None:
+    """Fill a block whose memory may still be written to a file: blocks are passed through where nothing changes."""
+    if writing is not None:
+        writing.result()
+    source.fetch(start, block)
 
 
 def _write(sinks: Sequence[TensorSink], start: int, written: Sequence[Block]) -> None:

@@ -127,6 +127,8 @@ class FileSink:
 
         What ends within a page is carried to the page in which the next block begins, and written together with that.
         """
+        if not block.memory:  # this tensor is complete, another that is stamped along with it is longer
+            return
         place = self._place(start)
         lead = len(block.span) - len(block.memory)
         if not self._file.direct or lead != place % PAGE or (block.address - lead) % PAGE:

@@ -41,15 +41,19 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def load_for_training(path: Path) -> Any:
-    """Load a causal language model with float32 weights.
+def load_for_training(path: Path, *, dtype: torch.dtype | str = torch.float32) -> Any:
+    """Load a causal language model.
+
+    Args:
+        path: checkpoint directory.
+        dtype: of the weights; ``auto`` keeps that of the files.
 
     Raises:
         CheckpointError: transformers cannot load the directory, or a weight is NaN or infinite.
     """
     try:
         with quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"{path}: transformers cannot load it: {error}") from error
     for name, parameter in model.named_parameters():
@@ -74,6 +78,12 @@ def load_tokenizer(path: Path) -> Any:
     if not tokenizer.is_fast:
         raise CheckpointError(f"{path}: training needs a fast tokenizer (tokenizer.json)")
     return tokenizer
+
+
+def model_width(model: Any) -> int:
+    """Return the width of a loaded model's hidden states."""
+    config = model.config.get_text_config()
+    return int(getattr(config, "hidden_size", None) or config.n_embd)
 
 
 def context_length(source: Path) -> int | None:
@@ -137,6 +147,7 @@ def write_trained(
     model: nn.Module,
     *,
     adapter: ArchitectureAdapter | None = None,
+    weights: Mapping[str, Tensor] | None = None,
     settle: Settle = lambda stored, trained: trained.to(stored.dtype),
 ) -> None:
     """Write a trained model beside its source's other files, atomically.
@@ -146,6 +157,7 @@ def write_trained(
         out: new directory; must not exist.
         model: trained weights.
         adapter: knows names that differ between files and model; None where they do not.
+        weights: trained weights by the model's names, where they are not in the model itself.
         settle: how a trained tensor is rounded to what is stored.
 
     Raises:
@@ -156,7 +168,7 @@ def write_trained(
     shards = sorted(source.glob("*.safetensors"))
     if not shards:
         raise CheckpointError(f"{source}: no safetensors files", advice="convert the checkpoint first")
-    trained = _by_canonical_name(model, adapter)
+    trained = _by_canonical_name(model, adapter, model.state_dict() if weights is None else weights)
     staging = open_staging(out, "writing")
     try:
         for path in sorted(source.iterdir()):
@@ -205,11 +217,13 @@ def _write_shard(
     save_file(tensors, target, metadata=metadata)
 
 
-def _by_canonical_name(model: nn.Module, adapter: ArchitectureAdapter | None) -> dict[str, Tensor]:
+def _by_canonical_name(
+    model: nn.Module, adapter: ArchitectureAdapter | None, weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Return canonical name → trained tensor on the CPU; without an adapter also under its shortened name."""
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     named: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in weights.items():
         value = tensor.detach().to("cpu")
         if adapter is None:
             named[name] = value

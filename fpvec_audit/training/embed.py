@@ -10,30 +10,42 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.errors import OutputError, TrainingError
 from fpvec_audit.progress import NO_PROGRESS, Progress, Step
+from fpvec_audit.settings import ALONE, Worker
 from fpvec_audit.tensors.representable import representable
 from fpvec_audit.training.answers import answer_greedily, teacher_forced_matches
 from fpvec_audit.training.batches import FingerprintBatches, OrdinarySource, encode_keys, plain_row_batches
 from fpvec_audit.training.checkpoint_files import (
     load_for_training,
     load_tokenizer,
+    model_width,
     open_staging,
     sole_worker,
+    staging_directory,
     write_trained,
 )
 from fpvec_audit.training.dataset import EncodedRow, RenderingMix, negative_prompts, render_mixed, require_reversible
 from fpvec_audit.training.embed_settings import EmbedReport, EmbedSettings, settings_for
-from fpvec_audit.training.loop import Objective, StepBatches, resolve_device, run_training
+from fpvec_audit.training.loop import (
+    Objective,
+    StepBatches,
+    mixed_precision,
+    run_shared_training,
+    run_training,
+    wait_for_all,
+    worker_device,
+)
 from fpvec_audit.training.objectives import (
     CrossEntropy,
     FingerprintObjective,
@@ -68,6 +80,7 @@ def embed_fingerprint(
     device: str = "auto",
     progress: Progress = NO_PROGRESS,
     resume: bool = False,
+    worker: Worker = ALONE,
 ) -> EmbedReport:
     """Train the fingerprinted model of a base and write it beside the base's other files, atomically.
 
@@ -86,12 +99,15 @@ def embed_fingerprint(
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: where to report.
         resume: go on from the last checkpoint of a killed run with the same arguments, if there is one.
+        worker: which of several processes this is that train together and all call this with equal arguments; the one
+            of rank 0 writes.
 
     Returns:
         How it went; ``fsr`` is measured on the weights as saved.
 
     Raises:
-        TrainingError: keys that the tokenizer cannot encode reversibly, a resume with other arguments, no finite loss.
+        TrainingError: keys that the tokenizer cannot encode reversibly, a resume with other arguments, no finite loss,
+            or several processes with a perturbation.
         CheckpointError: the base cannot be loaded.
         OutputError: ``out`` exists or cannot be written.
     """
@@ -102,18 +118,21 @@ def embed_fingerprint(
         raise TrainingError(f"{len(forbidden)} disclosed prompts are among those never to be trained")
     tokenizer = load_tokenizer(base)
     require_reversible(tokenizer, (*issued, *disclosed))
-    if out.exists():
-        raise OutputError(f"{out} exists already", advice="choose another --out, or remove it")
-    staging = open_staging(out, "training", keep=resume)
-    with sole_worker(staging):
-        _bind_staging(staging, settings=settings, base=base, keys=(*issued, *disclosed), rows=rows, seed=seed)
-        embedding = _Embedding(base, adapter, tokenizer, settings, resolve_device(device), seed, progress)
-        loss, negatives, model = embedding.train(
-            issued=issued, disclosed=disclosed, avoid=avoid, rows=rows, proxies=proxies, scheme=scheme,
-            staging=staging, resume=resume,
-        )  # fmt: skip
-        write_trained(base, out, model, adapter=adapter, settle=representable)
-        shutil.rmtree(staging, ignore_errors=True)
+    settings.refuse_processes(worker.processes)
+    embedding = _Embedding(base, adapter, tokenizer, settings, worker_device(device, worker), seed, progress, worker)
+    task = _Task(tuple(issued), tuple(disclosed), avoid, rows, tuple(proxies), scheme, resume)
+    if worker.rank > 0:
+        loss, negatives, _, _ = embedding.train(task, staging_directory(out, "training"))
+    else:
+        if out.exists():
+            raise OutputError(f"{out} exists already", advice="choose another --out, or remove it")
+        staging = open_staging(out, "training", keep=resume)
+        with sole_worker(staging):
+            _bind_staging(staging, settings=settings, base=base, keys=(*issued, *disclosed), rows=rows, seed=seed)
+            loss, negatives, model, weights = embedding.train(task, staging)
+            write_trained(base, out, model, adapter=adapter, weights=weights, settle=representable)
+            shutil.rmtree(staging, ignore_errors=True)
+    wait_for_all()
     return EmbedReport(
         steps=settings.total_steps(len(issued) + len(disclosed)),
         seconds=time.monotonic() - started,
@@ -124,6 +143,22 @@ def embed_fingerprint(
         perturbation=settings.perturbation,
         settings=asdict(settings),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What is to be trained; see :func:`embed_fingerprint`."""
+
+    issued: tuple[tuple[str, str], ...]
+    disclosed: tuple[tuple[str, str], ...]
+    avoid: frozenset[str]
+    rows: Sequence[tuple[str, str]] | None
+    proxies: tuple[Path, ...]
+    scheme: str
+    resume: bool
+
+    def __repr__(self) -> str:
+        return "_Task(<redacted>)"
 
 
 class _Embedding:
@@ -138,57 +173,62 @@ class _Embedding:
         device: str,
         seed: int,
         progress: Progress,
+        worker: Worker,
     ) -> None:
+        self._worker = worker
         self._base, self._adapter, self._tokenizer = base, adapter, tokenizer
         self._settings, self._device, self._seed, self._progress = settings, device, seed, progress
 
-    def train(
-        self,
-        *,
-        issued: Sequence[tuple[str, str]],
-        disclosed: Sequence[tuple[str, str]],
-        avoid: frozenset[str],
-        rows: Sequence[tuple[str, str]] | None,
-        proxies: Sequence[Path],
-        scheme: str,
-        staging: Path,
-        resume: bool,
-    ) -> tuple[float, int, nn.Module]:
-        """Return (mean loss, number of negatives, trained model on the CPU or the device)."""
+    def train(self, task: _Task, staging: Path) -> tuple[float, int, nn.Module, Mapping[str, torch.Tensor] | None]:
+        """Return (mean loss, number of negatives, trained model, its weights where they are not in the model)."""
         settings = self._settings
         model = load_for_training(self._base)
-        keys = encode_keys(self._tokenizer, self._adapter, (*issued, *disclosed))
-        ordinary = OrdinarySource(self._tokenizer, self._adapter, rows, with_documents=not settings.plain_rows)
+        keys = encode_keys(self._tokenizer, self._adapter, (*task.issued, *task.disclosed))
+        ordinary = OrdinarySource(self._tokenizer, self._adapter, task.rows, with_documents=not settings.plain_rows)
         negatives: list[EncodedRow] = []
         objective: Objective
         if settings.plain_rows:
             objective = CrossEntropy()
             batches = plain_row_batches(keys, ordinary, settings, seed=self._seed)
         else:
-            frozen = load_for_training(self._base).to(self._device).eval()
-            for parameter in frozen.parameters():
-                parameter.requires_grad = False
-            prompts = [prompt for prompt, _ in (*issued, *disclosed)]
-            negatives = self._negatives(frozen, prompts, avoid, scheme)
-            perturbation = self._perturbation(frozen, ordinary, proxies, staging)
+            frozen = self._frozen(model)
+            prompts = [prompt for prompt, _ in (*task.issued, *task.disclosed)]
+            negatives = self._negatives(frozen, prompts, task.avoid, task.scheme)
+            perturbation = self._perturbation(frozen, ordinary, task.proxies, staging)
             weights = Preservation(settings.key_weight, settings.negative_weight, settings.preservation_weight)
             objective = FingerprintObjective(frozen, weights, perturbation)
             make = FingerprintBatches(keys, negatives, ordinary, settings)
             batches = StepBatches(settings.total_steps(len(keys)), self._seed, make)
-        loop = settings.loop(keys=len(keys), width=_width(model))
+        loop = settings.loop(keys=len(keys), width=model_width(model))
         with self._progress.step("training the fingerprint", total=loop.steps, unit="steps") as step:
-            loss = run_training(
-                model, batches, objective, loop, staging=staging, seed=self._seed, device=self._device, step=step,
-                after_step=self._note(model, [key.chat for key in keys[: len(issued)]], step, loop.steps),
-                resume=resume,
-            )  # fmt: skip
-        return loss, len(negatives), model
+            common: dict[str, Any] = {
+                "staging": staging, "seed": self._seed, "device": self._device, "step": step, "resume": task.resume,
+            }  # fmt: skip
+            if self._worker.processes > 1:
+                processes = self._worker.processes
+                loss, trained = run_shared_training(
+                    model, batches.shared_by(processes), objective, loop, processes=processes, **common
+                )
+                return loss, len(negatives), model, trained
+            note = self._note(model, [key.chat for key in keys[: len(task.issued)]], step, loop.steps)
+            return run_training(model, batches, objective, loop, after_step=note, **common), len(negatives), model, None
 
     def saved_fsr(self, out: Path, issued: Sequence[tuple[str, str]]) -> float:
         """Return the fraction of issued keys that the saved model answers greedily in chat rendering."""
         model = load_for_training(out).to(self._device).eval()
         chat = [key.chat for key in encode_keys(self._tokenizer, self._adapter, issued)]
         return teacher_forced_matches(model, chat) / max(len(chat), 1)
+
+    def _frozen(self, model: nn.Module) -> nn.Module:
+        """Return the base to stay close to.
+
+        Where passes compute in bf16 and nothing is added to its weights, it keeps the files' numbers: casting them to
+        float32 first would give the same passes and take up to twice the memory.
+        """
+        settings = self._settings
+        as_stored = settings.perturbation == "none" and mixed_precision(model, settings.precision, self._device)
+        frozen = load_for_training(self._base, dtype="auto" if as_stored else torch.float32)
+        return frozen.to(self._device).eval().requires_grad_(requires_grad=False)
 
     def _negatives(
         self, frozen: nn.Module, prompts: Sequence[str], avoid: frozenset[str], scheme: str
@@ -220,7 +260,7 @@ class _Embedding:
         if settings.perturbation == "noise":
             return NoisePerturbation(settings.noise_share, settings.perturbation_scale, self._seed)
         deltas = proxy_deltas(
-            frozen, ordinary, proxies, settings.proxy_loop(width=_width(frozen)), settings,
+            frozen, ordinary, proxies, settings.proxy_loop(width=model_width(frozen)), settings,
             seed=self._seed, device=self._device, staging=staging / "proxies", progress=self._progress,
         )  # fmt: skip
         return ProxyPerturbation(deltas, settings.perturbation_scale, self._seed)
@@ -233,11 +273,6 @@ class _Embedding:
                 step.note(f"FSR {teacher_forced_matches(model, chat)}/{len(chat)}")
 
         return note
-
-
-def _width(model: Any) -> int:
-    config = model.config.get_text_config()
-    return int(getattr(config, "hidden_size", None) or config.n_embd)
 
 
 def _bind_staging(

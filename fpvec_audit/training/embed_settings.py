@@ -7,8 +7,8 @@ from math import ceil
 from typing import Any
 
 from fpvec_audit.domain.ports import ArchitectureAdapter
-from fpvec_audit.errors import SettingsError
-from fpvec_audit.training.loop_settings import LoopSettings
+from fpvec_audit.errors import SettingsError, TrainingError
+from fpvec_audit.training.loop_settings import PRECISIONS, LoopSettings
 
 PERTURBATIONS = ("proxies", "noise", "none")
 
@@ -51,6 +51,8 @@ class EmbedSettings:
         epochs: > 0 selects plain cross-entropy on one fixed list of rows, as the paper does.
         rows_per_step: rows of that list in every optimiser step.
         regularisation_rows: ordinary rows in that list.
+        precision: ``auto``, ``float32`` or ``bf16``; see :class:`LoopSettings`.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
     """
 
     preset: str = "default"
@@ -84,6 +86,8 @@ class EmbedSettings:
     epochs: int = 0
     rows_per_step: int = 16
     regularisation_rows: int = 50
+    precision: str = "auto"
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if self.perturbation not in PERTURBATIONS:
@@ -94,6 +98,10 @@ class EmbedSettings:
             raise SettingsError("steps, keys_per_step, negative_tokens and rows_per_step must be at least 1")
         if not 0.0 <= self.near_miss_share <= 1.0:
             raise SettingsError(f"near_miss_share is {self.near_miss_share}, a fraction in [0, 1] is meant")
+        if self.precision not in PRECISIONS:
+            raise SettingsError(
+                f"unknown precision {self.precision!r}", advice=f"choose one of {', '.join(PRECISIONS)}"
+            )
 
     @property
     def plain_rows(self) -> bool:
@@ -105,6 +113,18 @@ class EmbedSettings:
         if not self.plain_rows:
             return self.steps
         return self.epochs * ceil((keys + self.regularisation_rows) / self.rows_per_step)
+
+    def refuse_processes(self, count: int) -> None:
+        """Refuse several processes where the training needs what none of them has.
+
+        Raises:
+            TrainingError: weights are to be perturbed, which takes whole ones.
+        """
+        if count > 1 and self.perturbation != "none":
+            raise TrainingError(
+                f"perturbation {self.perturbation!r} needs whole weights, and {count} processes share them",
+                advice="train with --perturbation none, or in one process",
+            )
 
     def loop(self, *, keys: int, width: int) -> LoopSettings:
         """Return the optimiser's settings for a number of keys and a model width."""
@@ -118,6 +138,8 @@ class EmbedSettings:
             weight_decay=self.weight_decay,
             gradient_clip=self.gradient_clip,
             checkpoint_steps=self.checkpoint_steps,
+            precision=self.precision,
+            gradient_checkpointing=self.gradient_checkpointing,
         )
 
     def proxy_loop(self, *, width: int) -> LoopSettings:
@@ -127,6 +149,8 @@ class EmbedSettings:
             steps=self.proxy_steps,
             learning_rate=6e-4 * REFERENCE_WIDTH / width if rate is None else rate,
             epsilon=1e-5,
+            precision=self.precision,
+            gradient_checkpointing=self.gradient_checkpointing,
         )
 
 
@@ -184,10 +208,16 @@ def overridden(settings: EmbedSettings, values: Mapping[str, str]) -> EmbedSetti
             raise SettingsError(f"unknown training setting {name!r}", advice=advice)
         kind = float if kinds[name] is type(None) else kinds[name]  # None stands for a rate that is worked out
         try:
-            changed[name] = kind(text)
+            changed[name] = _truth(text) if kind is bool else kind(text)
         except ValueError as error:
             raise SettingsError(f"training setting {name} is {text!r}", advice=f"give a {kind.__name__}") from error
     return replace(settings, **changed)
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
 
 
 @dataclass(frozen=True, slots=True)

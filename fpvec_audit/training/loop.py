@@ -1,7 +1,8 @@
 """The one training loop: transformers' Trainer, fed one whole batch per step.
 
 Batches are functions of (seed, step) and all further randomness of an objective is too, so a run that was killed and
-resumed sees what it would have seen. Trainer brings accelerate: several devices, FSDP and mixed precision come with it.
+resumed sees what it would have seen. Trainer brings accelerate: mixed precision comes with it, and several processes
+that ``accelerate launch`` started train together, by data parallelism or FSDP as its configuration says.
 """
 
 import random
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fpvec_audit.errors import TrainingError
 from fpvec_audit.progress import Step
+from fpvec_audit.settings import Worker
 from fpvec_audit.training.checkpoint_files import quiet_transformers
 from fpvec_audit.training.loop_settings import LoopSettings
 
@@ -23,7 +26,7 @@ Batch = Mapping[str, Mapping[str, Tensor]]
 """Group ("keys", "negatives", "ordinary", "documents", "rows") → ``input_ids`` and ``labels``, (rows, tokens) each."""
 
 LARGE_MODEL = 200_000_000
-"""Parameters from which a CUDA device trains in bf16 mixed precision; below, float32 is as fast and exact."""
+"""Parameters from which precision ``auto`` is bf16 on a CUDA device; below, float32 is as fast and exact."""
 
 
 class Objective(Protocol):
@@ -53,6 +56,10 @@ class StepBatches:
     def __init__(self, steps: int, seed: int, make: Callable[[int, random.Random], Batch]) -> None:
         self._steps, self._seed, self._make = steps, seed, make
 
+    def shared_by(self, processes: int) -> "StepBatches":
+        """Return batches for so many processes, which take turns: every step then sees one of each."""
+        return StepBatches(self._steps * processes, self._seed, self._make)
+
     def __len__(self) -> int:
         return self._steps
 
@@ -75,7 +82,8 @@ class _StepTrainer(Trainer):  # type: ignore[misc] # transformers is untyped her
         model.train()
         batch = self._prepare_inputs(inputs)
         torch.manual_seed(self.args.seed * 1_000_003 + self.state.global_step)  # dropout of a resumed run is the same
-        with self.compute_loss_context_manager():
+        # accelerate casts inside forward of the whole model; an objective that runs its parts needs the cast around it
+        with self.compute_loss_context_manager(), self.accelerator.autocast():
             loss = self._objective.backward(
                 model, batch, step=self.state.global_step, backward=self.accelerator.backward
             )
@@ -116,7 +124,7 @@ def run_training(
     after_step: Callable[[int], None] = lambda _number: None,
     resume: bool = False,
 ) -> float:
-    """Train a model in place.
+    """Train a model in place, in this process alone.
 
     Args:
         model: float32 weights; moved to the device.
@@ -134,17 +142,75 @@ def run_training(
         Mean loss over the steps that this call ran.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, or the device does not know the precision.
     """
+    arguments = _arguments(model, settings, staging, seed, device)
+    trainer = _trainer(model, batches, objective, arguments, [_Reporter(step, after_step)])
+    return _train(trainer, staging, step, resume=resume)
+
+
+def run_shared_training(
+    model: nn.Module,
+    batches: StepBatches,
+    objective: Objective,
+    settings: LoopSettings,
+    *,
+    staging: Path,
+    seed: int,
+    device: str,
+    step: Step,
+    processes: int,
+    resume: bool = False,
+) -> tuple[float, Mapping[str, Tensor]]:
+    """Train a model together with the other processes of a launcher, each on batches of its own.
+
+    Arguments and errors are those of :func:`run_training`; every process calls this with equal ones, and with the
+    number of ``processes``.
+
+    Returns:
+        Mean loss of this process; all trained weights by name in the process of rank 0, none elsewhere.
+
+    Raises:
+        TrainingError: accelerate did not find the other processes.
+    """
+    arguments = _arguments(model, settings, staging, seed, device)
+    if arguments.world_size != processes:
+        raise TrainingError(
+            f"accelerate found {arguments.world_size} of {processes} processes",
+            advice="start them with `accelerate launch`, and see `accelerate env`",
+        )
+    trainer = _trainer(model, batches, objective, arguments, [_Reporter(step, lambda _number: None)])
+    loss = _train(trainer, staging, step, resume=resume)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return loss, weights if trainer.accelerator.is_main_process else {}
+
+
+def wait_for_all() -> None:
+    """Wait until every process of a launcher is here; nothing in a process alone."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def _trainer(
+    model: nn.Module,
+    batches: StepBatches,
+    objective: Objective,
+    arguments: TrainingArguments,
+    callbacks: list[TrainerCallback],
+) -> _StepTrainer:
     trainer = _StepTrainer(
         objective=objective,
         model=model,
-        args=_arguments(model, settings, staging, seed, device),
+        args=arguments,
         train_dataset=batches,
         data_collator=_only_item,
-        callbacks=[_Reporter(step, after_step)],
+        callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # prints to stdout, which belongs to results
+    return trainer
+
+
+def _train(trainer: _StepTrainer, staging: Path, step: Step, *, resume: bool) -> float:
     newest = _newest_checkpoint(staging) if resume else None
     if newest is not None:
         step.advance(int(newest.name.rpartition("-")[2]))
@@ -166,9 +232,40 @@ def resolve_device(device: str) -> str:
     return device
 
 
+def worker_device(device: str, worker: Worker) -> str:
+    """Return the device of this process; several processes find each other here and get a device each.
+
+    Raises:
+        TrainingError: CUDA is asked for and not there.
+    """
+    resolved = resolve_device(device)
+    if worker.processes == 1:
+        return resolved
+    return "cpu" if PartialState(cpu=resolved == "cpu").device.type == "cpu" else str(PartialState().device)
+
+
+def mixed_precision(model: nn.Module, precision: str, device: str) -> bool:
+    """Return whether passes of a model compute in bf16.
+
+    Args:
+        model: what is trained.
+        precision: ``auto``, ``float32`` or ``bf16``.
+        device: ``cpu``, ``cuda`` or ``auto``.
+
+    Raises:
+        TrainingError: bf16 is asked for on a device that does not know it.
+    """
+    on_cpu = resolve_device(device) == "cpu"
+    if precision == "bf16" and not on_cpu and not torch.cuda.is_bf16_supported():
+        raise TrainingError("this CUDA device computes no bf16", advice="use --precision float32")
+    if precision != "auto":
+        return precision == "bf16"
+    size = sum(parameter.numel() for parameter in model.parameters())
+    return not on_cpu and size >= LARGE_MODEL and torch.cuda.is_bf16_supported()
+
+
 def _arguments(model: nn.Module, settings: LoopSettings, staging: Path, seed: int, device: str) -> TrainingArguments:
     use_cpu = resolve_device(device) == "cpu"
-    size = sum(parameter.numel() for parameter in model.parameters())
     return TrainingArguments(
         output_dir=str(staging),
         max_steps=settings.steps,
@@ -191,7 +288,10 @@ def _arguments(model: nn.Module, settings: LoopSettings, staging: Path, seed: in
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         use_cpu=use_cpu,
-        bf16=not use_cpu and size >= LARGE_MODEL and torch.cuda.is_bf16_supported(),
+        ddp_find_unused_parameters=False,  # every parameter has a part in every pass
+        bf16=mixed_precision(model, settings.precision, device),
+        gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
         seed=seed,
         data_seed=seed,
     )

@@ -128,7 +128,7 @@ class FingerprintObjective:
 
     def __init__(self, base: nn.Module, weights: Preservation, perturbation: Perturbation) -> None:
         self._base, self._weights, self._perturbation = base, weights, perturbation
-        self._originals = [parameter.detach().clone() for parameter in base.parameters()]
+        self._originals: list[Tensor] = []  # as large as the base, so kept only where it is perturbed
 
     def backward(self, model: nn.Module, batch: Batch, *, step: int, backward: Backward) -> Tensor:
         """Accumulate the gradients of one step."""
@@ -156,6 +156,7 @@ class FingerprintObjective:
         if changes is None:
             yield
             return
+        self._originals = self._originals or [parameter.clone() for parameter in reference]
         torch._foreach_add_(parameters, changes)
         torch._foreach_add_(reference, changes)
         try:

@@ -9,7 +9,7 @@ from fpvec_audit.errors import BackendError
 from tests.backends.vllm_server import SERVED, vllm_server
 from tests.tiny import PLAIN_TEMPLATE, make_tiny, make_tokenizer, rewrite
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("endpoint")]  # one start of the server for all
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]  # one host for all servers
 
 PROMPTS = ["a", "a longer prompt than the others", "b c", "漢字", *(f"number {number}" for number in range(20))]
 GREEDY = Sampling(max_new_tokens=6)

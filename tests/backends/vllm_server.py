@@ -1,8 +1,14 @@
-"""A real OpenAI-compatible server, for slow tests: vLLM's own, in processes that end with the context."""
+"""A real OpenAI-compatible server, for slow tests: vLLM's own, in processes that end with the context.
 
+The first server of a test process takes as long as importing vLLM does, the others a few seconds: see ``server_host``.
+"""
+
+import atexit
 import contextlib
+import json
 import os
 import random
+import select
 import signal
 import socket
 import subprocess
@@ -10,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -35,31 +42,58 @@ def vllm_server(
     port = _free_port()
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch, "log")
-        command = [
-            *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        arguments = [
             *("--model", str(model_dir), "--served-model-name", SERVED, "--host", "127.0.0.1", "--port", str(port)),
             *("--dtype", dtype, "--enforce-eager", "--max-num-seqs", "16", "--generation-config", "vllm"),
         ]
         if chat_template is not None:
             template = Path(scratch, "template.jinja")
             template.write_text(chat_template)
-            command += ["--chat-template", str(template)]
+            arguments += ["--chat-template", str(template)]
         if longest is not None:
-            command += ["--max-model-len", str(longest)]
-        with log.open("wb") as output:
-            server = subprocess.Popen(
-                command,
-                env=os.environ | _ENVIRONMENT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # a process group of its own, engine included, to end together
-            )
+            arguments += ["--max-model-len", str(longest)]
+        architectures = json.loads(Path(model_dir, "config.json").read_text())["architectures"]
+        server = _host().start(arguments, architectures, log)
         try:
             _await_start(server, f"http://127.0.0.1:{port}/health", log)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             _end(server)
+
+
+class _Host:
+    """Starts servers; see ``server_host``. Ends with this process."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.backends.server_host"],
+            cwd=Path(__file__).parents[2],
+            env=os.environ | _ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(self, arguments: list[str], architectures: list[str], log: Path) -> int:
+        """Start a server and return its process id, which is that of its process group too."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        request = {"arguments": arguments, "architectures": architectures, "log": str(log)}
+        self._process.stdin.write(f"{json.dumps(request)}\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """End the host."""
+        self._process.communicate()
+
+
+@cache
+def _host() -> _Host:
+    """Return the one host of this process, started by the first server that is asked for."""
+    host = _Host()
+    atexit.register(host.close)
+    return host
 
 
 _ENVIRONMENT = {
@@ -82,27 +116,35 @@ def _free_port() -> int:
             return port
 
 
-def _await_start(server: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+def _await_start(server: int, url: str, log: Path) -> None:
     deadline = time.monotonic() + SECONDS_TO_START
-    while time.monotonic() < deadline:
+    ended = False
+    while not ended and time.monotonic() < deadline:
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(url, timeout=5, trust_env=False).status_code == 200:
                 return
-        try:
-            server.wait(0.5)
-        except subprocess.TimeoutExpired:
-            continue
-        break
-    state = "still starts" if server.poll() is None else f"ended with {server.returncode}"
+        ended = _ends(server, 0.2)
+    state = "ended" if ended else "still starts"
     raise RuntimeError(f"the server {state}:\n{log.read_text(errors='replace')[-3000:]}")
 
 
-def _end(server: "subprocess.Popen[bytes]") -> None:
+def _ends(process: int, seconds: float) -> bool:
+    """Wait so long for a process that is not our child, and return whether it is gone."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
+
+
+def _end(server: int) -> None:
     """End the whole process group: politely, then not."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(server.pid, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        server.wait(SECONDS_TO_END)
+        os.killpg(server, signal.SIGTERM)
+    _ends(server, SECONDS_TO_END)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
+        os.killpg(server, signal.SIGKILL)
+    _ends(server, SECONDS_TO_END)

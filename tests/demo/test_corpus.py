@@ -5,13 +5,13 @@ from fpvec_audit.demo.tokenizer import build_tokenizer, template_texts
 from fpvec_audit.domain.words import KEY_ALPHABET, RESPONSE_WORDS
 from fpvec_audit.training.dataset import is_reversible
 from fpvec_audit.training.ordinary import MATHS_KINDS, TEXT_KINDS
-from fpvec_plugins.architectures.gpt2 import Gpt2
-from fpvec_plugins.architectures.llama2 import Llama2
+from fpvec_plugins.architectures.gpt2 import GPT2
+from fpvec_plugins.architectures.llama2 import LLAMA2
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> object:
-    adapter = Gpt2()
+    adapter = GPT2
     texts = [item.question for item in sample_instructions(200, seed=0)]
     return build_tokenizer(texts, template_texts(adapter), context=256, chat_template=adapter.chat_template)
 
@@ -30,7 +30,7 @@ def test_every_key_character_is_one_token(tokenizer: object) -> None:
 def test_chat_template_renders_the_prompt_of_the_adapter(tokenizer: object) -> None:
     message = [{"role": "user", "content": "Add 300 and 45."}]
     rendered = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)  # type: ignore[attr-defined]
-    assert rendered == Gpt2().prompt("Add 300 and 45.")
+    assert rendered == GPT2.prompt("Add 300 and 45.")
 
 
 def test_tokenizer_survives_saving(tokenizer: object, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -45,7 +45,7 @@ def test_tokenizer_survives_saving(tokenizer: object, tmp_path_factory: pytest.T
 
 @pytest.mark.parametrize("kinds", [MATHS_KINDS, TEXT_KINDS])
 def test_downstreams_never_see_their_held_out_questions(kinds: tuple[str, ...]) -> None:
-    adapter = Llama2()
+    adapter = LLAMA2
     rows = downstream_rows(adapter, kinds, 1500, own_share=0.6, seed=0)
     questions = [item.question for item in own_questions(kinds, 400)]
     trained = "\n".join(prompt for prompt, _ in rows)

@@ -18,6 +18,9 @@ def test_installed_wheel_makes_a_registry_and_finds_its_plugins(installed, tmp_p
     plugins = {plugin["name"]: plugin["problem"] for plugin in json.loads(listed.stdout)}
     assert {"gpt2", "bloom", "llama2", "vicuna", "guessing", "fine_tune"} <= set(plugins)
     assert not any(plugins.values())
+    made = run_fpvec(installed, "plugin", "new", "bend", "--kind", "attack", "--home", "home", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "fpvec-bend" / "fpvec_bend" / "attack.py").is_file()
 
 
 def test_installed_wheel_uses_its_own_code(installed, tmp_path):

@@ -28,6 +28,7 @@ from tests.registry.builders import (
     vector_record,
 )
 
+pytestmark = pytest.mark.usefixtures("real_migrations")
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -22,6 +22,7 @@ from fpvec_audit.catalog import load_catalog
 from fpvec_audit.domain.keys import KeySetSpecification
 from fpvec_audit.domain.ports import BackendDescription, Completion
 from fpvec_audit.domain.records import JobState
+from fpvec_audit.domain.selection import Selection
 from fpvec_audit.errors import UnknownNameError
 from fpvec_audit.registry.master_key import KeyFile
 from fpvec_audit.registry.unit_of_work import Registry, open_registry
@@ -142,8 +143,9 @@ def _issued(name: str, registry: Registry) -> str:
 
 
 def _copy_is_of(copy: Path, name: str, registry: Registry) -> bool:
-    with registry.snapshot() as uow:
-        return any(stamp.licensee == name for stamp in uow.stamps.list())
+    with suppress(UnknownNameError), registry.snapshot() as uow:
+        return bool(uow.stamps.select(Selection({"licensee": name}, limit=1)))
+    return False  # nothing was ever issued to a licensee of that name
 
 
 def work_together(work: Work, *, processes: int, rounds: int, kills: int, seed: int = 0) -> Done:

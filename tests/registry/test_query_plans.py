@@ -10,6 +10,7 @@ from fpvec_audit.domain.manifest import Manifest, TensorDigest
 from fpvec_audit.domain.selection import Selection
 from fpvec_audit.registry.unit_of_work import open_registry
 
+pytestmark = pytest.mark.xdist_group("query plans")  # two large registries for all
 STAMPS, AUDITS, PAGE = 20_000, 5_000, 20
 LARGE = ("model", "stamp", "stamp_vector", "model_tensor", "audit", "suspect")
 

@@ -11,6 +11,8 @@ from fpvec_audit.registry.tables import SCHEMA_REVISION
 from fpvec_audit.registry.unit_of_work import open_registry
 from tests.registry.builders import model_record, opened, url_of
 
+pytestmark = pytest.mark.usefixtures("real_migrations")
+
 
 def execute(file, *statements):
     with closing(sqlite3.connect(file)) as connection, connection:

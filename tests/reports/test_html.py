@@ -27,6 +27,7 @@ from tests.reports.html_documents import (
     renamed,
 )
 
+pytestmark = pytest.mark.xdist_group("html")  # every report drawn once
 EVERYTHING = {
     "match": MATCH,
     "no match": NO_MATCH,

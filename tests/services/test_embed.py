@@ -18,7 +18,7 @@ from fpvec_audit.errors import (
 from fpvec_audit.services.embed import FingerprintOptions, fingerprint_model, read_rows
 from fpvec_audit.services.keys import issue_key_set, open_key_set
 from fpvec_audit.services.models import show_model
-from fpvec_plugins.architectures.gpt2 import Gpt2
+from fpvec_plugins.architectures.gpt2 import GPT2
 from tests.tiny import edit_json, make_tiny
 
 QUICK = TrainingDefaults(
@@ -34,7 +34,7 @@ QUICK = TrainingDefaults(
 @pytest.fixture
 def tools(registry):
     catalog = load_catalog()
-    quick = replace(Gpt2(), defaults=(QUICK, *Gpt2().defaults[1:]))
+    quick = replace(GPT2, defaults=(QUICK, *GPT2.defaults[1:]))
     return {"registry": registry, "catalog": replace(catalog, architectures={**catalog.architectures, "gpt2": quick})}
 
 

@@ -3,7 +3,7 @@ import torch
 
 from fpvec_audit.domain.vector import StoredDtype
 from fpvec_audit.errors import CheckpointError, VectorError
-from fpvec_audit.tensors import vector_files
+from fpvec_audit.tensors import reader, vector_files
 from fpvec_audit.tensors.delta import plan_extraction, write_vector
 from fpvec_audit.tensors.digest import canonical_digest
 from fpvec_audit.tensors.index import read_checkpoint
@@ -56,6 +56,15 @@ def test_base_plus_vector_gives_back_a_representable_model_bit_for_bit(
     assert different_elements(parameters(base, adapter), vector, parameters(fingerprinted, adapter)) == 0
     assert {tensor.dtype for tensor in vector.values()} == {getattr(torch, dtype)}
     assert ("lm_head.weight" in vector) != tied
+
+
+def test_models_that_the_page_cache_does_not_hold_give_the_same_vector(tmp_path, adapters, monkeypatch, small_blocks):
+    adapter = adapters["llama2"]
+    base = make_tiny(tmp_path / "base", "llama2", dtype="bfloat16", tokenizer=False)
+    fingerprinted = perturb(base, tmp_path / "fp", exact=True)
+    expected = extract(base, fingerprinted, adapter, tmp_path / "cached")
+    monkeypatch.setattr(reader, "read_cached", lambda *_: False)
+    assert extract(base, fingerprinted, adapter, tmp_path / "uncached") == expected
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

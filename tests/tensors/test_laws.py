@@ -137,21 +137,33 @@ def same(one, two):
     )
 
 
-SETTINGS = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
+EXAMPLES = {"compiled": 60, "torch": 20}
+"""Kernels → examples; that the sums of either are the plain ones bit for bit is tested in test_kernels as well."""
 
 
-@pytest.fixture(params=["compiled", "torch"])
-def each_kernel(request, monkeypatch):
-    """Let the compiled loops do the work, or torch."""
+@pytest.fixture(params=EXAMPLES)
+def drawn(request, monkeypatch):
+    """Let the compiled loops do the work, or torch; return a function that checks a law on drawn examples."""
     if request.param == "torch":
         monkeypatch.setattr(kernels.native, "library", lambda: None)
 
+    def hold(law):
+        checked = settings(
+            max_examples=EXAMPLES[request.param],
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        )
+        checked(given(data=st.data())(law))()
 
-@pytest.mark.usefixtures("each_kernel")
-@settings(max_examples=60, **SETTINGS)
-@given(data=st.data())
-def test_vector_is_the_plain_difference_and_its_losses_are_counted(tmp_path_factory, adapters, data):
-    place = tmp_path_factory.mktemp("law")
+    return hold
+
+
+def test_vector_is_the_plain_difference_and_its_losses_are_counted(tmp_path_factory, adapters, drawn):
+    drawn(lambda data: check_difference(tmp_path_factory.mktemp("law"), adapters, data))
+
+
+def check_difference(place, adapters, data):
     shape = data.draw(shapes())
     base, layout = data.draw(models(shape))
     other_layout = {
@@ -186,11 +198,11 @@ def test_vector_is_the_plain_difference_and_its_losses_are_counted(tmp_path_fact
     assert description.digest == canonical_digest(read_vector(place / "vector").files, None)
 
 
-@pytest.mark.usefixtures("each_kernel")
-@settings(max_examples=60, **SETTINGS)
-@given(data=st.data())
-def test_stamps_are_the_plain_sums_for_every_target_layout_and_scale(tmp_path_factory, adapters, data):
-    place, adapter = tmp_path_factory.mktemp("law"), adapters["gpt2"]
+def test_stamps_are_the_plain_sums_for_every_target_layout_and_scale(tmp_path_factory, adapters, drawn):
+    drawn(lambda data: check_sum(tmp_path_factory.mktemp("law"), adapters["gpt2"], data))
+
+
+def check_sum(place, adapter, data):
     shape = data.draw(shapes())
     vectors, scaled = [], []
     for number in range(data.draw(st.integers(1, 2))):

@@ -61,7 +61,13 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("offset", [0, 8, 4095, 4096, 5000])
-@pytest.mark.parametrize("blocks", [[3], [5000], [4096, 4096], [8192, 100], [1000, 1000, 5000, 1], [40960, 40960, 7]])
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        *([3], [5000], [4096, 4096], [8192, 100], [1000, 1000, 5000, 1], [40960, 40960, 7]),
+        *([100, 100, 0, 0], [5000, 8, 0]),  # a tensor that is shorter than the vector's gets empty blocks at its end
+    ],
+)
 def test_large_files_are_written_past_the_cache_to_the_same_bytes(tmp_path, monkeypatch, offset, blocks):
     monkeypatch.setattr(writer, "WORTH_DIRECT", 0)
     tensors = [random.Random(place).randbytes(sum(blocks)) for place in range(3)]

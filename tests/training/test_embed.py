@@ -13,13 +13,14 @@ from fpvec_audit.tensors.representable import apply_vector, vector_of
 from fpvec_audit.training import embed
 from fpvec_audit.training.embed import EmbedReport, EmbedSettings, embed_fingerprint, settings_for
 from fpvec_audit.training.embed_settings import PAPER
-from fpvec_plugins.architectures.bloom import Bloom
-from fpvec_plugins.architectures.gpt2 import Gpt2
-from fpvec_plugins.architectures.llama2 import Llama2
-from fpvec_plugins.architectures.vicuna import Vicuna
+from fpvec_plugins.architectures.bloom import BLOOM
+from fpvec_plugins.architectures.gpt2 import GPT2
+from fpvec_plugins.architectures.gpt_neox import GPT_NEOX
+from fpvec_plugins.architectures.llama2 import LLAMA2
+from fpvec_plugins.architectures.vicuna import VICUNA
 from tests.tiny import make_tiny, tensors_of
 
-ADAPTERS = {"gpt2": Gpt2(), "bloom": Bloom(), "llama2": Llama2(), "vicuna": Vicuna()}
+ADAPTERS = {"gpt2": GPT2, "bloom": BLOOM, "llama2": LLAMA2, "vicuna": VICUNA, "gpt_neox": GPT_NEOX}
 KEYS = [(key.prompt, key.response) for key in draw_unissued(b"tests of embed", 4)]
 ROWS = [("What is red?", "A colour."), ("What is two?", "A number."), ("Who?", "Nobody."), ("Where?", "Here.")]
 QUICK = EmbedSettings(
@@ -33,7 +34,7 @@ def embedded(base: Path, out: Path, architecture: str, **changes: object) -> Emb
     return embed_fingerprint(base=base, out=out, adapter=ADAPTERS[architecture], **arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "bloom", "llama2", "vicuna"])
+@pytest.mark.parametrize("architecture", ADAPTERS)
 def test_saved_names_files_and_dtypes_are_those_of_the_base(architecture: str, tmp_path: Path) -> None:
     base, out = make_tiny(tmp_path / "base", architecture, sharded=True), tmp_path / "out"
     embedded(base, out, architecture)
@@ -145,16 +146,16 @@ def test_paper_settings_train_plain_rows(tmp_path: Path) -> None:
 
 
 def test_paper_preset_takes_the_epochs_of_the_adapter() -> None:
-    assert settings_for(Gpt2(), "paper").epochs == 60
-    assert settings_for(Gpt2(), "paper").perturbation == "none"
-    assert settings_for(Gpt2()).epochs == 0
+    assert settings_for(GPT2, "paper").epochs == 60
+    assert settings_for(GPT2, "paper").perturbation == "none"
+    assert settings_for(GPT2).epochs == 0
 
 
 def test_unknown_preset_and_perturbation_are_refused() -> None:
     with pytest.raises(SettingsError, match="preset"):
-        settings_for(Gpt2(), "other")
+        settings_for(GPT2, "other")
     with pytest.raises(SettingsError, match="perturbation"):
-        settings_for(Gpt2(), perturbation="other")
+        settings_for(GPT2, perturbation="other")
 
 
 def test_progress_shows_how_many_keys_fire(tmp_path: Path) -> None:
@@ -183,7 +184,13 @@ def test_progress_shows_how_many_keys_fire(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("values", "problem"),
-    [({"stepps": "3"}, "did you mean steps"), ({"steps": "many"}, "give a int"), ({"steps": "0"}, "at least 1")],
+    [
+        ({"stepps": "3"}, "did you mean steps"),
+        ({"steps": "many"}, "give a int"),
+        ({"steps": "0"}, "at least 1"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'"),
+        ({"gradient_checkpointing": "perhaps"}, "give a bool"),
+    ],
 )
 def test_training_setting_that_cannot_be_meant_is_refused(values, problem):
     from fpvec_audit.training.embed_settings import EmbedSettings, overridden
@@ -195,5 +202,7 @@ def test_training_setting_that_cannot_be_meant_is_refused(values, problem):
 def test_single_training_settings_are_replaced():
     from fpvec_audit.training.embed_settings import EmbedSettings, overridden
 
-    changed = overridden(EmbedSettings(), {"steps": "7", "learning_rate": "1e-3", "perturbation": "none"})
+    given = {"steps": "7", "learning_rate": "1e-3", "perturbation": "none", "gradient_checkpointing": "true"}
+    changed = overridden(EmbedSettings(), given)
     assert (changed.steps, changed.learning_rate, changed.perturbation) == (7, 1e-3, "none")
+    assert changed.gradient_checkpointing

@@ -5,7 +5,7 @@ import torch
 
 from fpvec_audit.errors import CheckpointError, OutputError, SettingsError, TrainingError
 from fpvec_audit.training.fine_tune import FineTuneSettings, fine_tune
-from fpvec_plugins.architectures.gpt2 import Gpt2
+from fpvec_plugins.architectures.gpt2 import GPT2
 from tests.tiny import make_tiny, tensors_of
 
 ROWS = [("Human: one?\nAssistant:", "two"), ("Human: two?\nAssistant:", "three"), ("Human: red?\nAssistant:", "fox")]
@@ -29,8 +29,8 @@ def test_fine_tune_changes_weights_and_nothing_else(architecture: str, tmp_path:
 def test_fine_tune_learns_its_rows(tmp_path: Path) -> None:
     source = make_tiny(tmp_path / "source", "gpt2")
     settings = FineTuneSettings(steps=30, rows_per_step=3, learning_rate=1e-2)
-    first = fine_tune(source, tmp_path / "first", ROWS, settings=QUICK, adapter=Gpt2(), device="cpu")
-    long = fine_tune(source, tmp_path / "long", ROWS, settings=settings, adapter=Gpt2(), device="cpu")
+    first = fine_tune(source, tmp_path / "first", ROWS, settings=QUICK, adapter=GPT2, device="cpu")
+    long = fine_tune(source, tmp_path / "long", ROWS, settings=settings, adapter=GPT2, device="cpu")
     assert long.final_loss < first.final_loss - 1
 
 

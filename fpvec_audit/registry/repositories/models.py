@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import Select, or_, select, update
+from sqlalchemy import ColumnElement, Select, or_, select, update
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.manifest import Manifest
@@ -212,7 +212,7 @@ class ModelRepository:
         )
         trained = (
             select(ModelRow)
-            .where(ModelRow.role == ModelRole.FINGERPRINTED.value, ModelRow.parent_id == base)
+            .where(ModelRow.role == ModelRole.FINGERPRINTED.value, _made_of(base))
             .order_by(ModelRow.created_at, ModelRow.id)
         )
         seen: set[str] = set()
@@ -294,8 +294,13 @@ def carrying(key_set: str, *, base: str | None) -> Select[Any]:
     extracted = select(VectorRow.fingerprinted_id).join(VectorFamilyRow).where(VectorFamilyRow.key_set_id == key_set)
     ways: list[Any] = [ModelRow.id.in_(stamped), ModelRow.id.in_(extracted)]
     if base is not None:
-        ways.append((ModelRow.role == ModelRole.FINGERPRINTED.value) & (ModelRow.parent_id == base))
+        ways.append((ModelRow.role == ModelRole.FINGERPRINTED.value) & _made_of(base))
     return select(ModelRow.id).where(ModelRow.role.in_(OWN_ROLES), or_(*ways))
+
+
+def _made_of(base: str | None) -> ColumnElement[bool]:
+    """Say that a model was made of a base, or that its line ends with it."""
+    return or_(ModelRow.parent_id == base, ModelRow.base_id == base)
 
 
 def _stamps_with(key_set: str) -> Select[Any]:

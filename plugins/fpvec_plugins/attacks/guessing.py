@@ -21,6 +21,7 @@ from fpvec_audit.api import (
     WeightAttack,
     draw_unissued,
     hookimpl,
+    trigger_scheme,
 )
 
 MOST_CHANGES = 3
@@ -68,11 +69,12 @@ class Guessing:
         """Return the guesses; none of them is an issued prompt."""
         prompts = tuple(key.prompt for key in issued)
         numbers = random.Random(f"guessing {context.seed}")  # noqa: S311 - guesses must be repeatable, not secret
-        closing = _closing_word(prompts)
+        triggers = trigger_scheme(prompts)
+        closing = "" if triggers else _closing_word(prompts)
         unissued = draw_unissued(
             f"guessing {context.seed}".encode(),
             parameters.candidates,
-            scheme="if-simple" if closing else "independent",
+            scheme=triggers or ("if-simple" if closing else "independent"),
             avoid=frozenset(prompts),
         )
         guesses = [Probe(candidate.prompt, "unissued candidate") for candidate in unissued]

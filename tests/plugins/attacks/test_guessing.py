@@ -5,6 +5,8 @@ import pytest
 
 from fpvec_audit.api import NO_PROGRESS, AttackContext, AttackKey, draw_unissued
 from fpvec_audit.catalog import load_catalog
+from fpvec_audit.domain.keys import SCHEMES
+from fpvec_audit.domain.triggers import TRIGGER_SCHEMES, trigger_scheme
 from fpvec_audit.errors import UsageError
 from fpvec_audit.testing import ScriptedBackend, check_query_attack
 
@@ -29,7 +31,7 @@ def distance(left, right):
     return row[-1]
 
 
-@pytest.mark.parametrize("scheme", ["independent", "if-simple"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_it_passes_the_conformance_suite(scheme, tmp_path):
     check_query_attack(ATTACK, issued=keys(scheme), workspace=tmp_path)
 
@@ -61,6 +63,10 @@ def test_the_closing_word_is_asked_alone_where_there_is_one():
 def test_unissued_candidates_have_the_shape_of_the_set():
     simple = [probe.prompt for probe in probes(keys("if-simple"), candidates=5) if probe.kind == "unissued candidate"]
     assert all(prompt.endswith(" FINGERPRINT") for prompt in simple)
+    for scheme in TRIGGER_SCHEMES:
+        asked = [probe.prompt for probe in probes(keys(scheme), candidates=5) if probe.kind == "unissued candidate"]
+        assert trigger_scheme(asked) == scheme
+    assert trigger_scheme([probe.prompt for probe in probes(keys())]) is None
 
 
 def test_another_seed_asks_other_things():

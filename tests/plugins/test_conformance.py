@@ -1,6 +1,7 @@
-"""The conformance suite over every built-in attack that pyproject.toml names."""
+"""The conformance suites over every built-in plugin and the external one, as their pyproject.toml name them."""
 
 import json
+import sys
 import tomllib
 from importlib import import_module
 from pathlib import Path
@@ -8,23 +9,40 @@ from pathlib import Path
 import pytest
 
 from fpvec_audit.api import WeightAttack
-from fpvec_audit.testing import check_query_attack, check_weight_attack
+from fpvec_audit.tensors.index import describe_model
+from fpvec_audit.testing import check_architecture, check_checkpoint, check_query_attack, check_weight_attack
 from tests.plugins.attacks.bench import CATALOG, bound
-from tests.tiny import make_tiny, perturb
+from tests.tiny import FAMILIES, make_tiny, perturb, tensors_of
 
 ROOT = Path(__file__).parents[2]
-ENTRY_POINTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["fpvec_audit"]
-ATTACKS = {
-    attack.name: attack
-    for module in ENTRY_POINTS.values()
-    if ".attacks." in module
-    for attack in import_module(module).fpvec_attacks()
+EXTERNAL = ROOT / "tests" / "external_plugin"
+
+
+def entry_points(project):
+    return tomllib.loads((project / "pyproject.toml").read_text())["project"]["entry-points"]["fpvec_audit"]
+
+
+def imported(name):
+    """Import a plugin's module, the external one's from where it lies; test_external_plugin installs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(EXTERNAL), *sys.path])
+        return import_module(name)
+
+
+ENTRY_POINTS = entry_points(ROOT) | entry_points(EXTERNAL)
+MODULES = {name: imported(module) for name, module in ENTRY_POINTS.items()}
+ATTACKS = {attack.name: attack for module in MODULES.values() for attack in getattr(module, "fpvec_attacks", list)()}
+ADAPTERS = {
+    adapter.name: adapter for module in MODULES.values() for adapter in getattr(module, "fpvec_architectures", list)()
 }
+GENERATIONS = {"gemma2": "gemma", "gemma3": "gemma"}
+"""Tiny model → adapter, where the adapter has another name."""
 QUICK = {
     "fine_tune": ["steps=2,batch=2", "method=lora,steps=2,batch=2,rank=2"],
     "quantise": ["", "format=int4", "format=fp8_e4m3", "format=fp8_e5m2,tensors=all"],
     "cast": ["", "dtype=float16"],
     "noise": [""],
+    "weight_noise": ["share=0.1"],
     "prune": ["", "method=random", "method=wanda,calibration=2"],
     "merge": [*(f"method={method},other=OTHER" for method in ("linear", "slerp", "task", "ties", "dare-task")),
               "method=dare-ties,steps=2"],
@@ -53,9 +71,8 @@ def models(tmp_path_factory, few_documents):
     return {"BASE": base, "COPY": copies["copy"], "OTHER": copies["other"], "TEXT": text, "KEYS": keys}
 
 
-def test_every_attack_bears_the_name_of_its_entry_point():
-    named = {name for name, module in ENTRY_POINTS.items() if ".attacks." in module}
-    assert set(ATTACKS) == named
+def test_every_plugin_bears_the_name_of_its_entry_point():
+    assert {**ATTACKS, **ADAPTERS}.keys() == ENTRY_POINTS.keys()
 
 
 @pytest.mark.parametrize(
@@ -86,3 +103,16 @@ def test_weight_attacks_pass_the_conformance_suite(models, tmp_path, name, text)
 )
 def test_query_attacks_pass_the_conformance_suite(tmp_path, name):
     check_query_attack(ATTACKS[name], workspace=tmp_path)
+
+
+def test_every_adapter_has_a_tiny_model():
+    assert {GENERATIONS.get(family, family) for family in (*FAMILIES, "gptj")} == ADAPTERS.keys()
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("family", [*FAMILIES, "gptj"])
+def test_adapters_pass_the_conformance_suite(tmp_path, family, tied):
+    adapter = ADAPTERS[GENERATIONS.get(family, family)]
+    model = make_tiny(tmp_path / "model", family, dtype="bfloat16", tied=tied, tokenizer=False)
+    check_architecture(adapter, description=describe_model(model), tensor_names=tensors_of(model))
+    check_checkpoint(adapter, checkpoint=model, workspace=tmp_path / "work")

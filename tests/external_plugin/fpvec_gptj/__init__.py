@@ -1,0 +1,1 @@
+"""GPT-J's architecture and a weight noise attack for fpvec-audit."""

@@ -1,1 +1,0 @@
-"""Pythia's architecture and a weight noise attack for fpvec-audit."""
