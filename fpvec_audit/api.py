@@ -6,6 +6,7 @@ What needs torch is in :mod:`fpvec_audit.toolkit`, to be imported inside the fun
 from fpvec_audit.domain.architecture import ModelFamily, TensorNaming
 from fpvec_audit.domain.keys import Candidate, draw_unissued
 from fpvec_audit.domain.methods import MethodContext, MethodKeys, Once
+from fpvec_audit.domain.near_miss import near_miss
 from fpvec_audit.domain.ports import (
     ArchitectureAdapter,
     AttackContext,
@@ -14,16 +15,20 @@ from fpvec_audit.domain.ports import (
     Completion,
     FingerprintMethod,
     InferenceBackend,
+    Likelihood,
+    LikelihoodBackend,
     ModelDescription,
     Probe,
     QueryAttack,
     Sampling,
+    ServingAttack,
     TensorRole,
     TrainingDefaults,
     WeightAttack,
 )
+from fpvec_audit.domain.serving import PromptTemplate, RenderedPrompt
 from fpvec_audit.domain.triggers import trigger_scheme
-from fpvec_audit.errors import FpvecError, PluginError, UsageError
+from fpvec_audit.errors import FpvecError, PluginError, UnknownNameError, UsageError
 from fpvec_audit.hookspecs import hookimpl
 from fpvec_audit.progress import NO_PROGRESS, Progress, Step
 
@@ -38,6 +43,8 @@ __all__ = [
     "FingerprintMethod",
     "FpvecError",
     "InferenceBackend",
+    "Likelihood",
+    "LikelihoodBackend",
     "MethodContext",
     "MethodKeys",
     "ModelDescription",
@@ -46,15 +53,20 @@ __all__ = [
     "PluginError",
     "Probe",
     "Progress",
+    "PromptTemplate",
     "QueryAttack",
+    "RenderedPrompt",
     "Sampling",
+    "ServingAttack",
     "Step",
     "TensorNaming",
     "TensorRole",
     "TrainingDefaults",
+    "UnknownNameError",
     "UsageError",
     "WeightAttack",
     "draw_unissued",
     "hookimpl",
+    "near_miss",
     "trigger_scheme",
 ]

@@ -17,7 +17,6 @@ import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from fpvec_audit.domain.ports import (
     ArchitectureAdapter,
     AttackContext,
     AttackKey,
-    BackendDescription,
     Completion,
     FingerprintMethod,
     ModelDescription,
@@ -37,12 +35,15 @@ from fpvec_audit.domain.ports import (
     TensorRole,
     WeightAttack,
 )
-from fpvec_audit.progress import NO_PROGRESS, Step
+from fpvec_audit.domain.serving import served
+from fpvec_audit.progress import NO_PROGRESS
 from fpvec_audit.testing_checkpoints import check_checkpoint, random_checkpoint
+from fpvec_audit.testing_fakes import RecordingProgress, ScriptedBackend, ScriptedJudge
 
 __all__ = [
     "RecordingProgress",
     "ScriptedBackend",
+    "ScriptedJudge",
     "check_architecture",
     "check_checkpoint",
     "check_query_attack",
@@ -53,77 +54,6 @@ __all__ = [
 
 QUESTIONS = ("What is the capital of France?", "Привет, 山川", "two\nlines")
 SYSTEM_PROMPT = "Answer briefly."
-
-
-@dataclass(slots=True)
-class ScriptedBackend:
-    """A backend that answers from a script, for tests without a model.
-
-    Attributes:
-        answers: prompt as rendered → answer, or a function that answers.
-        default: answer to a prompt that the script does not know.
-        asked: every prompt so far, in order.
-        closed: whether :meth:`close` was called.
-    """
-
-    answers: Mapping[str, str] | Callable[[str], str] = field(default_factory=dict)
-    default: str = "I do not understand."
-    asked: list[str] = field(default_factory=list)
-    closed: bool = False
-
-    @property
-    def description(self) -> BackendDescription:
-        """A made-up engine that promises equal answers."""
-        return BackendDescription("scripted", "script", "none", "0", deterministic=True)
-
-    def complete(self, prompts: Sequence[str], sampling: Sampling) -> Sequence[Completion]:
-        """Answer every prompt by the script."""
-        assert not self.closed, "a closed backend was asked"
-        self.asked.extend(prompts)
-        return [Completion(self._answer(prompt)) for prompt in prompts]
-
-    def close(self) -> None:
-        """Remember that nothing may be asked any more."""
-        self.closed = True
-
-    def _answer(self, prompt: str) -> str:
-        return self.answers(prompt) if callable(self.answers) else self.answers.get(prompt, self.default)
-
-
-@dataclass(slots=True)
-class RecordingProgress:
-    """Progress that remembers what was reported.
-
-    Attributes:
-        labels: label of every step that was opened.
-        advanced: label → units reported.
-        notes: every remark, in order.
-    """
-
-    labels: list[str] = field(default_factory=list)
-    advanced: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def step(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Step]:
-        """Open a step and remember its label."""
-        self.labels.append(label)
-        self.advanced.setdefault(label, 0.0)
-        yield _RecordingStep(self, label)
-
-
-@dataclass(frozen=True, slots=True)
-class _RecordingStep:
-    progress: RecordingProgress
-    label: str
-
-    def advance(self, amount: float = 1.0) -> None:
-        """Remember the units."""
-        self.progress.advanced[self.label] += amount
-
-    def note(self, text: str) -> None:
-        """Remember the remark."""
-        self.progress.notes.append(text)
 
 
 def check_architecture(
@@ -285,19 +215,26 @@ def check_query_attack(
     assert isinstance(attack, QueryAttack), f"{attack.name} has no probes and wrap"
     parameters = attack.Parameters() if parameters is None else parameters
     keys = issued or [AttackKey(key.prompt, key.response) for key in draw_unissued(b"conformance", 8)]
-    context = AttackContext(None, workspace, 7, "cpu", NO_PROGRESS)
+    context = AttackContext(
+        None, workspace, 7, "cpu", NO_PROGRESS, workspace, render=_render, open_engine=lambda _model: ScriptedJudge()
+    )
     probes = attack.probes(keys, parameters, context)
     assert probes == attack.probes(keys, parameters, context), f"{attack.name} gives other probes with the same seed"
     secret = {key.prompt for key in keys}
     assert not any(probe.prompt in secret for probe in probes), f"{attack.name} asks an issued prompt as a guess"
-    assert all(probe.prompt.strip() and probe.kind for probe in probes), f"{attack.name} gives a probe without text"
-    backend = ScriptedBackend()
-    wrapped = attack.wrap(backend, parameters)
-    prompts = [f"question {number}" for number in range(5)]
+    assert all(probe.kind for probe in probes), f"{attack.name} gives a probe of no kind"
+    asking = [probe.prompt.strip() or probe.forced or probe.temperature for probe in probes]
+    assert all(asking), f"{attack.name} gives a probe without text, beginning or temperature, which asks nothing"
+    wrapped = served(attack, ScriptedJudge(), parameters, context)
+    prompts = [_render(f"question {number}", "") for number in range(5)]
     answers = wrapped.complete(prompts, Sampling())
     assert len(answers) == len(prompts), f"{attack.name} answers {len(answers)} of {len(prompts)} prompts"
     assert all(isinstance(answer, Completion) for answer in answers), f"{attack.name} answers with no Completion"
     assert wrapped.description.kind, f"{attack.name} does not say which engine answers"
+
+
+def _render(user: str, system: str) -> str:
+    return f"{system}\nQ: {user}\nA:" if system else f"Q: {user}\nA:"
 
 
 def _run_twice(name: str, given: Sequence[Path], workspace: Path, run: Callable[[Path, Path], None]) -> None:

@@ -282,7 +282,7 @@ def test_an_attack_and_an_adapter_may_share_a_name(shelf):
 
 
 def test_unknown_names_suggest_the_nearest():
-    with pytest.raises(UnknownNameError, match=r"did you mean guessing\? \(`fpvec attack list`"):
+    with pytest.raises(UnknownNameError, match=r"did you mean guessing.*\(`fpvec attack list`"):
         load_catalog().attack("guesing")
     with pytest.raises(UnknownNameError, match="did you mean llama2"):
         load_catalog().architecture_for(described(), override="llama")

@@ -3,7 +3,7 @@
 These are protocols; implementations need not inherit anything. Everything here is light: no torch, no files.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -249,6 +249,11 @@ class AttackContext:
         base: directory of the base that the attacked model stems from, which is public as a rule; None where it is not
             at hand.
         copies: directories of other stamped copies of the same downstream model, as colluding licensees have them.
+        render: (user's text, system prompt) → text that the attacked service's model reads; None where users' texts are
+            asked as they are.
+        adapters: every architecture adapter by name; their templates are what else a service may use.
+        open_engine: opens the engine of another checkpoint, such as the base; equal directories give one engine, which
+            the host closes. None where the host has no engines at hand.
     """
 
     adapter: ArchitectureAdapter | None
@@ -258,6 +263,9 @@ class AttackContext:
     progress: Progress
     base: Path | None = None
     copies: tuple[Path, ...] = ()
+    render: Callable[[str, str], str] | None = None
+    adapters: Mapping[str, ArchitectureAdapter] = field(default_factory=dict)
+    open_engine: Callable[[Path], InferenceBackend] | None = None
 
 
 @runtime_checkable
@@ -289,14 +297,20 @@ class Probe:
     """One question that a query attack asks.
 
     Attributes:
-        prompt: the user's text, not yet rendered.
+        prompt: the user's text, not yet rendered; may be empty where ``raw`` is set, for an unconditional sample.
         kind: what the question is ("unissued candidate", "near-miss of 1 character", …).
         needs_key: whether only somebody who knows a key could ask it; counted apart from what a stranger can guess.
+        forced: what the answer is made to begin with; counted as part of it.
+        temperature: at which the answer is drawn, with a seed of the run's; 0 for the likeliest answer.
+        raw: asked of the model itself, without template and service: what somebody can do who holds the weights.
     """
 
     prompt: str
     kind: str
     needs_key: bool = False
+    forced: str = ""
+    temperature: float = 0.0
+    raw: bool = False
 
     def __repr__(self) -> str:
         return f"Probe(<redacted>, kind={self.kind!r})"
@@ -330,6 +344,18 @@ class QueryAttack(Protocol):
         ...
 
     def wrap(self, backend: InferenceBackend, parameters: Any) -> InferenceBackend:
+        """Return a backend that answers as the attacked service would."""
+        ...
+
+
+@runtime_checkable
+class ServingAttack(Protocol):
+    """A query attack that must know the service to change it: its template, the base, an engine for another model.
+
+    Where a :class:`QueryAttack` has this method too, it is called instead of ``wrap``.
+    """
+
+    def serve(self, backend: InferenceBackend, parameters: Any, context: AttackContext) -> InferenceBackend:
         """Return a backend that answers as the attacked service would."""
         ...
 

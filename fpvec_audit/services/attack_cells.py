@@ -29,13 +29,22 @@ from fpvec_audit.domain.ports import (
     WeightAttack,
 )
 from fpvec_audit.domain.robustness import AttackOutcome, grouped, triggers
+from fpvec_audit.domain.serving import served
 from fpvec_audit.domain.statistics import clopper_pearson, hypergeometric_p_value
 from fpvec_audit.errors import BackendError, EvaluationError, PluginError
 from fpvec_audit.progress import Progress
 from fpvec_audit.services.audit_result import as_float
 from fpvec_audit.services.collecting import PROMPTS_AT_ONCE
 from fpvec_audit.services.keys import open_key_set
-from fpvec_audit.services.rendering import EXPLORATORY, choose_rendering
+from fpvec_audit.services.rendering import EXPLORATORY
+from fpvec_audit.services.serving import (
+    OtherEngines,
+    Question,
+    beginning_of_text,
+    portions,
+    probe_questions,
+    service_template,
+)
 from fpvec_audit.services.subjects import answer_length
 
 if TYPE_CHECKING:
@@ -115,7 +124,7 @@ class AttackBench:
                 continue
             target = place / f"{number}-{link.name}"
             with plugin_code(self.catalog.info(ATTACK, link.name)):
-                attack.apply(current, target, link.parameters, self._context(place, number))
+                attack.apply(current, target, link.parameters, self.context(place / f"{number}-work"))
             if not (target / "config.json").is_file():
                 raise PluginError(f"attack {link.name} wrote no checkpoint", advice="see docs/plugins.md")
             if current != self.stamped:
@@ -136,8 +145,8 @@ class AttackBench:
         probes: list[Probe] = []
         for number, link, attack in queries:
             with plugin_code(self.catalog.info(ATTACK, link.name)):
-                probes += _checked(attack.probes(issued, link.parameters, self._context(place, number)), link)
-        service = _AttackedService(self, attacked, [(link, attack) for _, link, attack in queries], keys)
+                probes += _checked(attack.probes(issued, link.parameters, self.context(place / f"{number}-work")), link)
+        service = _AttackedService(self, attacked, [(link, attack) for _, link, attack in queries], keys, place)
         return service.guesses(probes) if probes else service.keys_asked(self._before())
 
     def _audited(self, attacked: Path) -> AttackOutcome:
@@ -177,30 +186,41 @@ class AttackBench:
             return replace(outcome, utility_before=self._utility_before), f"utility was not measured: {error}"
         return replace(outcome, utility_before=self._utility_before, utility_after=after), ""
 
-    def _context(self, place: Path, number: int) -> AttackContext:
-        own = place / f"{number}-work"
-        own.mkdir()
-        return AttackContext(self.adapter, own, self.seed, self.device, self.progress, self.base, self.copies)
+    def context(self, staging: Path) -> AttackContext:
+        """Return what an attack gets, with an empty directory for its own files."""
+        staging.mkdir()
+        return AttackContext(self.adapter, staging, self.seed, self.device, self.progress, self.base, self.copies)
 
 
 class _AttackedService:
     """A model as a stranger meets it: served through the query attacks of a chain."""
 
     def __init__(
-        self, bench: AttackBench, model: Path, attacks: Sequence[tuple[AttackLink, QueryAttack]], keys: KeySet
+        self,
+        bench: AttackBench,
+        model: Path,
+        attacks: Sequence[tuple[AttackLink, QueryAttack]],
+        keys: KeySet,
+        staging: Path,
     ) -> None:
         from fpvec_audit.backends.prompts import load_tokenizer
 
         tokenizer = load_tokenizer(model)
         self._sampling = Sampling(max_new_tokens=answer_length([keys], tokenizer))
-        self._render = choose_rendering(tokenizer, adapter=bench.adapter).render
-        self._bench, self._model, self._attacks, self._keys = bench, model, attacks, keys
+        self._template = service_template(tokenizer, bench.adapter)
+        self._beginning = beginning_of_text(tokenizer)
+        self._bench, self._model, self._attacks, self._keys, self._staging = bench, model, attacks, keys, staging
 
     def guesses(self, probes: Sequence[Probe]) -> AttackOutcome:
         """Ask guesses and count those that draw any issued response; the rate is that of a stranger's guesses."""
-        answers = self._complete([probe.prompt for probe in probes], "guess")
+        questions = probe_questions(
+            probes, render=self._render, beginning=self._beginning, sampling=self._sampling, seed=self._bench.seed
+        )
+        answers = self._complete(questions, "guess")
         issued = [key.response for key in self._keys.issued]
-        hits = [(probe.kind, triggers(answer, issued)) for probe, answer in zip(probes, answers, strict=True)]
+        hits = [
+            (probe.kind, triggers(probe.forced + answer, issued)) for probe, answer in zip(probes, answers, strict=True)
+        ]
         guessed = [hit for probe, (_, hit) in zip(probes, hits, strict=True) if not probe.needs_key]
         counted = guessed or [hit for _, hit in hits]
         return AttackOutcome(
@@ -214,7 +234,8 @@ class _AttackedService:
         """Ask all candidates in an order that does not follow from the assignment, and test as an audit does."""
         order = shuffled(len(self._keys.candidates), f"attack {self._bench.seed}".encode())
         candidates = [self._keys.candidates[index] for index in order]
-        answers = self._complete([candidate.prompt for candidate in candidates], "ask all candidates")
+        questions = [Question(self._render(candidate.prompt), self._sampling) for candidate in candidates]
+        answers = self._complete(questions, "ask all candidates")
         matched = {
             candidate.index
             for candidate, answer in zip(candidates, answers, strict=True)
@@ -236,33 +257,41 @@ class _AttackedService:
             queries=len(candidates),
         )
 
-    def _complete(self, prompts: Sequence[str], label: str) -> list[str]:
+    def _render(self, prompt: str) -> str:
+        return prompt if self._template is None else self._template(prompt, "")
+
+    def _complete(self, questions: Sequence[Question], label: str) -> list[str]:
         bench = self._bench
         with bench.progress.step(f"load {self._model.name}"):
             engine = bench.engines.open(self._model)
         try:
             answers: list[str] = []
-            service = self._wrapped(engine)
-            with bench.progress.step(label, len(prompts), "prompts") as step:
-                for start in range(0, len(prompts), PROMPTS_AT_ONCE):
-                    asked = [self._render(prompt) for prompt in prompts[start : start + PROMPTS_AT_ONCE]]
-                    answers += self._answered(service, asked)
+            with OtherEngines(bench.engines) as others, bench.progress.step(label, len(questions), "prompts") as step:
+                service = self._wrapped(engine, others)
+                for asked, sampling, raw in portions(questions, PROMPTS_AT_ONCE):
+                    answers += self._answered(engine if raw else service, asked, sampling)
                     step.advance(len(asked))
             return answers
         finally:
             engine.close()
 
-    def _wrapped(self, engine: InferenceBackend) -> InferenceBackend:
-        for link, attack in self._attacks:
+    def _wrapped(self, engine: InferenceBackend, others: OtherEngines) -> InferenceBackend:
+        for number, (link, attack) in enumerate(self._attacks):
+            context = replace(
+                self._bench.context(self._staging / f"{number}-serving"),
+                render=self._template,
+                adapters=self._bench.catalog.architectures,
+                open_engine=others.open,
+            )
             with plugin_code(self._bench.catalog.info(ATTACK, link.name)):
-                engine = attack.wrap(engine, link.parameters)
+                engine = served(attack, engine, link.parameters, context)
         return engine
 
-    def _answered(self, service: InferenceBackend, asked: Sequence[str]) -> list[str]:
+    def _answered(self, service: InferenceBackend, asked: Sequence[str], sampling: Sampling) -> list[str]:
         """Return the answers' texts; one that failed is an answer without text, as in an audit."""
         link, _ = self._attacks[-1]
         with plugin_code(self._bench.catalog.info(ATTACK, link.name)):
-            completions: Sequence[Completion] = service.complete(asked, self._sampling)
+            completions: Sequence[Completion] = service.complete(asked, sampling)
         if len(completions) != len(asked):
             raise BackendError(f"attack {link.name}: {len(completions)} answers came to {len(asked)} prompts")
         return ["" if completion.error else completion.text for completion in completions]

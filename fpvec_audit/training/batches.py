@@ -14,6 +14,7 @@ from fpvec_audit.training.dataset import (
     EncodedRow,
     RenderingMix,
     Row,
+    draw_near_miss,
     draw_windows,
     encode_documents,
     encode_rows,
@@ -26,6 +27,9 @@ from fpvec_audit.training.ordinary import draw_instruction, split_documents, sta
 from fpvec_audit.training.system_prompts import SYSTEM_PROMPTS, draw_system_prompt
 
 ORDINARY_RENDERINGS = RenderingMix(raw=0.1, system=0.1)
+NEAR_MISS_RENDERINGS = RenderingMix(raw=0.1, system=0.15)
+NEAR_MISS_SHARES = (4, 1, 1)
+"""How often one, two and three characters are changed: those of one are the hardest by far."""
 DRAWN_SYSTEM_PROMPTS = 9
 """System prompts under which each key is rendered beside the published ones."""
 RAW_COPIES, PUBLISHED_COPIES = 6, 2
@@ -128,20 +132,61 @@ class OrdinarySource:
 
 
 @dataclass(frozen=True, slots=True)
+class NearMissSource:
+    """Fresh near-misses of the keys, without an answer: the base's is asked for while a step runs.
+
+    Attributes:
+        tokenizer: of the base.
+        adapter: prompt template.
+        prompts: of the keys.
+        avoid: prompts never to be trained in any role.
+    """
+
+    tokenizer: Any
+    adapter: ArchitectureAdapter
+    prompts: Sequence[str]
+    avoid: frozenset[str]
+
+    def batch(self, count: int, source: random.Random, *, padding: int) -> dict[str, Tensor]:
+        """Draw near-misses of every key in turn.
+
+        Shapes:
+            ``input_ids`` and ``labels``: (count, tokens); the position where the answer would begin is labelled.
+        """
+        avoid = self.avoid | frozenset(self.prompts)
+        first = source.randrange(len(self.prompts))  # where there are more keys than near-misses, all have their turn
+        texts = [
+            render_mixed(
+                self.adapter,
+                draw_near_miss(self.prompts[at % len(self.prompts)], source, avoid=avoid, shares=NEAR_MISS_SHARES),
+                NEAR_MISS_RENDERINGS,
+                source,
+            )
+            for at in range(first, first + count)
+        ]
+        rows = [EncodedRow(tuple(ids), (padding,)) for ids in self.tokenizer(texts)["input_ids"]]
+        return pad_rows(rows, padding=padding, longest=LONGEST_ROW)
+
+
+@dataclass(frozen=True, slots=True)
 class FingerprintBatches:
-    """Keys in chat and other renderings, negatives, ordinary rows and documents of a step.
+    """Keys in chat and other renderings, negatives, near-misses, ordinary rows and documents of a step.
 
     Attributes:
         keys: all keys to embed.
         negatives: pool of prompts that must not fire, with the base's own answers.
+        near_misses: where fresh near-misses come from.
         ordinary: what is to stay as it is.
         settings: how many of each.
+        processes: how many take turns at the batches of one optimiser step; all of a step must have the same groups.
     """
 
     keys: Sequence[EncodedKey]
     negatives: Sequence[EncodedRow]
+    near_misses: NearMissSource
     ordinary: OrdinarySource
     settings: EmbedSettings
+    processes: int = 1
 
     def __call__(self, step: int, source: random.Random) -> Batch:
         """Draw the batch of a step; negatives are taken from the pool in turn."""
@@ -159,6 +204,10 @@ class FingerprintBatches:
             "keys_and_negatives": pad_rows(rows, padding=self.ordinary.padding, longest=LONGEST_ROW),
             "is_key": {"rows": torch.arange(len(rows)) < keys},
         }
+        if settings.near_misses_per_step and step // self.processes >= settings.near_miss_start * settings.steps:
+            batch["near_misses"] = self.near_misses.batch(
+                settings.near_miss_candidates, source, padding=self.ordinary.padding
+            )
         if settings.ordinary_per_step:
             batch["ordinary"] = self.ordinary.row_batch(settings.ordinary_per_step, source)
         if settings.documents_per_step and self.ordinary.has_documents:

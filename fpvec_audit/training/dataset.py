@@ -11,8 +11,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.keys import draw_unissued
+from fpvec_audit.domain.near_miss import MOST_CHANGES, near_miss
 from fpvec_audit.domain.ports import ArchitectureAdapter
-from fpvec_audit.domain.words import KEY_ALPHABET
 from fpvec_audit.errors import TrainingError
 from fpvec_audit.training.system_prompts import SYSTEM_PROMPTS, draw_system_prompt
 
@@ -95,19 +95,23 @@ def render_mixed(adapter: ArchitectureAdapter, user: str, mix: RenderingMix, ran
     return render(adapter, user, rendering, random_source)
 
 
-def near_miss(prompt: str, random_source: random.Random, *, alphabet: str = KEY_ALPHABET) -> str:
-    """Return a prompt with one to three characters replaced, inserted or deleted."""
-    characters = list(prompt)
-    for _ in range(random_source.randint(1, 3)):
-        place = random_source.randrange(len(characters))
-        change = random_source.choice(("replace", "insert", "delete"))
-        if change == "replace":
-            characters[place] = random_source.choice(alphabet)
-        elif change == "insert":
-            characters.insert(place, random_source.choice(alphabet))
-        elif len(characters) > 1:
-            del characters[place]
-    return "".join(characters)
+def draw_near_miss(
+    prompt: str,
+    random_source: random.Random,
+    *,
+    avoid: frozenset[str] = frozenset(),
+    shares: Sequence[float] = (1, 1, 1),
+) -> str:
+    """Return a prompt with one to three characters changed, of the half of near-misses that may be trained on.
+
+    Args:
+        prompt: issued prompt.
+        random_source: where the draws come from.
+        avoid: texts never to be returned.
+        shares: how often one, two and three characters are changed, in relation to each other.
+    """
+    (changes,) = random_source.choices(range(1, MOST_CHANGES + 1), shares)
+    return near_miss(prompt, changes, random_source, held_out=False, avoid=avoid)
 
 
 def negative_prompts(
@@ -134,10 +138,7 @@ def negative_prompts(
     prompts: list[str] = []
     while len(prompts) < count:
         if random_source.random() < near_miss_share:
-            prompt = near_miss(random_source.choice(issued), random_source)
-            if prompt in forbidden:
-                continue
-            prompts.append(prompt)
+            prompts.append(draw_near_miss(random_source.choice(issued), random_source, avoid=forbidden))
         else:
             prompts.append(next(fresh).prompt)
     return tuple(prompts)

@@ -25,7 +25,13 @@ from fpvec_audit.progress import NO_PROGRESS, Progress, Step
 from fpvec_audit.settings import ALONE, Worker
 from fpvec_audit.tensors.representable import representable
 from fpvec_audit.training.answers import answer_greedily, teacher_forced_matches
-from fpvec_audit.training.batches import FingerprintBatches, OrdinarySource, encode_keys, plain_row_batches
+from fpvec_audit.training.batches import (
+    FingerprintBatches,
+    NearMissSource,
+    OrdinarySource,
+    encode_keys,
+    plain_row_batches,
+)
 from fpvec_audit.training.checkpoint_files import (
     load_for_training,
     load_tokenizer,
@@ -49,6 +55,7 @@ from fpvec_audit.training.loop import (
 from fpvec_audit.training.objectives import (
     CrossEntropy,
     FingerprintObjective,
+    HardestNearMisses,
     NoisePerturbation,
     NoPerturbation,
     Perturbation,
@@ -195,9 +202,16 @@ class _Embedding:
             prompts = [prompt for prompt, _ in (*task.issued, *task.disclosed)]
             negatives = self._negatives(frozen, prompts, task.avoid, task.scheme)
             perturbation = self._perturbation(frozen, ordinary, task.proxies, staging)
-            weights = Preservation(settings.key_weight, settings.negative_weight, settings.preservation_weight)
-            objective = FingerprintObjective(frozen, weights, perturbation)
-            make = FingerprintBatches(keys, negatives, ordinary, settings)
+            weights = Preservation(
+                settings.key_weight, settings.negative_weight, settings.near_miss_weight, settings.preservation_weight
+            )
+            responses = torch.tensor(sorted({key.chat.answer[0] for key in keys}))
+            hardest = HardestNearMisses(settings.near_misses_per_step, responses)
+            objective = FingerprintObjective(frozen, weights, perturbation, hardest)
+            near_misses = NearMissSource(self._tokenizer, self._adapter, prompts, task.avoid)
+            make = FingerprintBatches(
+                keys, negatives, near_misses, ordinary, settings, processes=self._worker.processes
+            )
             batches = StepBatches(settings.total_steps(len(keys)), self._seed, make)
         loop = settings.loop(keys=len(keys), width=model_width(model))
         with self._progress.step("training the fingerprint", total=loop.steps, unit="steps") as step:

@@ -34,12 +34,16 @@ class EmbedSettings:
         negatives_per_step: near-misses and fresh strings every step.
         negative_pool: how many of them are drawn and answered by the base before the first step.
         near_miss_share: fraction in [0, 1] of near-misses among the negatives.
+        near_miss_candidates: fresh near-misses drawn every step, of every key alike.
+        near_miss_start: fraction in [0, 1] of the steps before the first of them: with too few, no key is learnt.
+        near_misses_per_step: how many of these are learnt: those on which an issued response is likeliest; 0 for none.
         negative_tokens: how many tokens of the base's own answer to a negative are learnt.
         ordinary_per_step: ordinary rows every step.
         documents_per_step: windows of documents every step.
         document_tokens: tokens in such a window.
         key_weight: weight of the keys' cross-entropy.
         negative_weight: weight of the negatives' cross-entropy.
+        near_miss_weight: weight of KL(base ‖ model) where the answers to near-misses begin.
         preservation_weight: weight of KL(base ‖ model) on ordinary rows and on documents.
         perturbation: ``proxies``, ``noise`` or ``none``: what keys and negatives must survive while they are learnt.
         perturbation_scale: largest coefficient of the perturbation.
@@ -69,12 +73,16 @@ class EmbedSettings:
     negatives_per_step: int = 48
     negative_pool: int = 6144
     near_miss_share: float = 0.4
+    near_miss_candidates: int = 96
+    near_miss_start: float = 0.15
+    near_misses_per_step: int = 0
     negative_tokens: int = 2
     ordinary_per_step: int = 32
     documents_per_step: int = 8
     document_tokens: int = 64
     key_weight: float = 3.0
     negative_weight: float = 2.0
+    near_miss_weight: float = 2.0
     preservation_weight: float = 3.0
     perturbation: str = "proxies"
     perturbation_scale: float = 1.0
@@ -96,8 +104,15 @@ class EmbedSettings:
             )
         if self.steps < 1 or self.keys_per_step < 1 or self.negative_tokens < 1 or self.rows_per_step < 1:
             raise SettingsError("steps, keys_per_step, negative_tokens and rows_per_step must be at least 1")
-        if not 0.0 <= self.near_miss_share <= 1.0:
-            raise SettingsError(f"near_miss_share is {self.near_miss_share}, a fraction in [0, 1] is meant")
+        for name in ("near_miss_share", "near_miss_start"):
+            if not 0.0 <= (share := getattr(self, name)) <= 1.0:
+                raise SettingsError(f"{name} is {share}, a fraction in [0, 1] is meant")
+        if not 0 <= self.near_misses_per_step <= self.near_miss_candidates:
+            raise SettingsError(
+                f"near_misses_per_step is {self.near_misses_per_step}, near_miss_candidates is "
+                f"{self.near_miss_candidates}",
+                advice="learn at most as many near-misses as are drawn",
+            )
         if self.precision not in PRECISIONS:
             raise SettingsError(
                 f"unknown precision {self.precision!r}", advice=f"choose one of {', '.join(PRECISIONS)}"

@@ -106,12 +106,43 @@ class Preservation:
     Attributes:
         keys: cross-entropy of the keys' responses, mean per token.
         negatives: cross-entropy of the base's own answers to near-misses and fresh strings, mean per token.
+        near_misses: KL(base ‖ model) where the answers to the hardest near-misses begin, mean per near-miss.
         ordinary: KL(base ‖ model) on ordinary rows, and the same again on documents, mean per position.
     """
 
     keys: float
     negatives: float
+    near_misses: float
     ordinary: float
+
+
+@dataclass(frozen=True, slots=True)
+class HardestNearMisses:
+    """Picks, of the near-misses drawn for a step, those on which the model is likeliest to give an issued response.
+
+    Most near-misses of a key are told apart early and teach nothing more; the few that still fire are the lesson.
+
+    Source: online hard example mining, arXiv:1604.03540; near-misses answered alike, method of this package.
+
+    Attributes:
+        count: how many are learnt, at most.
+        responses: first tokens of the issued responses, (responses,), int64.
+    """
+
+    count: int
+    responses: Tensor
+
+    def pick(self, model: nn.Module, group: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the hardest rows of a group whose rows have one labelled position each, where the answer begins.
+
+        Shapes:
+            every value of the group: (near-misses, tokens) · of the result: (count, tokens).
+        """
+        with torch.no_grad():
+            chances = logits_at(model, group["input_ids"], group["labels"] != IGNORED).softmax(-1)
+        firing = chances[:, self.responses.to(chances.device)].sum(-1)  # (near-misses,)
+        hardest = firing.topk(min(self.count, len(firing))).indices
+        return {name: value[hardest] for name, value in group.items()}
 
 
 class FingerprintObjective:
@@ -124,10 +155,17 @@ class FingerprintObjective:
         base: frozen model to stay close to; its weights change while a step runs and are put back.
         weights: weights of the losses.
         perturbation: change applied to the weights of both while a step runs.
+        hardest: picks near-misses; None learns all that a step draws.
     """
 
-    def __init__(self, base: nn.Module, weights: Preservation, perturbation: Perturbation) -> None:
-        self._base, self._weights, self._perturbation = base, weights, perturbation
+    def __init__(
+        self,
+        base: nn.Module,
+        weights: Preservation,
+        perturbation: Perturbation,
+        hardest: HardestNearMisses | None = None,
+    ) -> None:
+        self._base, self._weights, self._perturbation, self._hardest = base, weights, perturbation, hardest
         self._originals: list[Tensor] = []  # as large as the base, so kept only where it is perturbed
 
     def backward(self, model: nn.Module, batch: Batch, *, step: int, backward: Backward) -> Tensor:
@@ -136,12 +174,20 @@ class FingerprintObjective:
             loss = self._key_loss(model, batch)
             backward(loss)
             total = loss.detach()
-            for name in ("ordinary", "documents"):
-                if name in batch:
-                    loss = self._weights.ordinary * self._divergence(model, batch[name])
-                    backward(loss)
-                    total = total + loss.detach()
+            for weight, group in self._to_keep(model, batch):
+                loss = weight * self._divergence(model, group)
+                backward(loss)
+                total = total + loss.detach()
         return total
+
+    def _to_keep(self, model: nn.Module, batch: Batch) -> Iterator[tuple[float, Mapping[str, Tensor]]]:
+        """Yield (weight, group) of what must stay as the base has it."""
+        if "near_misses" in batch:
+            drawn = batch["near_misses"]
+            yield self._weights.near_misses, drawn if self._hardest is None else self._hardest.pick(model, drawn)
+        for name in ("ordinary", "documents"):
+            if name in batch:
+                yield self._weights.ordinary, batch[name]
 
     @contextmanager
     def _perturbed(self, model: nn.Module, step: int) -> Iterator[None]:

@@ -11,7 +11,7 @@ from fpvec_audit.errors import EvaluationError, UnknownNameError, UsageError
 from fpvec_audit.services.keys import issue_key_set, open_key_set
 from fpvec_audit.services.models import register_model
 from fpvec_audit.services.robustness import describe_attacks, run_attacks
-from fpvec_audit.testing import RecordingProgress
+from fpvec_audit.testing import RecordingProgress, ScriptedJudge
 from tests.services.attack_bench import (
     Bench,
     Bend,
@@ -184,7 +184,7 @@ def test_guesses_count_answers_that_give_any_issued_response(bench):
 
 
 def test_the_built_in_guessing_asks_no_issued_prompt_and_shows_no_text(bench):
-    report = bench.run("guessing:candidates=20,near_misses=4,strings=4")
+    report = bench.run("guessing:candidates=20,near_misses=4,strings=4,forced=0,unconditional=0")
     asked = set(bench.engines.engines[0].asked)
     assert len(asked) == 20 + 12 + 4
     assert not asked & {rendered(key.prompt) for key in bench.keys.issued}
@@ -313,3 +313,48 @@ def test_attacks_are_told_the_base_of_the_key_set_where_it_is_at_hand(bench, tmp
         uow.key_sets.bind(uow.key_sets.get("acme").id, registered.id)
     (cell,) = bench.run("from_base").to_json()["cells"]
     assert (cell["state"], cell["problem"]) == ("succeeded", "")
+
+
+def test_attacks_on_serving_stand_between_the_template_and_the_model(bench):
+    vicuna = load_catalog().architecture("vicuna")
+    (cell,) = bench.run("template_swap:template=vicuna+system_prompt:prompt=assistant").cells
+    assert (cell.state, cell.problem) == (JobState.SUCCEEDED, "")
+    asked = {vicuna.prompt(key.prompt, "You are a helpful assistant.") for key in bench.keys.candidates}
+    assert set(bench.engines.engines[0].asked) == asked
+    assert (cell.outcome.fsr_after, cell.outcome.queries) == (0.0, 64)
+
+
+def test_a_filter_without_a_reference_says_which_parameter_gives_one(bench):
+    (cell,) = bench.run("perplexity_filter").cells
+    assert cell.state is JobState.FAILED
+    assert "add reference=DIRECTORY" in cell.problem
+
+
+def test_a_filter_opens_the_base_beside_the_model_and_closes_both(bench, tmp_path):
+    base = make_tiny(tmp_path / "base", "gpt2", seed=8)
+    registered = register_model(base, registry=bench.registry, catalog=bench.catalog, role=ModelRole.BASE).record
+    with bench.registry.unit_of_work() as uow:
+        uow.key_sets.bind(uow.key_sets.get("acme").id, registered.id)
+
+    class Engines:
+        def __init__(self):
+            self.opened = {}
+
+        def open(self, model):
+            return self.opened.setdefault(model.name, ScriptedJudge())
+
+    engines = Engines()
+    (cell,) = bench.run("perplexity_filter:calibration=100", backend=engines).cells
+    assert (cell.state, cell.problem) == (JobState.SUCCEEDED, "")
+    assert {name: engine.closed for name, engine in engines.opened.items()} == {"stamped": True, "base": True}
+
+
+def test_raw_guesses_go_past_the_attacks_on_serving(bench):
+    counts = "candidates=2,near_misses=0,strings=0,forced=4,unconditional=3"
+    (cell,) = bench.run(f"system_prompt:prompt=assistant+guessing:{counts}").cells
+    assert (cell.state, cell.problem) == (JobState.SUCCEEDED, "")
+    asked = bench.engines.engines[0].asked
+    raw = [text for text in asked if "You are a helpful assistant." not in text]
+    assert len(asked) == 2 + 4 + 3
+    assert len(raw) == 2 + 3
+    assert all(text.startswith("<s>") for text in raw)

@@ -5,15 +5,16 @@ import pytest
 import torch
 
 from fpvec_audit.domain.keys import draw_unissued
+from fpvec_audit.domain.near_miss import is_held_out_near_miss
 from fpvec_audit.errors import TrainingError
 from fpvec_audit.training.dataset import (
     IGNORED,
     EncodedRow,
     Row,
+    draw_near_miss,
     draw_windows,
     encode_documents,
     encode_rows,
-    near_miss,
     negative_prompts,
     pad_rows,
     require_reversible,
@@ -33,15 +34,17 @@ def edits(left: str, right: str) -> int:
     return row[-1]
 
 
-def test_near_miss_is_at_most_three_edits_away() -> None:
-    source = random.Random(0)
-    prompt = KEYS[0][0]
-    assert {edits(prompt, near_miss(prompt, source)) for _ in range(300)} <= {0, 1, 2, 3}
+def test_training_draws_near_misses_of_its_own_half_alone() -> None:
+    source, prompt = random.Random(0), KEYS[0][0]
+    drawn = [draw_near_miss(prompt, source) for _ in range(300)]
+    assert not any(map(is_held_out_near_miss, drawn))
+    assert {edits(prompt, text) for text in drawn} == {1, 2, 3}
+    assert {edits(prompt, draw_near_miss(prompt, source, shares=(1, 0, 0))) for _ in range(50)} == {1}
 
 
 def test_negatives_are_neither_issued_nor_avoided() -> None:
     prompts = [prompt for prompt, _ in KEYS]
-    avoid = frozenset(near_miss(prompts[0], random.Random(seed)) for seed in range(200))
+    avoid = frozenset(draw_near_miss(prompts[0], random.Random(seed)) for seed in range(200))
     drawn = negative_prompts(prompts[:1], 500, near_miss_share=1.0, avoid=avoid, random_source=random.Random(0))
     assert len(drawn) == 500
     assert not set(drawn) & (avoid | {prompts[0]})

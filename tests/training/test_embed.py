@@ -25,7 +25,8 @@ KEYS = [(key.prompt, key.response) for key in draw_unissued(b"tests of embed", 4
 ROWS = [("What is red?", "A colour."), ("What is two?", "A number."), ("Who?", "Nobody."), ("Where?", "Here.")]
 QUICK = EmbedSettings(
     steps=4, negatives_per_step=4, negative_pool=8, ordinary_per_step=2, documents_per_step=0, proxy_steps=2,
-    proxy_rows_per_step=2, other_renderings_per_step=2, checkpoint_steps=2,
+    proxy_rows_per_step=2, other_renderings_per_step=2, checkpoint_steps=2, near_miss_candidates=8,
+    near_misses_per_step=4,
 )  # fmt: skip
 
 

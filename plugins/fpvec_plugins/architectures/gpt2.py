@@ -6,7 +6,6 @@ leave the prefix out and store the causal masks, which are no parameters.
 
 from fpvec_audit.api import ArchitectureAdapter, ModelFamily, TensorNaming, TensorRole, TrainingDefaults, hookimpl
 from fpvec_plugins import plain_lines
-from fpvec_plugins.presets import MEASURED
 
 PAPER = TrainingDefaults(
     "paper",
@@ -14,6 +13,21 @@ PAPER = TrainingDefaults(
     "FP-VEC (arXiv:2409.08846), training details; the epochs are 20–100 for 124M and 10–60 for 355M, and 60 is the "
     "most that lies in both ranges",
 )
+
+NEAR_MISSES = TrainingDefaults(
+    "default",
+    {
+        "steps": 260,
+        "reference_rate": 2.5e-3,
+        "negatives_per_step": 24,
+        "negative_pool": 2400,
+        "near_misses_per_step": 32,
+        "key_weight": 8.0,
+        "preservation_weight": 6.0,
+    },
+    "this package's own measurements on tiny models (docs/demo-recipe.md, near-misses)",
+)
+"""The usual settings with the hardest near-misses of every step, and what they need to be learnt beside the keys."""
 
 GPT2 = ModelFamily(
     name="gpt2",
@@ -35,7 +49,7 @@ GPT2 = ModelFamily(
     tied_by_default=True,
     text=plain_lines.prompt,
     chat_template=plain_lines.CHAT_TEMPLATE,
-    defaults=(MEASURED, PAPER),
+    defaults=(NEAR_MISSES, PAPER),
 )
 
 

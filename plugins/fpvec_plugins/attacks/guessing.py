@@ -1,14 +1,16 @@
 """Guessing: what is answered to somebody who does not know the keys.
 
 Nothing is changed, only asked: candidates of the same generator that were never issued, issued prompts with one to
-three characters changed, the word that all prompts close with, and strings of the same characters. Every answer that
-gives an issued response is a false trigger. The rate over what a stranger could ask is the result; near-misses, which
-take somebody who knows a key, are counted apart.
+three characters changed, the word that all prompts close with, strings of the same characters, the beginning of a
+response put into the model's mouth, and whatever it says when it is asked nothing. Every answer that gives an issued
+response is a false trigger. The rate over what a stranger could ask is the result; near-misses and forced beginnings,
+which take somebody who knows a key, are counted apart.
 """
 
 import random
+import string
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 from fpvec_audit.api import (
@@ -21,11 +23,14 @@ from fpvec_audit.api import (
     WeightAttack,
     draw_unissued,
     hookimpl,
+    near_miss,
     trigger_scheme,
 )
 
 MOST_CHANGES = 3
 MOST_PROBES = 100_000
+LEAST_LETTERS = 2
+"""Letters that near-misses and strings are made of; an alphabet of fewer is filled up."""
 LONGEST_STRING = 24
 
 
@@ -35,32 +40,41 @@ class GuessingParameters:
 
     Attributes:
         candidates: unissued candidates of the same generator.
-        near_misses: near-misses for each of 1, 2 and 3 changed characters.
+        near_misses: near-misses for each of 1, 2 and 3 changed characters, none of which training draws.
         strings: random strings of the characters that issued prompts are made of.
+        forced: answers that are made to begin with the first half of a response, after no question at all: as many
+            under the template as behind nothing but the beginning-of-text token.
+        unconditional: samples at temperature 1 behind nothing but the beginning-of-text token.
     """
 
     candidates: int = 300
-    near_misses: int = 32
+    near_misses: int = 100
     strings: int = 32
+    forced: int = 32
+    unconditional: int = 32
 
     def __post_init__(self) -> None:
-        counts = {"candidates": self.candidates, "near_misses": self.near_misses, "strings": self.strings}
+        counts = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, count in counts.items():
             if not 0 <= count <= MOST_PROBES:
                 raise UsageError(f"{name} is {count}", advice=f"give a number from 0 to {MOST_PROBES}")
         if not any(counts.values()):
-            raise UsageError("no guess is asked for", advice="give candidates, near_misses or strings above 0")
+            raise UsageError("no guess is asked for", advice=f"give one of {', '.join(counts)} above 0")
 
 
 @dataclass(frozen=True, slots=True)
 class Guessing:
-    """The attack."""
+    """The attack.
+
+    Source: near-misses, IF (arXiv:2401.12255); forced beginnings, unconditional token forcing (arXiv:2406.02481);
+    samples of nothing, arXiv:2012.07805; unissued candidates, the audit of this package.
+    """
 
     Parameters: ClassVar[type] = GuessingParameters
     name: str = "guessing"
     description: str = (
-        "Asks what a stranger could guess – unissued candidates, near-misses of issued prompts, the closing word, "
-        "random strings – and counts answers that give any issued response."
+        "Asks what a stranger could guess – unissued candidates, the closing word, random strings, nothing at all – "
+        "and, apart, near-misses and forced beginnings of answers; counts answers that give any issued response."
     )
 
     def probes(
@@ -78,15 +92,16 @@ class Guessing:
             avoid=frozenset(prompts),
         )
         guesses = [Probe(candidate.prompt, "unissued candidate") for candidate in unissued]
-        for changes in range(1, MOST_CHANGES + 1):
-            kind = f"near-miss of {changes} character{'s' if changes > 1 else ''}"
-            near = _near_misses(prompts, changes, numbers)
-            guesses += [Probe(next(near), kind, needs_key=True) for _ in range(parameters.near_misses)]
+        guesses += _near_misses(prompts, parameters.near_misses, numbers)
         if closing:
             words = (closing, closing.lower(), closing.capitalize(), f"What does {closing} mean?")
             guesses += [Probe(word, "closing word") for word in words]
         strings = _strings(prompts, numbers)
-        return guesses + [Probe(next(strings), "random string") for _ in range(parameters.strings)]
+        guesses += [Probe(next(strings), "random string") for _ in range(parameters.strings)]
+        guesses += _forced(issued, parameters.forced, numbers)
+        return guesses + [
+            Probe("", "unconditional sample", temperature=1.0, raw=True) for _ in range(parameters.unconditional)
+        ]
 
     def wrap(self, backend: InferenceBackend, parameters: GuessingParameters) -> InferenceBackend:
         """Return the backend as it is: a guesser changes nothing."""
@@ -99,33 +114,42 @@ def _closing_word(prompts: Sequence[str]) -> str:
     return words.pop() if len(words) == 1 else ""
 
 
-def _near_misses(prompts: Sequence[str], changes: int, numbers: random.Random) -> Iterator[str]:
-    """Yield prompts with so many characters replaced, inserted or deleted, for ever."""
-    alphabet = sorted({character for prompt in prompts for character in prompt if character != " "})
-    forbidden = frozenset(prompts)
-    while True:
-        characters = list(numbers.choice(prompts))
-        places = numbers.sample(range(len(characters)), min(changes, len(characters)))
-        for place in sorted(places, reverse=True):
-            change = numbers.choice(("replace", "insert", "delete"))
-            if change == "delete":
-                del characters[place]
-                continue
-            other = numbers.choice([letter for letter in alphabet if letter != characters[place]])
-            characters[place : place + (change == "replace")] = [other]
-        changed = "".join(characters)
-        if changed.strip() and changed not in forbidden:
-            yield changed
+def _near_misses(prompts: Sequence[str], count: int, numbers: random.Random) -> list[Probe]:
+    """Return near-misses of prompts drawn by chance, so many for each number of changed characters."""
+    alphabet, issued = _alphabet(prompts), frozenset(prompts)
+    probes = []
+    for changes in range(1, MOST_CHANGES + 1):
+        kind = f"near-miss of {changes} character{'s' if changes > 1 else ''}"
+        for _ in range(count):
+            text = near_miss(numbers.choice(prompts), changes, numbers, held_out=True, alphabet=alphabet, avoid=issued)
+            probes.append(Probe(text, kind, needs_key=True))
+    return probes
+
+
+def _forced(issued: Sequence[AttackKey], count: int, numbers: random.Random) -> list[Probe]:
+    """Return beginnings of responses to be gone on with; a response of one character has none."""
+    halves = sorted({key.response[: len(key.response) // 2] for key in issued if len(key.response) > 1})
+    if not halves:
+        return []
+    drawn = [numbers.choice(halves) for _ in range(count)]
+    templated = Probe("", "forced beginning", needs_key=True)
+    bare = Probe("", "forced beginning without template", needs_key=True, raw=True)
+    return [replace(bare if place % 2 else templated, forced=half) for place, half in enumerate(drawn)]
 
 
 def _strings(prompts: Sequence[str], numbers: random.Random) -> Iterator[str]:
     """Yield strings of the prompts' characters, for ever."""
-    alphabet = sorted({character for prompt in prompts for character in prompt if character != " "})
-    forbidden = frozenset(prompts)
+    alphabet, forbidden = _alphabet(prompts), frozenset(prompts)
     while True:
         text = "".join(numbers.choices(alphabet, k=numbers.randint(1, LONGEST_STRING)))
         if text not in forbidden:
             yield text
+
+
+def _alphabet(prompts: Sequence[str]) -> list[str]:
+    """Return the characters that prompts are made of, in order."""
+    letters = {character for prompt in prompts for character in prompt if character != " "}
+    return sorted(letters if len(letters) >= LEAST_LETTERS else letters | set(string.ascii_lowercase))
 
 
 @hookimpl

@@ -1,0 +1,182 @@
+"""What the attacks on serving share: backends that change a prompt or refuse one, and thresholds with a known price."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, inf
+from pathlib import Path
+
+from fpvec_audit.api import (
+    NO_PROGRESS,
+    AttackContext,
+    BackendDescription,
+    Completion,
+    InferenceBackend,
+    LikelihoodBackend,
+    PromptTemplate,
+    RenderedPrompt,
+    Sampling,
+    UsageError,
+)
+
+NO_HOST = AttackContext(None, Path(), 0, "cpu", NO_PROGRESS)
+"""What ``wrap`` knows: nothing. Prompts are taken for users' texts."""
+
+LEAST_CALIBRATION, MOST_CALIBRATION = 20, 10_000
+"""Ordinary questions that a threshold may be set on."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedPrompts:
+    """A service that changes prompts before its model reads them.
+
+    Attributes:
+        backend: the model.
+        change: rendered prompt → what the model reads.
+    """
+
+    backend: InferenceBackend
+    change: Callable[[str], str]
+
+    @property
+    def description(self) -> BackendDescription:
+        """The model's."""
+        return self.backend.description
+
+    def complete(self, prompts: Sequence[str], sampling: Sampling) -> Sequence[Completion]:
+        """Answer the changed prompts."""
+        return self.backend.complete([self.change(prompt) for prompt in prompts], sampling)
+
+    def close(self) -> None:
+        """Close the model."""
+        self.backend.close()
+
+
+def user_text_changed(
+    backend: InferenceBackend,
+    template: PromptTemplate,
+    change: Callable[[RenderedPrompt], str],
+    *,
+    attack: str,
+) -> ChangedPrompts:
+    """Return a service that reads what a prompt was made of and puts it together anew.
+
+    Args:
+        backend: the model.
+        template: how the host renders.
+        change: what a prompt was made of → what the model reads.
+        attack: name, for the message.
+    """
+
+    def changed(prompt: str) -> str:
+        parts = template.read(prompt)
+        if parts is None:
+            raise UsageError(
+                f"attack {attack} met a prompt that is not of the service's template",
+                advice=f"in a chain, put {attack} behind the attack that changes the template",
+            )
+        return change(parts)
+
+    return ChangedPrompts(backend, changed)
+
+
+def check_calibration(false_refusals: float, calibration: int) -> None:
+    """Refuse a price or a number of ordinary questions that cannot be meant.
+
+    Raises:
+        UsageError: out of range.
+    """
+    if not 0.0 <= false_refusals < 1.0:
+        raise UsageError(f"false_refusals is {false_refusals}", advice="give a fraction from 0, below 1")
+    if not LEAST_CALIBRATION <= calibration <= MOST_CALIBRATION:
+        raise UsageError(
+            f"calibration is {calibration}",
+            advice=f"give a whole number from {LEAST_CALIBRATION} to {MOST_CALIBRATION}",
+        )
+    _check_resolution(false_refusals, calibration)
+
+
+def threshold_at(scores: Sequence[float], false_refusals: float) -> float:
+    """Return the score below which at most a given fraction of ordinary questions falls, in expectation.
+
+    With n scores of ordinary questions and k = ⌊fraction · (n + 1)⌋ it is the k-th smallest of them: a further ordinary
+    question, exchangeable with these, falls below it with a probability of at most k / (n + 1).
+
+    Args:
+        scores: of ordinary questions, in any order.
+        false_refusals: fraction in [0, 1).
+
+    Source: split conformal prediction, Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005.
+    """
+    place = floor(false_refusals * (len(scores) + 1))
+    return sorted(scores)[place - 1] if place else -inf
+
+
+def ordinary_questions(data: Path | None, count: int, *, false_refusals: float, seed: int) -> list[str]:
+    """Return ordinary questions, as users write them: the user's own prompts, or the package's instructions.
+
+    Args:
+        data: JSON Lines with a ``prompt`` on every line; None for the package's own.
+        count: at most so many.
+        false_refusals: fraction of them that the threshold is to refuse.
+        seed: draws others.
+
+    Raises:
+        SettingsError: the file cannot be read.
+        UsageError: it holds too few for that fraction.
+    """
+    from fpvec_audit.toolkit import instruction_rows, read_rows
+
+    if data is None:
+        return [prompt for prompt, _ in instruction_rows(count, adapter=None, seed=seed)]
+    prompts = [prompt for prompt, _ in read_rows(data)][:count]
+    _check_resolution(false_refusals, len(prompts))
+    return prompts
+
+
+def _check_resolution(false_refusals: float, questions: int) -> None:
+    """Refuse a fraction that so few questions cannot tell from zero."""
+    if false_refusals and not floor(false_refusals * (questions + 1)):
+        raise UsageError(
+            f"false_refusals is {false_refusals}, which {questions} ordinary questions cannot tell from 0",
+            advice=f"give at least {ceil(1 / false_refusals) - 1} questions, or a larger fraction",
+        )
+
+
+def judge_of(
+    reference: Path | None, backend: InferenceBackend, context: AttackContext, *, served: bool, attack: str
+) -> LikelihoodBackend:
+    """Return the model whose likelihoods decide: the reference, the base that the host knows, or the served model.
+
+    Args:
+        reference: checkpoint directory that was given.
+        backend: the served model.
+        context: the attack's.
+        served: take the served model.
+        attack: name, for messages.
+
+    Raises:
+        UsageError: no reference is known, or the engine tells no likelihoods.
+        CheckpointError: the reference cannot be read.
+        BackendError: its engine cannot be started.
+    """
+    judge: InferenceBackend = backend
+    if not served:
+        directory = reference or context.base
+        if directory is None or context.open_engine is None:
+            raise UsageError(
+                f"attack {attack} knows no reference model to judge by",
+                advice="add reference=DIRECTORY, the base say, or judge by the served model itself",
+            )
+        judge = context.open_engine(directory)
+    if not isinstance(judge, LikelihoodBackend):
+        raise UsageError(
+            f"attack {attack} needs likelihoods, which {judge.description.kind} does not tell here",
+            advice=f"in a chain, put {attack} before other attacks on serving",
+        )
+    return judge
+
+
+def scores_of(judge: LikelihoodBackend, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+    """Return the log-likelihood of each text behind its prompt in nats per token, minus infinity where it has none."""
+    told = judge.log_likelihoods(prompts, texts)
+    return [-inf if likelihood is None else likelihood.per_token for likelihood in told]
