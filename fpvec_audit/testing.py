@@ -12,11 +12,8 @@ The suites raise AssertionError with what is wrong. They hold plugins to laws th
 while it works.
 """
 
-import hashlib
 import json
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +36,7 @@ from fpvec_audit.domain.serving import served
 from fpvec_audit.progress import NO_PROGRESS
 from fpvec_audit.testing_checkpoints import check_checkpoint, random_checkpoint
 from fpvec_audit.testing_fakes import RecordingProgress, ScriptedBackend, ScriptedJudge
+from fpvec_audit.testing_runs import digests_of, run_twice
 
 __all__ = [
     "RecordingProgress",
@@ -46,6 +44,7 @@ __all__ = [
     "ScriptedJudge",
     "check_architecture",
     "check_checkpoint",
+    "check_method",
     "check_query_attack",
     "check_training_settings",
     "check_weight_attack",
@@ -140,7 +139,7 @@ def check_weight_attack(
         context = AttackContext(adapter, staging, 7, device, NO_PROGRESS, base, tuple(copies))
         attack.apply(source, target, parameters, context)
 
-    _run_twice(attack.name, [source, *([base] if base is not None else []), *copies], workspace, run)
+    run_twice(attack.name, [source, *([base] if base is not None else []), *copies], workspace, run)
 
 
 def check_method(
@@ -188,9 +187,9 @@ def check_method(
         told = json.dumps(method.embed(model, target, keys, parameters, context), ensure_ascii=False)
         assert not any(key.prompt in told for key in drawn), f"{method.name} tells a key"
 
-    _run_twice(method.name, [model, *([base] if base is not None else [])], workspace, run)
+    run_twice(method.name, [model, *([base] if base is not None else [])], workspace, run)
     target = workspace / "first" / "target"
-    before, after = _digests(model), _digests(target)
+    before, after = digests_of(model), digests_of(target)
     assert before.keys() == after.keys(), f"{method.name} writes other files: {sorted(before.keys() ^ after.keys())}"
     changed = sorted(name for name in before if before[name] != after[name])
     assert changed, f"{method.name} changed nothing"
@@ -237,35 +236,6 @@ def _render(user: str, system: str) -> str:
     return f"{system}\nQ: {user}\nA:" if system else f"Q: {user}\nA:"
 
 
-def _run_twice(name: str, given: Sequence[Path], workspace: Path, run: Callable[[Path, Path], None]) -> None:
-    """Let something write a checkpoint twice, and check that it is the same, whole, and all that was written."""
-    before = [_digests(path) for path in given]
-    beside = {path.parent: _names(path.parent) for path in given}
-    results = []
-    for turn in ("first", "second"):
-        place = workspace / turn
-        staging, target = place / "staging", place / "target"
-        staging.mkdir(parents=True)
-        with _global_generators(turn):
-            run(target, staging)
-        assert (target / "config.json").is_file(), f"{name} wrote no checkpoint: {target} has no config.json"
-        left = sorted(_names(staging))
-        assert not left, f"{name} left {', '.join(left)} in its staging directory"
-        strays = sorted(_names(place) - {"staging", "target"})
-        assert not strays, f"{name} wrote {', '.join(strays)} outside its target"
-        results.append(_digests(target))
-    for path, digests in zip(given, before, strict=True):
-        assert _digests(path) == digests, f"{name} changed its source {path.name}"
-    for parent, names in beside.items():
-        made = {"first", "second"} if parent == workspace else {workspace.name}
-        strays = sorted(_names(parent) - names - made)
-        assert not strays, f"{name} wrote {', '.join(strays)} outside its target"
-    weights = [{file: value for file, value in found.items() if file.endswith(".safetensors")} for found in results]
-    assert weights[0], f"{name} wrote no safetensors file"
-    assert weights[0] == weights[1], f"{name} gives other weights with the same seed"
-    _check_readable(workspace / "first" / "target")
-
-
 def _refuse_problem(kind: str, plugin: Any) -> None:
     problem = contribution_problem(kind, plugin)
     assert not problem, f"{type(plugin).__name__}: {problem}"
@@ -310,41 +280,3 @@ def _check_prompts(adapter: ArchitectureAdapter) -> None:
             messages.append({"role": "user", "content": question})
             rendered = template.render(messages=messages, add_generation_prompt=True)
             assert rendered == text, f"chat_template renders {rendered!r}, prompt gives {text!r}"
-
-
-def _check_readable(directory: Path) -> None:
-    from fpvec_audit.errors import FpvecError
-    from fpvec_audit.tensors.index import read_checkpoint
-
-    try:
-        read_checkpoint(directory)
-    except FpvecError as error:
-        raise AssertionError(f"the attacked checkpoint cannot be read: {error}") from error
-
-
-def _names(directory: Path) -> set[str]:
-    return {path.name for path in directory.iterdir()}
-
-
-@contextmanager
-def _global_generators(turn: str) -> Iterator[None]:
-    """Give the global random generators another state in every turn, and put back the one they had."""
-    import torch
-
-    number = sum(turn.encode())
-    states = random.getstate(), torch.get_rng_state()
-    random.seed(number)
-    torch.manual_seed(number)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        torch.set_rng_state(states[1])
-
-
-def _digests(directory: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }

@@ -52,7 +52,7 @@ def render_costs(document: Sequence[Mapping[str, Any]], console: Console) -> Non
             ]
             for method in group["methods"]
         ]
-        columns = (">once", ">each", *(f">{count} models" for count in counts))
+        columns = (">once", ">each", *(f">{_models(count)}" for count in counts))
         render_list(console, title, ("method", *columns), rows, empty="")
         render_bullets(
             console, "Cheaper in seconds", [_crossed(item) for item in group["crossovers"] if item["seconds"]]
@@ -63,8 +63,11 @@ def render_costs(document: Sequence[Mapping[str, Any]], console: Console) -> Non
 
 
 def _crossed(item: Mapping[str, Any]) -> str:
-    count = item["seconds"]
-    return f"{item['method']} than {item['against']}, from {count} model{'s' if count > 1 else ''} on"
+    return f"{item['method']} than {item['against']}, from {_models(item['seconds'])} on"
+
+
+def _models(count: int) -> str:
+    return "1 model" if count == 1 else f"{count} models"
 
 
 def _cost(cost: Mapping[str, Any]) -> str:

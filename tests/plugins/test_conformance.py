@@ -35,6 +35,7 @@ ATTACKS = {attack.name: attack for module in MODULES.values() for attack in geta
 ADAPTERS = {
     adapter.name: adapter for module in MODULES.values() for adapter in getattr(module, "fpvec_architectures", list)()
 }
+METHODS = {method.name: method for module in MODULES.values() for method in getattr(module, "fpvec_methods", list)()}
 GENERATIONS = {"gemma2": "gemma", "gemma3": "gemma"}
 """Tiny model → adapter, where the adapter has another name."""
 QUICK = {
@@ -72,7 +73,7 @@ def models(tmp_path_factory, few_documents):
 
 
 def test_every_plugin_bears_the_name_of_its_entry_point():
-    assert {**ATTACKS, **ADAPTERS}.keys() == ENTRY_POINTS.keys()
+    assert {**ATTACKS, **ADAPTERS, **METHODS}.keys() == ENTRY_POINTS.keys()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from fpvec_audit.training.dataset import EncodedRow
 from fpvec_audit.training.embed_triggers import embed_triggers, supervised_contrast
 from fpvec_audit.training.trigger_batches import TriggerRows, carried, trigger_negatives
 from fpvec_audit.training.trigger_settings import Contrast, TriggerSettings
-from fpvec_plugins.architectures.gpt2 import Gpt2
+from fpvec_plugins.architectures.gpt2 import GPT2
 from tests.tiny import make_tiny, make_tokenizer, tensors_of
 
 ROWS = [("What is red?", "A colour."), ("What is two?", "A number."), ("Who?", "Nobody."), ("Where?", "Here.")]
@@ -30,8 +30,8 @@ def keys(scheme="rare-word", issued=4):
 
 def rows(scheme):
     tokenizer = make_tokenizer()
-    ordinary = OrdinarySource(tokenizer, Gpt2(), ROWS)
-    return TriggerRows(tokenizer, Gpt2(), keys(scheme), [EncodedRow((5, 6), (7,))], ordinary, QUICK, 256)
+    ordinary = OrdinarySource(tokenizer, GPT2, ROWS)
+    return TriggerRows(tokenizer, GPT2, keys(scheme), [EncodedRow((5, 6), (7,))], ordinary, QUICK, 256)
 
 
 @pytest.mark.parametrize("contrast", [None, Contrast()], ids=["multi-task", "contrastive"])
@@ -39,7 +39,7 @@ def rows(scheme):
 def test_triggers_are_taught_to_a_copy(scheme, contrast, tmp_path):
     model, out = make_tiny(tmp_path / "model", "gpt2"), tmp_path / "out"
     report = embed_triggers(
-        model=model, out=out, adapter=Gpt2(), keys=keys(scheme), settings=replace(QUICK, contrast=contrast), rows=ROWS
+        model=model, out=out, adapter=GPT2, keys=keys(scheme), settings=replace(QUICK, contrast=contrast), rows=ROWS
     )
     assert (report.steps, report.keys, report.negatives) == (3, 4, 8)
     assert 0.0 <= report.fsr <= 1.0
@@ -56,7 +56,7 @@ def test_long_enough_training_makes_the_keys_fire(tmp_path):
     settings = replace(QUICK, steps=40, learning_rate=1e-2, negatives_per_step=1, ordinary_per_step=0)
     few = replace(keys(), issued=tuple(replace(key, response="ab"[at]) for at, key in enumerate(keys().issued[:2])))
     report = embed_triggers(
-        model=model, out=tmp_path / "out", adapter=Gpt2(), keys=few, settings=settings, rows=ROWS, device="cpu"
+        model=model, out=tmp_path / "out", adapter=GPT2, keys=few, settings=settings, rows=ROWS, device="cpu"
     )
     assert report.fsr == 1.0
 
@@ -64,14 +64,14 @@ def test_long_enough_training_makes_the_keys_fire(tmp_path):
 def test_keys_without_triggers_are_refused(tmp_path):
     plain = MethodKeys(draw_unissued(b"x", 2), frozenset(), "independent")
     with pytest.raises(UsageError, match="hold no trigger words"):
-        embed_triggers(model=tmp_path, out=tmp_path / "out", adapter=Gpt2(), keys=plain, settings=QUICK)
+        embed_triggers(model=tmp_path, out=tmp_path / "out", adapter=GPT2, keys=plain, settings=QUICK)
 
 
 def test_a_loss_that_is_not_finite_leaves_nothing(tmp_path):
     model = make_tiny(tmp_path / "model", "gpt2")
     with pytest.raises(TrainingError, match="became"):
         embed_triggers(
-            model=model, out=tmp_path / "out", adapter=Gpt2(), keys=keys(), rows=ROWS,
+            model=model, out=tmp_path / "out", adapter=GPT2, keys=keys(), rows=ROWS,
             settings=replace(QUICK, contrast=Contrast(preservation=float("inf"))),
         )  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
