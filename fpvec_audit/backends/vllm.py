@@ -228,6 +228,55 @@ class VllmBackend:
         }
         return [likelihood(values) for values in self._answers(question)]
 
+    @property
+    def tokenizer(self) -> Any:
+        """The suspect's tokenizer."""
+        return self._files.tokenizer
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of prompt and answer together."""
+        return self._longest
+
+    def complete_ids(self, prompts: Sequence[list[int]], *, max_new_tokens: int) -> list[str]:
+        """Answer prompts in token ids greedily, in order and in the same number; special tokens are left out.
+
+        Raises:
+            BackendError: the engine is closed or died, or a prompt does not fit.
+        """
+        if not prompts:
+            return []
+        self._require_room(max(map(len, prompts)) + max_new_tokens)
+        question = {
+            "ask": "completions",
+            "prompts": list(prompts),
+            "max_new_tokens": max_new_tokens,
+            "temperature": 0.0,
+            "top_p": 1.0,
+            "seeds": [None] * len(prompts),
+            "first_tokens": 0,
+            "stop": list(self._files.stop_ids),
+        }
+        return [self._completion(answer).text for answer in self._answers(question)]
+
+    def ranked_log_probabilities(
+        self, texts: Sequence[list[int]], starts: Sequence[int]
+    ) -> list[list[tuple[float, int]]]:
+        """Return (log-probability, rank) of each text's ids from a given one on; the likeliest token has rank 1.
+
+        Args:
+            texts: token ids, of which the first has no probability.
+            starts: place in each text from which on to tell, at least 1.
+
+        Raises:
+            BackendError: the engine is closed or died, or a text does not fit.
+        """
+        if not texts:
+            return []
+        self._require_room(max(map(len, texts)) + 1)
+        question = {"ask": "ranked-log-probabilities", "prompts": list(texts), "starts": list(starts)}
+        return [[(value, rank) for value, rank in told] for told in self._answers(question)]
+
     def close(self) -> None:
         """End the engine's process and wait until its memory is free."""
         if self._channel is not None:

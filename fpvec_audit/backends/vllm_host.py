@@ -201,7 +201,12 @@ def import_model_class(architectures: list[str]) -> None:
 
 
 def _answer(engine: Any, question: dict[str, Any]) -> dict[str, Any]:
-    return _completions(engine, question) if question["ask"] == "completions" else _log_probabilities(engine, question)
+    if question["ask"] == "completions":
+        return _completions(engine, question)
+    told = _log_probabilities(engine, question)
+    if question["ask"] == "log-probabilities":
+        return {"answers": [[entry.logprob for entry in text] for text in told]}
+    return {"answers": [[[entry.logprob, entry.rank] for entry in text] for text in told]}
 
 
 def _completions(engine: Any, question: dict[str, Any]) -> dict[str, Any]:
@@ -232,18 +237,16 @@ def _completion(output: Any, first_tokens: int) -> dict[str, Any]:
     return answer
 
 
-def _log_probabilities(engine: Any, question: dict[str, Any]) -> dict[str, Any]:
-    """Return the log-probabilities of each text's ids from a given one on; the rest does not travel."""
+def _log_probabilities(engine: Any, question: dict[str, Any]) -> list[list[Any]]:
+    """Return what vLLM tells of each text's ids from a given one on; the rest does not travel."""
     from vllm import SamplingParams
 
     parameters = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
     outputs = engine.generate([_prompt(ids) for ids in question["prompts"]], parameters, use_tqdm=False)
-    return {
-        "answers": [
-            [told[token].logprob for told, token in zip(output.prompt_logprobs[start:], ids[start:], strict=True)]
-            for output, ids, start in zip(outputs, question["prompts"], question["starts"], strict=True)
-        ]
-    }
+    return [
+        [told[token] for told, token in zip(output.prompt_logprobs[start:], ids[start:], strict=True)]
+        for output, ids, start in zip(outputs, question["prompts"], question["starts"], strict=True)
+    ]
 
 
 def _prompt(ids: list[int]) -> Any:

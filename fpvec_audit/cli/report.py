@@ -27,7 +27,7 @@ def report(
     registry: RegistryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make the report of an audit in the registry, or of a JSON document of an audit, a trace or an attack run.
+    """Make the report of an audit in the registry, or of what a command printed with --json.
 
     One file that loads nothing and runs nothing. With --transcript it holds every key that was asked.
 

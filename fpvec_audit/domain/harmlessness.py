@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from math import exp
 from typing import Any
 
-from fpvec_audit.domain.statistics import mcnemar_p_value, paired_difference_interval
+from fpvec_audit.domain.noninferiority import difference_interval
+from fpvec_audit.domain.statistics import mcnemar_p_value
 from fpvec_audit.errors import UsageError
 
 
@@ -163,6 +164,6 @@ def _compare_task(task: str, before: tuple[bool, ...], after: tuple[bool, ...]) 
         items=len(pairs),
         before=sum(before) / len(pairs),
         after=sum(after) / len(pairs),
-        interval=paired_difference_interval(gained, lost, len(pairs)),
+        interval=difference_interval(lost, gained, len(pairs)),
         p_value=float(mcnemar_p_value(gained, lost)),
     )

@@ -6,7 +6,7 @@ scipy's in the tests.
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from math import comb, sqrt
+from math import comb
 
 
 def hypergeometric_p_value(*, candidates: int, issued: int, matched: int, issued_matched: int) -> Fraction:
@@ -96,23 +96,6 @@ def mcnemar_p_value(gained: int, lost: int) -> Fraction:
     discordant = gained + lost
     tail = sum(comb(discordant, hits) for hits in range(min(gained, lost) + 1))
     return min(Fraction(1), Fraction(2 * tail, 2**discordant))
-
-
-def paired_difference_interval(gained: int, lost: int, items: int) -> tuple[float, float]:
-    """Return a 95 % interval of the difference of two paired proportions (second side − first side).
-
-    The adjusted Wald interval: one discordant pair is added to each side.
-
-    Args:
-        gained: items only the second side got right.
-        lost: items only the first side got right.
-        items: all items.
-
-    Source: Bonett and Price, Journal of Educational and Behavioral Statistics 37 (2012) 479–488.
-    """
-    second, first = (gained + 1) / (items + 2), (lost + 1) / (items + 2)
-    margin = 1.959963984540054 * sqrt((second + first - (second - first) ** 2) / (items + 2))
-    return max(-1.0, second - first - margin), min(1.0, second - first + margin)
 
 
 def _bisect(below: Callable[[float], bool]) -> float:

@@ -1,24 +1,27 @@
 """A comparison of task scores before and after stamping as a page."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from fpvec_audit.reports.audit_text import percent
 from fpvec_audit.reports.dot_rows import Axis, Dot, Row, draw_rows
+from fpvec_audit.reports.harmless_text import (
+    SENTENCES,
+    bound,
+    interval,
+    is_share,
+    limits,
+    meaning,
+    method,
+    notes,
+    on_text,
+    scores,
+    signed,
+)
 from fpvec_audit.reports.numbers_text import p_text, sentence
 from fpvec_audit.reports.page import Block, Chart, Group, Page, Pairs, Points, Section, Table, Text, listed, present
 
-SENTENCES = {
-    "HARMLESS": "Stamping did no harm that matters.",
-    "HARMFUL": "Stamping did harm.",
-    "INCONCLUSIVE": "This comparison can neither show harm nor rule it out.",
-}
 TONES = {"HARMLESS": "found", "HARMFUL": "alarm", "INCONCLUSIVE": "open"}
-LIMITS = (
-    "that the models are alike in what was not asked: only the tasks listed here were compared",
-    "that the same holds for other sizes, languages or ways of asking",
-)
 
 
 def harmless_page(document: Mapping[str, Any]) -> Page:
@@ -40,6 +43,7 @@ def harmless_page(document: Mapping[str, Any]) -> Page:
             ("Margin", f"{100 * margin:.3g} points"),
         ),
         lead=(
+            meaning(document),
             f"Harmless means: with 95 % confidence the scores fell by no more than {100 * margin:.3g} points. The same "
             "items were put to both models, and compared pair by pair.",
         ),
@@ -52,21 +56,27 @@ def harmless_page(document: Mapping[str, Any]) -> Page:
 
 
 def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:
-    tasks, margin = document["tasks"], document["margin"]
+    tasks = document["tasks"]
     if not tasks:
         return (Text(("No task was compared.",)),)
+    return present(_chart(document), _parts(document), _on_text(document))
+
+
+def _chart(document: Mapping[str, Any]) -> Chart:
+    tasks, margin = document["tasks"], document["margin"]
     rows = tuple(
         Row(
             str(task["task"]),
-            f"{_signed(task['difference'])} points",
+            f"{signed(task['difference'])} points",
             (Dot(100 * task["difference"]),),
             span=(100 * task["interval"][0], 100 * task["interval"][1]),
             tone="alarm" if task["interval"][1] < -margin else "ink",
         )
         for task in tasks
+        if is_share(task)
     )
     ends = [abs(end) for row in rows if row.span for end in row.span]
-    reach = max(150 * margin, *ends)
+    reach = max(150 * margin, *ends) if ends else 150 * margin
     step = next(step for step in (0.5, 1, 2, 5, 10, 20, 50, 100) if reach / step <= 4)
     ticks = tuple(
         (place * step, f"{place * step:+g}".replace("-", "−") if place else "0")
@@ -74,55 +84,79 @@ def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:
         if abs(place * step) <= reach
     )
     axis = Axis(-reach, reach, ticks, ((-100 * margin, f"margin −{100 * margin:.3g}"),), "points, after − before")
-    table = Table(
-        "Scores before and after",
-        ("Task", ">Items", ">Before", ">After", ">Difference", ">95 % interval", ">p"),
+    described = "; ".join(f"{row.label}: {row.note}" for row in rows)
+    return Chart(
+        name="harmlessness",
+        caption="Change of every task's score with its 95 % interval; left of the dashed line is too much.",
+        description=f"Differences by task. {described}.",
+        table=_table("Scores before and after", "Task", tasks, ">Loss at most", bound),
+        draw=partial(draw_rows, rows, axis),
+        folded=False,
+    )
+
+
+def _parts(document: Mapping[str, Any]) -> Table | None:
+    parts = [
+        {**part, "task": f"{task['task']}: {part['kind'].replace('_', ' ')}", "metric": task.get("metric", "")}
+        for task in document["tasks"]
+        for part in task.get("parts") or ()
+    ]
+    return _table("The same items by kind; shown, and not judged", "Kind", parts) if parts else None
+
+
+def _table(
+    caption: str,
+    first: str,
+    tasks: Sequence[Mapping[str, Any]],
+    last: str = "",
+    more: Callable[[Mapping[str, Any]], str] | None = None,
+) -> Table:
+    columns = (first, ">Items", ">Before", ">After", ">Difference", ">95 % interval")
+    has_p = all("p_value" in task for task in tasks)
+    shows_last = more is not None and all(more(task) for task in tasks)
+    return Table(
+        caption,
+        (*columns, *([last] if shows_last else []), *([">p"] if has_p else [])),
         tuple(
             (
                 str(task["task"]),
-                str(task["items"]),
-                percent(task["before"]),
-                percent(task["after"]),
-                f"{_signed(task['difference'])} points",
-                f"{_signed(task['interval'][0])} to {_signed(task['interval'][1])}",
-                p_text(task["p_value"]),
+                f"{task['items']:,}",
+                *scores(task),
+                interval(task),
+                *([more(task)] if more is not None and shows_last else []),
+                *([p_text(task["p_value"])] if has_p else []),
             )
             for task in tasks
         ),
     )
-    described = "; ".join(f"{row.label}: {row.note}" for row in rows)
-    return (
-        Chart(
-            name="harmlessness",
-            caption="Change of every task's score with its 95 % interval; left of the dashed line is too much.",
-            description=f"Differences by task. {described}.",
-            table=table,
-            draw=partial(draw_rows, rows, axis),
-            folded=False,
-        ),
-    )
 
 
-def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
+def _on_text(document: Mapping[str, Any]) -> Group | None:
+    lines = on_text(document)
+    return Group("On fixed text", (Points(tuple(sentence(line) for line in lines)),)) if lines else None
 
 
 def _method(document: Mapping[str, Any]) -> tuple[Block, ...]:
-    asked = (
-        "Both models answered the same items under the same engine, batch size and tokenisation, so that any "
-        "difference comes from the weights. p is McNemar's exact test on the items that only one answered right.",
-    )
     told = tuple(
-        (name.replace("_", " "), str(document[name]))
-        for name in ("before_digest", "after_digest", "engine", "seconds")
+        (name.replace("_", " "), f"{document[name]:.1f}" if name == "seconds" else str(document[name]))
+        for name in ("before_digest", "after_digest", "engine", "seconds", "logs")
         if document.get(name)
     )
-    return present(Text(asked), Pairs(told) if told else None)
+    return present(
+        Text(
+            (
+                "Both models answered the same items under the same engine, batch size and tokenisation, so that any "
+                "difference comes from the weights. p is of no difference at all, before any correction.",
+            )
+        ),
+        Points(tuple(sentence(line) for line in method(document))),
+        Pairs(told) if told else None,
+    )
 
 
 def _limits(document: Mapping[str, Any]) -> tuple[Block, ...]:
-    notes = listed([sentence(note) for note in document.get("warnings") or ()])
+    weak = listed(notes(document))
     return present(
-        Group("What this does not prove", (Points(tuple(document.get("does_not_prove") or LIMITS)),)),
-        Group("What weakens or limits this result", (notes,)) if notes else None,
+        Group("What this does not prove", (Points(tuple(limits(document))),)),
+        Group("What weakens or limits this result", (weak,)) if weak else None,
     )

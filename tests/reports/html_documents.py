@@ -320,6 +320,50 @@ HARMLESS = {
         )
     ],
 }  # fmt: skip
+HARMFUL = {
+    "verdict": "HARMFUL",
+    "margin": 0.03,
+    "tasks": [
+        {
+            "task": "offline_quiz", "metric": "exact_match", "items": 3000, "before": 0.91, "after": 0.82,
+            "difference": -0.09, "interval": [-0.104, -0.076], "p_value": 3e-40, "p_value_adjusted": 6e-40,
+            "loss": 0.09, "loss_bound": 0.102, "p_value_harm": 1e-4, "p_value_harm_adjusted": 2e-4,
+            "method": "exact", "at_floor": False, "verdict": "HARMFUL",
+            "parts": [
+                {
+                    "kind": kind, "items": items, "before": 0.9, "after": 0.9 + difference, "difference": difference,
+                    "interval": [difference - 0.05, difference + 0.05],
+                }
+                for kind, items, difference in (("add", 160, -0.2), ("upper_case", 200, 0.0))
+            ],
+        },
+        {
+            "task": "wikitext", "metric": "word_perplexity", "items": 62, "before": 21.4, "after": 21.9,
+            "difference": 0.5, "interval": [0.41, 0.62], "p_value": 2e-4, "p_value_adjusted": 2e-4,
+            "loss": 0.023, "loss_bound": 0.028, "p_value_harm": 1.0, "p_value_harm_adjusted": 1.0,
+            "method": "bootstrap", "at_floor": False, "verdict": "HARMLESS", "parts": [],
+        },
+    ],
+    "left_out": [{"task": "boolq", "problem": "its data set cannot be fetched – the hub is away"}],
+    "text": {
+        "documents": 312,
+        "tokens": 68981,
+        "perplexity": {"before": 18.2, "after": 18.9, "ratio": 1.0385, "interval": [1.03, 1.05]},
+        "divergence": {"nats_per_token": 0.041, "interval": [0.038, 0.045]},
+        "agreement": 0.87,
+    },
+    "before_model": "/models/chat-7b",
+    "after_model": "/models/chat-7b-stamped",
+    "before_digest": "ab" * 32,
+    "after_digest": "cd" * 32,
+    "backend": {"kind": "transformers", "engine": "transformers", "version": "5.19.0", "settings": {}},
+    "engine": "transformers 5.19.0",
+    "seconds": 81.5,
+    "logs": "/home/harmless/job-0123456789abcdef",
+    "warnings": ["both models were asked with transformers: vLLM is not installed"],
+    "does_not_prove": ["that the models are alike in what was not asked"],
+}  # fmt: skip
+"""A comparison with everything that one can hold."""
 EXCHANGES = tuple(
     Exchange(
         position=place,

@@ -17,6 +17,7 @@ from tests.reports.html_documents import (
     ATTACKS,
     EXCHANGES,
     FEW_ATTACKS,
+    HARMFUL,
     HARMLESS,
     HOSTILE,
     INCONCLUSIVE,
@@ -37,6 +38,7 @@ EVERYTHING = {
     "attacks": ATTACKS,
     "old attacks": CELLS,
     "harmlessness": HARMLESS,
+    "harm": HARMFUL,
 }
 VOID = {"meta", "link", "br", "img", "path", "use", "rect"}
 STYLE = Path(drawing.__file__).parent / "templates" / "style.css"
@@ -219,6 +221,7 @@ HOSTILE_PLACES = {
     "problem": (FEW_ATTACKS, FEW_ATTACKS["cells"][-1]["problem"]),
     "guess": (FEW_ATTACKS, "trigger word alone"),
     "task": (HARMLESS, "boolq"),
+    "task left out": (HARMFUL, "boolq"),
 }
 
 

@@ -4,10 +4,10 @@ import re
 import pytest
 from rich.console import Console
 
-from fpvec_audit.reports import attack_tables, terminal
+from fpvec_audit.reports import attack_tables, harmless_terminal, terminal
 from fpvec_audit.reports.audit_text import MEANINGS, SENTENCES, p_sentence
 from tests.reports.documents import AUDIT, CELLS, HARM, SILENT
-from tests.reports.html_documents import ATTACKS
+from tests.reports.html_documents import ATTACKS, HARMFUL, HARMLESS
 
 KEYS = {
     "id": "ks-0123456789abcdef",
@@ -86,6 +86,8 @@ EVERYTHING = [
     (attack_tables.render_cells, CELLS),
     (terminal.render_harmlessness, {"stamped A": HARM}),
     (attack_tables.render_run, ATTACKS),
+    (harmless_terminal.render_comparison, HARMLESS),
+    (harmless_terminal.render_comparison, HARMFUL),
     (attack_tables.render_attacks, [ATTACK]),
     (terminal.render_key_set, KEYS),
     (terminal.render_key_sets, [KEYS]),
@@ -184,3 +186,10 @@ def test_empty_lists_say_what_to_do():
 
 def test_colour_is_used_where_there_is_some():
     assert "\x1b[" in shown(terminal.render_audit, AUDIT, force_terminal=True, color_system="standard")
+
+
+def test_comparison_begins_with_the_verdict_and_names_what_harmed_and_what_is_missing():
+    text = unwrapped(shown(harmless_terminal.render_comparison, HARMFUL))
+    assert text.startswith("HARMFUL Stamping did harm.")
+    for part in ("lost more than 3 points on offline_quiz", "91.0 → 82.0 %", "2.8 %", "upper case", "boolq", "0.0410"):
+        assert part in text, part
