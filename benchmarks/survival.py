@@ -5,7 +5,7 @@
 
 The first command tells `fpvec demo` (keys that nobody tuned for; families are kept in ``--dir``), carries out `fpvec
 attack run` on the stamped maths model, which resumes where an earlier run was killed, and writes every cell to
-benchmarks/survival.json. The second measures nothing and writes the survival table of docs/robustness.md from that file.
+benchmarks/survival.json. The second measures nothing and writes the survival table of docs/robustness.md from that.
 """
 
 import argparse
@@ -31,6 +31,7 @@ RESULTS = ROOT / "benchmarks" / "survival.json"
 DOCS = ROOT / "docs" / "robustness.md"
 BEGIN, END = "<!-- survival: written by benchmarks/survival.py -->", "<!-- survival: end -->"
 ARCHITECTURES = ("gpt2", "llama2", "bloom", "vicuna")
+COSTS = ("verdict", "accuracy", "perplexity")
 KEPT = ("cells", "frontier", "warnings", "seconds", "engine_starts", "resumed", "seed")
 
 
@@ -128,6 +129,11 @@ def family(name: str, run: Mapping[str, Any]) -> str:
             f"| {100 * low:.2g}–{100 * high:.2g} % |\n"
         )
     return "".join(lines)
+
+
+def titles(*names: str) -> str:
+    """Return the head of a table."""
+    return f"| {' | '.join(names)} |\n{'|---' * len(names)}|\n"
 
 
 def row(cell: Cell) -> str:
