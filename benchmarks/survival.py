@@ -109,8 +109,8 @@ def family(name: str, run: Mapping[str, Any]) -> str:
     first, _ = headline(cells, measure)
     lines = [f"\n### {name}\n", f"\n**{first}** {' '.join(lead(cells, measure))}\n"]
     lines.append(
-        f"\n`{run['model']}`, suite `{run['suite']}`: {len(cells)} cells, {run.get('engine_starts', '–')} engine starts, "
-        f"{run['seconds']:.0f} s.\n\n"
+        f"\n`{run['model']}`, suite `{run['suite']}`: {len(cells)} cells, {run.get('engine_starts', '–')} "
+        f"engine starts, {run['seconds']:.0f} s.\n\n"
     )
     lines.append(
         "| attack | FSR after | 95 % interval | p, answers | p, likelihood | verdict | accuracy | perplexity |\n"
