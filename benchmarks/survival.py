@@ -112,16 +112,11 @@ def family(name: str, run: Mapping[str, Any]) -> str:
         f"\n`{run['model']}`, suite `{run['suite']}`: {len(cells)} cells, {run.get('engine_starts', '–')} "
         f"engine starts, {run['seconds']:.0f} s.\n\n"
     )
-    lines.append(
-        "| attack | FSR after | 95 % interval | p, answers | p, likelihood | verdict | accuracy | perplexity |\n"
-    )
-    lines.append("|---|---|---|---|---|---|---|---|\n")
+    lines.append(titles("attack", "FSR after", "95 % interval", "p, answers", "p, likelihood", *COSTS))
     lines += [row(cell) for cell in cells if not cell.guesses]
     guesses = [(cell, group) for cell in cells for group in cell.groups]
     if guesses:
-        lines.append(
-            "\n| asked of | guess | asked | false triggers | rate | 95 % interval |\n|---|---|---|---|---|---|\n"
-        )
+        lines.append("\n" + titles("asked of", "guess", "asked", "false triggers", "rate", "95 % interval"))
     for cell, group in guesses:
         low, high = group["interval"]
         lines.append(
