@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import pluggy
 
@@ -35,25 +35,21 @@ from fpvec_audit.domain.ports import (
     FingerprintMethod,
     ModelDescription,
     QueryAttack,
-    TensorRole,
-    TrainingDefaults,
     WeightAttack,
 )
 from fpvec_audit.errors import (
     AmbiguousNameError,
     ArchitectureError,
-    FpvecError,
     PluginError,
     UnknownNameError,
     UsageError,
 )
+from fpvec_audit.plugin_code import OWN_DISTRIBUTION, GuardedAdapter, shown
 from fpvec_audit.plugin_points import announced_plugins, owner
 
-OWN_DISTRIBUTION = "fpvec-audit"
 LISTING = "fpvec plugin list"
 LISTINGS = {ATTACK: "fpvec attack list", METHOD: "fpvec method list"}
 """Kind → command that lists it, where that is not the plugins' own."""
-Value = TypeVar("Value")
 HOOKS = {"fpvec_architectures": ARCHITECTURE, "fpvec_attacks": ATTACK, "fpvec_methods": METHOD}
 """Hook → kind of what it gives."""
 
@@ -181,73 +177,6 @@ class Catalog:
         return UnknownNameError(kind, name, known, listing=LISTINGS.get(kind, LISTING))
 
 
-@contextlib.contextmanager
-def plugin_code(info: PluginInfo) -> Iterator[None]:
-    """Run a plugin's code: what it raises becomes a PluginError that names its owner.
-
-    Raises:
-        PluginError: the plugin raised something that is no FpvecError.
-    """
-    try:
-        yield
-    except FpvecError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"{info.kind} {info.name} of {info.owner} failed: {_shown(error)}",
-            advice="" if info.distribution == OWN_DISTRIBUTION else f"update or uninstall {info.distribution}",
-        ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class _GuardedAdapter:
-    """A stranger's adapter, whose faults name their owner wherever in the core it is used."""
-
-    adapter: ArchitectureAdapter
-    info: PluginInfo
-
-    @property
-    def name(self) -> str:
-        return self.adapter.name
-
-    @property
-    def chat_template(self) -> str:
-        with plugin_code(self.info):
-            return self.adapter.chat_template
-
-    @property
-    def defaults(self) -> Sequence[TrainingDefaults]:
-        with plugin_code(self.info):
-            return self.adapter.defaults
-
-    def supports(self, description: ModelDescription) -> int:
-        with plugin_code(self.info):
-            return _of_type(self.adapter.supports(description), int, "supports")
-
-    def role(self, tensor_name: str) -> TensorRole:
-        with plugin_code(self.info):
-            return _of_type(self.adapter.role(tensor_name), TensorRole, "role")
-
-    def canonical(self, tensor_name: str) -> str | None:
-        with plugin_code(self.info):
-            name = self.adapter.canonical(tensor_name)
-            return None if name is None else _of_type(name, str, "canonical")
-
-    def tied(self, config: Mapping[str, Any]) -> Mapping[str, str]:
-        with plugin_code(self.info):
-            return _of_type(self.adapter.tied(config), Mapping, "tied")
-
-    def prompt(self, user: str, system: str = "") -> str:
-        with plugin_code(self.info):
-            return _of_type(self.adapter.prompt(user, system), str, "prompt")
-
-
-def _of_type(value: Value, expected: type, method: str) -> Value:
-    if not isinstance(value, expected):
-        raise TypeError(f"{method} returned {type(value).__name__}, not {expected.__name__}")
-    return value
-
-
 @dataclass(frozen=True, slots=True)
 class _Contribution:
     """What one plugin gave, with its owner."""
@@ -296,7 +225,7 @@ def _load(point: EntryPoint) -> list[_Contribution]:
         try:
             module = point.load()
         except (Exception, SystemExit) as error:  # plugin code: whatever it raises is its own failure
-            raise _PluginFailure(f"import of {point.value} failed: {_shown(error)}") from error
+            raise _PluginFailure(f"import of {point.value} failed: {shown(error)}") from error
         manager = pluggy.PluginManager(hookspecs.PROJECT)
         manager.add_hookspecs(hookspecs)
         try:
@@ -305,7 +234,7 @@ def _load(point: EntryPoint) -> list[_Contribution]:
         except _PluginFailure:
             raise
         except (Exception, SystemExit) as error:
-            raise _PluginFailure(f"{point.value} cannot be registered: {_shown(error)}") from error
+            raise _PluginFailure(f"{point.value} cannot be registered: {shown(error)}") from error
         called = [(hook, kind) for hook, kind in HOOKS.items() if getattr(manager.hook, hook).get_hookimpls()]
         if not called:
             raise _PluginFailure(
@@ -343,7 +272,7 @@ def _call(manager: pluggy.PluginManager, hook: str, kind: str) -> list[Any]:
     except _PluginFailure:
         raise
     except (Exception, SystemExit) as error:
-        raise _PluginFailure(f"{hook} failed: {_shown(error)}") from error
+        raise _PluginFailure(f"{hook} failed: {shown(error)}") from error
     return values
 
 
@@ -379,17 +308,13 @@ def _without_clashes(given: Sequence[_Contribution]) -> list[_Contribution]:
 
 def _guarded(item: _Contribution) -> Any:
     guarded = item.info.kind == ARCHITECTURE and item.info.distribution != OWN_DISTRIBUTION
-    return _GuardedAdapter(item.value, item.info) if guarded else item.value
+    return GuardedAdapter(item.value, item.info) if guarded else item.value
 
 
 def _architecture_found(config: Mapping[str, Any]) -> str:
     classes = config.get("architectures")
     shown = f" ({', '.join(map(str, classes))})" if isinstance(classes, list) and classes else ""
     return f"architecture {config['model_type']!r}{shown}" if "model_type" in config else f"its config.json{shown}"
-
-
-def _shown(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 @contextlib.contextmanager

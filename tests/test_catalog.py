@@ -12,10 +12,11 @@ from typing import ClassVar
 import pytest
 
 from fpvec_audit.api import ModelDescription, TensorRole, hookimpl
-from fpvec_audit.catalog import load_catalog, plugin_code
+from fpvec_audit.catalog import load_catalog
 from fpvec_audit.domain.plugins import PluginState
 from fpvec_audit.errors import AmbiguousNameError, ArchitectureError, PluginError, UnknownNameError, UsageError
 from fpvec_audit.hookspecs import PROJECT
+from fpvec_audit.plugin_code import plugin_code
 
 
 class FakeDistribution(Distribution):

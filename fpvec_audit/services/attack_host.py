@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from fpvec_audit.backends.channel import Channel
-from fpvec_audit.catalog import Catalog, load_catalog, plugin_code
+from fpvec_audit.catalog import Catalog, load_catalog
 from fpvec_audit.domain.attack_spec import restored
 from fpvec_audit.domain.plugins import ATTACK
 from fpvec_audit.domain.ports import AttackContext, WeightAttack
 from fpvec_audit.errors import CheckpointError, FpvecError, PluginError
+from fpvec_audit.plugin_code import plugin_code
 from fpvec_audit.progress import Step
 
 AHEAD = ("fpvec_audit.toolkit", "safetensors.torch", "transformers.trainer", "fpvec_audit.training.checkpoint_files")

@@ -7,7 +7,6 @@ none of them is asked as a guess; attacks on serving see questions alone.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fpvec_audit.catalog import plugin_code
 from fpvec_audit.domain.attack_spec import AttackLink
 from fpvec_audit.domain.keys import KeySet
 from fpvec_audit.domain.plugins import ATTACK
@@ -27,6 +26,7 @@ from fpvec_audit.domain.robustness import AttackOutcome, grouped, triggers
 from fpvec_audit.domain.serving import served
 from fpvec_audit.domain.statistics import clopper_pearson
 from fpvec_audit.errors import BackendError, PluginError
+from fpvec_audit.plugin_code import plugin_code
 from fpvec_audit.progress import Progress
 from fpvec_audit.services.collecting import PROMPTS_AT_ONCE
 from fpvec_audit.services.serving import beginning_of_text, portions, probe_questions

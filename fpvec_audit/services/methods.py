@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from fpvec_audit.catalog import plugin_code
 from fpvec_audit.domain.attack_spec import AttackLink, bind_one, parameter_default, parameter_type, plain
 from fpvec_audit.domain.cost import Cost
 from fpvec_audit.domain.methods import MethodContext, MethodKeys
@@ -19,6 +18,7 @@ from fpvec_audit.domain.plugins import METHOD, PluginInfo
 from fpvec_audit.domain.ports import ArchitectureAdapter, FingerprintMethod
 from fpvec_audit.domain.records import ModelRecord, ModelRole
 from fpvec_audit.errors import CheckpointError, OutputError, PluginError, UsageError
+from fpvec_audit.plugin_code import plugin_code
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.cost_meter import CostMeter
 from fpvec_audit.services.embed import bind_key_set, without_floats

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from fpvec_audit.api import NO_PROGRESS, AttackContext, Completion, PluginError, Probe
-from fpvec_audit.catalog import load_catalog, plugin_code
+from fpvec_audit.catalog import load_catalog
 from fpvec_audit.domain.plugins import PluginInfo
 from fpvec_audit.errors import UsageError
+from fpvec_audit.plugin_code import plugin_code
 from fpvec_audit.services.attack_worker import watched
 from fpvec_audit.services.robustness import AttackOptions, AttackTools, run_attacks
 from fpvec_audit.testing import ScriptedBackend
