@@ -16,7 +16,8 @@ from fpvec_audit.tensors.blocks import Block
 from fpvec_audit.tensors.kernels import BlockKernels
 from fpvec_audit.tensors.naming import named_parameters
 from fpvec_audit.tensors.reader import OpenFiles
-from fpvec_audit.tensors.stream import Scratch, TensorWork, run
+from fpvec_audit.tensors.sink import Scratch
+from fpvec_audit.tensors.stream import TensorWork, run
 
 CLOSE = 0.5
 """A model at most this far from a base counts as made from it."""

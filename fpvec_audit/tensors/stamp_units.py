@@ -18,11 +18,12 @@ from fpvec_audit.tensors.digest import tensor_digest
 from fpvec_audit.tensors.kernels import BlockKernels, Sums
 from fpvec_audit.tensors.reader import OpenFiles
 from fpvec_audit.tensors.rewrite import RewrittenFiles, stored_order
+from fpvec_audit.tensors.sink import Scratch, TensorSink
 from fpvec_audit.tensors.source import TensorSource
 from fpvec_audit.tensors.stamp_journal import StampJournal, WrittenTensor
 from fpvec_audit.tensors.stamp_outcome import Rounding, StampOutcome
 from fpvec_audit.tensors.stamp_plan import Part, StampPlan
-from fpvec_audit.tensors.stream import Scratch, TensorSink, TensorWork
+from fpvec_audit.tensors.stream import TensorWork
 from fpvec_audit.tensors.vector_files import StoredVector, open_tensors
 
 

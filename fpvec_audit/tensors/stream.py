@@ -15,14 +15,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Protocol
 
-from fpvec_audit.domain.checkpoint import Dtype
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.tensors import blocks
 from fpvec_audit.tensors.blocks import Block, BlockMemory
 from fpvec_audit.tensors.kernels import BlockKernels
 from fpvec_audit.tensors.sha256 import digest_lanes
+from fpvec_audit.tensors.sink import TensorSink
 from fpvec_audit.tensors.source import FetchedSource, TensorSource
 
 MOST_THREADS = 8
@@ -37,48 +36,6 @@ _POLL_SECONDS = 0.1
 
 Compute = Callable[[BlockKernels, int, Sequence[Block], Sequence[Block]], Sequence[Block]]
 """(kernels, flat position, input blocks, output blocks) → the blocks to write, one for each output."""
-
-
-class TensorSink(Protocol):
-    """Where the bytes of one output tensor go."""
-
-    @property
-    def dtype(self) -> Dtype:
-        """Number format."""
-        ...
-
-    def lead(self, start: int) -> int:
-        """Return where in a page the block at a flat position should begin, so that it is written without a copy."""
-        ...
-
-    def write(self, start: int, block: Block) -> None:
-        """Write a block at a flat position; blocks come from the front to the back."""
-        ...
-
-    def close(self) -> None:
-        """Take note that the tensor is complete."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Scratch:
-    """A sink that keeps nothing: room for numbers that are only computed with.
-
-    Attributes:
-        dtype: number format.
-    """
-
-    dtype: Dtype
-
-    def lead(self, start: int) -> int:
-        """No place is better than another."""
-        return 0
-
-    def write(self, start: int, block: Block) -> None:
-        """Forget a block."""
-
-    def close(self) -> None:
-        """Nothing is complete."""
 
 
 @dataclass(frozen=True, slots=True)
