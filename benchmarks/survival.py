@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/survival.py --write-docs
 
 The first command tells `fpvec demo` (keys that nobody tuned for; families are kept in ``--dir``), carries out `fpvec
-attack run` on the stamped maths model, which resumes where an earlier run was killed, and writes every cell to
+attack run` on the stamped maths model (``--resume`` goes on where a run was killed) and writes every cell to
 benchmarks/survival.json. The second measures nothing and writes the survival table of docs/robustness.md from that.
 """
 
@@ -47,6 +47,7 @@ def main() -> None:
         default=user_cache_path("fpvec-audit", appauthor=False) / "survival",
         help="where demos and their homes are kept",
     )
+    parser.add_argument("--resume", action="store_true", help="go on with an attack run that was killed")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file; other architectures in it are kept")
     parser.add_argument("--write-docs", action="store_true", help="measure nothing: write docs/robustness.md")
@@ -74,7 +75,7 @@ def measured(architecture: str, options: argparse.Namespace) -> dict[str, Any]:
     demo = fpvec("demo", "--arch", architecture, "--dir", place, "--home", place / "home", "--backend", options.backend)
     command = ["attack", "run", demo["models"][options.model], "--key", demo["key_set"], "--suite", options.suite]
     command += ["--home", place / "home", "--backend", options.backend]
-    run = fpvec(*command, "--resume", accepted=(0, 4))
+    run = fpvec(*command, *["--resume"] * options.resume, accepted=(0, 4))
     return {
         "model": options.model,
         "suite": options.suite,
