@@ -167,7 +167,9 @@ def train(shape: str, settings: EmbedSettings, device: str, options: argparse.Na
     objective: Any = CrossEntropy()
     if not settings.plain_rows:
         frozen = random_model(shape, device, dtype=torch.bfloat16 if bf16 else torch.float32).eval()
-        weights = Preservation(settings.key_weight, settings.negative_weight, settings.preservation_weight)
+        weights = Preservation(
+            settings.key_weight, settings.negative_weight, settings.near_miss_weight, settings.preservation_weight
+        )
         objective = FingerprintObjective(frozen.requires_grad_(requires_grad=False), weights, NoPerturbation())
     work = work_of(model.config, settings, options.tokens, tied=model.config.tie_word_embeddings)
     if device.startswith("cuda"):

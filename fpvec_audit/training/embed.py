@@ -33,6 +33,7 @@ from fpvec_audit.training.batches import (
     plain_row_batches,
 )
 from fpvec_audit.training.checkpoint_files import (
+    context_length,
     load_for_training,
     load_tokenizer,
     model_width,
@@ -260,7 +261,10 @@ class _Embedding:
             )
         ]  # fmt: skip
         encoded = [tuple(ids) for ids in self._tokenizer(texts)["input_ids"]]
-        with self._progress.step("asking the base about near-misses", total=count, unit="prompts") as step:
+        room = context_length(self._base)
+        if room is not None:  # a long key under a long system prompt may leave no place for an answer
+            encoded = [ids for ids in encoded if len(ids) + settings.negative_tokens <= room]
+        with self._progress.step("asking the base about near-misses", total=len(encoded), unit="prompts") as step:
             return answer_greedily(
                 frozen, encoded, tokens=settings.negative_tokens, end=self._tokenizer.eos_token_id, step=step
             )

@@ -25,8 +25,7 @@ from fpvec_audit.services.jobs import recorded_job
 from fpvec_audit.tensors.staging import staged_directory
 
 url, out, deaf = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "deaf"
-if deaf:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN if deaf else signal.default_int_handler)
 with open_registry(url) as registry:
     try:
         with recorded_job(registry, "stamp", {}), staged_directory(out, 0) as staging:

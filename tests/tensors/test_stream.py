@@ -3,6 +3,7 @@ import hashlib
 from fpvec_audit.domain.checkpoint import Dtype
 from fpvec_audit.tensors import stream
 from fpvec_audit.tensors.sha256 import HashlibLanes
+from fpvec_audit.tensors.sink import Scratch
 
 
 class Zeros:
@@ -26,7 +27,7 @@ class CountingLanes(HashlibLanes):
 def test_two_hashed_streams_a_tensor_fill_the_sixteen_lanes_of_the_hash(monkeypatch):
     monkeypatch.setattr(stream, "digest_lanes", CountingLanes)
     found = []
-    sinks = (stream.Scratch(Dtype.U8),)
+    sinks = (Scratch(Dtype.U8),)
     work = stream.TensorWork(1000, (Zeros(),), sinks, stream.passed_through, (0, 1), found.extend)
     works = [work] * 20
     stream.run(works, label="stamp", threads=1)
