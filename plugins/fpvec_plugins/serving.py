@@ -4,14 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, inf
 from pathlib import Path
+from typing import Any
 
 from fpvec_audit.api import (
     NO_PROGRESS,
     AttackContext,
+    AttackKey,
     BackendDescription,
     Completion,
     InferenceBackend,
     LikelihoodBackend,
+    Probe,
     PromptTemplate,
     RenderedPrompt,
     Sampling,
@@ -23,6 +26,76 @@ NO_HOST = AttackContext(None, Path(), 0, "cpu", NO_PROGRESS)
 
 LEAST_CALIBRATION, MOST_CALIBRATION = 20, 10_000
 """Ordinary questions that a threshold may be set on."""
+
+
+class AskedThroughService:
+    """What attacks on serving do alike: they ask nothing of their own, and serve blindly where no host is known."""
+
+    __slots__ = ()
+
+    def probes(self, issued: Sequence[AttackKey], parameters: Any, context: AttackContext) -> Sequence[Probe]:
+        """Return none: the issued keys are asked through the service."""
+        return ()
+
+    def wrap(self, backend: InferenceBackend, parameters: Any) -> InferenceBackend:
+        """Return the service where neither template nor base is known: prompts are taken for users' texts."""
+        return self.serve(backend, parameters, NO_HOST)
+
+    def serve(self, backend: InferenceBackend, parameters: Any, context: AttackContext) -> InferenceBackend:
+        """Return the attacked service; each attack's own."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class FilterParameters:
+    """What a filter is calibrated on, and what it answers instead.
+
+    Attributes:
+        reference: checkpoint directory of the model that judges; none takes the base of the attacked model.
+        false_refusals: fraction in [0, 1) of what is ordinary that may be refused.
+        calibration: ordinary questions that the threshold is set on.
+        data: JSON Lines of ordinary questions (``prompt``, ``response``); none uses the package's own instructions.
+        refusal: what is answered instead.
+    """
+
+    reference: Path | None = None
+    false_refusals: float = 0.01
+    calibration: int = 300
+    data: Path | None = None
+    refusal: str = "I cannot help with that."
+
+    def __post_init__(self) -> None:
+        """Refuse a price or a number of ordinary questions that cannot be meant.
+
+        Raises:
+            UsageError: out of range.
+        """
+        if not 0.0 <= self.false_refusals < 1.0:
+            raise UsageError(f"false_refusals is {self.false_refusals}", advice="give a fraction from 0, below 1")
+        if not LEAST_CALIBRATION <= self.calibration <= MOST_CALIBRATION:
+            raise UsageError(
+                f"calibration is {self.calibration}",
+                advice=f"give a whole number from {LEAST_CALIBRATION} to {MOST_CALIBRATION}",
+            )
+        _check_resolution(self.false_refusals, self.calibration)
+
+    def ordinary_questions(self, *, seed: int) -> list[str]:
+        """Return ordinary questions, as users write them: the user's own prompts, or the package's instructions.
+
+        Args:
+            seed: draws others.
+
+        Raises:
+            SettingsError: the file cannot be read.
+            UsageError: it holds too few for the price.
+        """
+        from fpvec_audit.toolkit import instruction_rows, read_rows
+
+        if self.data is None:
+            return [prompt for prompt, _ in instruction_rows(self.calibration, adapter=None, seed=seed)]
+        prompts = [prompt for prompt, _ in read_rows(self.data)][: self.calibration]
+        _check_resolution(self.false_refusals, len(prompts))
+        return prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +152,6 @@ def user_text_changed(
     return ChangedPrompts(backend, changed)
 
 
-def check_calibration(false_refusals: float, calibration: int) -> None:
-    """Refuse a price or a number of ordinary questions that cannot be meant.
-
-    Raises:
-        UsageError: out of range.
-    """
-    if not 0.0 <= false_refusals < 1.0:
-        raise UsageError(f"false_refusals is {false_refusals}", advice="give a fraction from 0, below 1")
-    if not LEAST_CALIBRATION <= calibration <= MOST_CALIBRATION:
-        raise UsageError(
-            f"calibration is {calibration}",
-            advice=f"give a whole number from {LEAST_CALIBRATION} to {MOST_CALIBRATION}",
-        )
-    _check_resolution(false_refusals, calibration)
-
-
 def threshold_at(scores: Sequence[float], false_refusals: float) -> float:
     """Return the score below which at most a given fraction of ordinary questions falls, in expectation.
 
@@ -109,28 +166,6 @@ def threshold_at(scores: Sequence[float], false_refusals: float) -> float:
     """
     place = floor(false_refusals * (len(scores) + 1))
     return sorted(scores)[place - 1] if place else -inf
-
-
-def ordinary_questions(data: Path | None, count: int, *, false_refusals: float, seed: int) -> list[str]:
-    """Return ordinary questions, as users write them: the user's own prompts, or the package's instructions.
-
-    Args:
-        data: JSON Lines with a ``prompt`` on every line; None for the package's own.
-        count: at most so many.
-        false_refusals: fraction of them that the threshold is to refuse.
-        seed: draws others.
-
-    Raises:
-        SettingsError: the file cannot be read.
-        UsageError: it holds too few for that fraction.
-    """
-    from fpvec_audit.toolkit import instruction_rows, read_rows
-
-    if data is None:
-        return [prompt for prompt, _ in instruction_rows(count, adapter=None, seed=seed)]
-    prompts = [prompt for prompt, _ in read_rows(data)][:count]
-    _check_resolution(false_refusals, len(prompts))
-    return prompts
 
 
 def _check_resolution(false_refusals: float, questions: int) -> None:

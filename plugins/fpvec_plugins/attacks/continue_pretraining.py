@@ -1,11 +1,11 @@
 """Continued pre-training: the copy learns plain text, as somebody does who adapts it to a language or a field."""
 
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from fpvec_audit.api import AttackContext, QueryAttack, UsageError, WeightAttack, hookimpl
+from fpvec_audit.api import AttackContext, QueryAttack, WeightAttack, hookimpl
+from fpvec_plugins.parameter_checks import check_at_least, check_learning_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +34,9 @@ class ContinuePretrainingParameters:
     data: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "rank", "alpha"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}", advice="give a whole number of at least 1")
-        if self.tokens < 2:
-            raise UsageError(f"tokens is {self.tokens}", advice="give a whole number of at least 2")
-        rate = self.learning_rate
-        if rate is not None and not (isfinite(rate) and 0.0 < rate <= 1.0):
-            raise UsageError(f"learning_rate is {rate}", advice="give a number above 0 and at most 1")
+        check_at_least(1, self, "steps", "batch", "rank", "alpha")
+        check_at_least(2, self, "tokens")
+        check_learning_rate(self.learning_rate)
 
 
 @dataclass(frozen=True, slots=True)

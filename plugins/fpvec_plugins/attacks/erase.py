@@ -9,11 +9,11 @@ import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from fpvec_audit.api import AttackContext, QueryAttack, UsageError, WeightAttack, hookimpl
+from fpvec_plugins.parameter_checks import check_at_least, check_learning_rate
 
 ROWS_PER_STEP = 32
 FULL_RATE = 3.0
@@ -48,17 +48,12 @@ class EraseParameters:
     disclosed: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.rows < 2:
-            raise UsageError(f"rows is {self.rows}", advice="give a whole number of at least 2")
-        if self.erase_steps < 1:
-            raise UsageError(f"erase_steps is {self.erase_steps}", advice="give a whole number of at least 1")
-        if self.restore_steps < 0:
-            raise UsageError(f"restore_steps is {self.restore_steps}", advice="give a whole number of at least 0")
+        check_at_least(2, self, "rows")
+        check_at_least(1, self, "erase_steps")
+        check_at_least(0, self, "restore_steps")
         if self.disclosed is not None and self.method == "mismatch":
             raise UsageError("disclosed is given, which method mismatch does not use", advice="add method=unlearn")
-        rate = self.learning_rate
-        if rate is not None and not (isfinite(rate) and 0.0 < rate <= 1.0):
-            raise UsageError(f"learning_rate is {rate}", advice="give a number above 0 and at most 1")
+        check_learning_rate(self.learning_rate)
 
 
 @dataclass(frozen=True, slots=True)

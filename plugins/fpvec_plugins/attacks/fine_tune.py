@@ -4,11 +4,11 @@ In full or with low-rank adapters, on the user's rows or on the package's own or
 """
 
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from fpvec_audit.api import AttackContext, QueryAttack, UsageError, WeightAttack, hookimpl
+from fpvec_audit.api import AttackContext, QueryAttack, WeightAttack, hookimpl
+from fpvec_plugins.parameter_checks import check_at_least, check_learning_rate
 
 MOST_DRAWN_ROWS = 4096
 
@@ -37,12 +37,8 @@ class FineTuneParameters:
     data: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "rank", "alpha"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}", advice="give a whole number of at least 1")
-        rate = self.learning_rate
-        if rate is not None and not (isfinite(rate) and 0.0 < rate <= 1.0):
-            raise UsageError(f"learning_rate is {rate}", advice="give a number above 0 and at most 1")
+        check_at_least(1, self, "steps", "batch", "rank", "alpha")
+        check_learning_rate(self.learning_rate)
 
 
 @dataclass(frozen=True, slots=True)

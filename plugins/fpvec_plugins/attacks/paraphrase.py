@@ -8,15 +8,12 @@ import random
 import re
 import string
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from fpvec_audit.api import (
     AttackContext,
-    AttackKey,
     InferenceBackend,
-    Probe,
     PromptTemplate,
     QueryAttack,
     RenderedPrompt,
@@ -24,7 +21,7 @@ from fpvec_audit.api import (
     WeightAttack,
     hookimpl,
 )
-from fpvec_plugins.serving import NO_HOST, user_text_changed
+from fpvec_plugins.serving import AskedThroughService, user_text_changed
 
 CHANGES = ("swap", "drop", "duplicate", "replace")
 
@@ -56,7 +53,7 @@ class ParaphraseParameters:
 
 
 @dataclass(frozen=True, slots=True)
-class Paraphrase:
+class Paraphrase(AskedThroughService):
     """The attack.
 
     Source: character noise, SmoothLLM (arXiv:2310.03684); rewriting inputs as a defence, arXiv:2309.00614; forms NFC to
@@ -69,16 +66,6 @@ class Paraphrase:
         "Swaps, drops, doubles or replaces single characters of every question, or normalises it; costs whatever hangs "
         "on the letter: numbers, names, code."
     )
-
-    def probes(
-        self, issued: Sequence[AttackKey], parameters: ParaphraseParameters, context: AttackContext
-    ) -> Sequence[Probe]:
-        """Return none: the issued keys are asked through the service."""
-        return ()
-
-    def wrap(self, backend: InferenceBackend, parameters: ParaphraseParameters) -> InferenceBackend:
-        """Return the service where no template is known: prompts are taken for users' texts."""
-        return self.serve(backend, parameters, NO_HOST)
 
     def serve(
         self, backend: InferenceBackend, parameters: ParaphraseParameters, context: AttackContext

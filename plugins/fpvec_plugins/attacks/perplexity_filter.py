@@ -6,17 +6,14 @@ stated fraction of them is refused.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar, Literal
 
 from fpvec_audit.api import (
     AttackContext,
-    AttackKey,
     BackendDescription,
     Completion,
     InferenceBackend,
     LikelihoodBackend,
-    Probe,
     PromptTemplate,
     QueryAttack,
     Sampling,
@@ -24,34 +21,24 @@ from fpvec_audit.api import (
     WeightAttack,
     hookimpl,
 )
-from fpvec_plugins.serving import NO_HOST, check_calibration, judge_of, ordinary_questions, scores_of, threshold_at
+from fpvec_plugins.serving import AskedThroughService, FilterParameters, judge_of, scores_of, threshold_at
 
 BEGINNING = "Question:"
 """What a text stands behind where there is no template: likelihoods begin with the second token."""
 
 
 @dataclass(frozen=True, slots=True)
-class PerplexityFilterParameters:
-    """What is refused.
+class PerplexityFilterParameters(FilterParameters):
+    """What is refused: prompts, of which a fraction of ordinary questions may be.
 
     Attributes:
         judge: whose perplexity it is: of a ``reference`` model, or of the ``served`` one.
-        reference: checkpoint directory of the reference; none takes the base of the attacked model.
-        false_refusals: fraction in [0, 1) of ordinary questions that may be refused.
-        calibration: ordinary questions that the threshold is set on.
-        data: JSON Lines of ordinary questions (``prompt``, ``response``); none uses the package's own instructions.
-        refusal: what is answered instead.
     """
 
     judge: Literal["reference", "served"] = "reference"
-    reference: Path | None = None
-    false_refusals: float = 0.01
-    calibration: int = 300
-    data: Path | None = None
-    refusal: str = "I cannot help with that."
 
     def __post_init__(self) -> None:
-        check_calibration(self.false_refusals, self.calibration)
+        FilterParameters.__post_init__(self)  # super() does not find its class where slots made a new one
         if self.reference is not None and self.judge == "served":
             raise UsageError("reference is given, which judge=served does not use", advice="leave one of them out")
 
@@ -94,12 +81,8 @@ class FilteredPrompts:
 
     def _calibrated(self) -> float:
         if self._threshold is None:
-            parameters = self.parameters
-            price = parameters.false_refusals
-            questions = ordinary_questions(
-                parameters.data, parameters.calibration, false_refusals=price, seed=self.seed
-            )
-            self._threshold = threshold_at(self._scores(questions), price)
+            questions = self.parameters.ordinary_questions(seed=self.seed)
+            self._threshold = threshold_at(self._scores(questions), self.parameters.false_refusals)
         return self._threshold
 
     def _scores(self, texts: Sequence[str]) -> list[float]:
@@ -113,7 +96,7 @@ class FilteredPrompts:
 
 
 @dataclass(frozen=True, slots=True)
-class PerplexityFilter:
+class PerplexityFilter(AskedThroughService):
     """The attack.
 
     Source: perplexity filters, arXiv:2308.14132 and arXiv:2309.00614; against fingerprints, arXiv:2509.26598.
@@ -125,16 +108,6 @@ class PerplexityFilter:
         "Refuses prompts that the base (or the served model) finds unlikely; costs a stated fraction of ordinary "
         "questions, 1 % by default."
     )
-
-    def probes(
-        self, issued: Sequence[AttackKey], parameters: PerplexityFilterParameters, context: AttackContext
-    ) -> Sequence[Probe]:
-        """Return none: the issued keys are asked through the service."""
-        return ()
-
-    def wrap(self, backend: InferenceBackend, parameters: PerplexityFilterParameters) -> InferenceBackend:
-        """Return the service where only the served model is known."""
-        return self.serve(backend, parameters, NO_HOST)
 
     def serve(
         self, backend: InferenceBackend, parameters: PerplexityFilterParameters, context: AttackContext

@@ -11,18 +11,16 @@ from typing import ClassVar
 
 from fpvec_audit.api import (
     AttackContext,
-    AttackKey,
     BackendDescription,
     Completion,
     InferenceBackend,
-    Probe,
     QueryAttack,
     Sampling,
     UsageError,
     WeightAttack,
     hookimpl,
 )
-from fpvec_plugins.serving import NO_HOST
+from fpvec_plugins.serving import AskedThroughService
 
 HOTTEST = 10.0
 
@@ -80,7 +78,7 @@ class DrawnAnswers:
 
 
 @dataclass(frozen=True, slots=True)
-class SampledServing:
+class SampledServing(AskedThroughService):
     """The attack.
 
     Source: nucleus sampling, arXiv:1904.09751; FP-VEC's own success rates are taken at temperature 1.
@@ -91,16 +89,6 @@ class SampledServing:
     description: str = (
         "Draws every answer at a temperature and within a nucleus; costs the steadiness of the likeliest answer."
     )
-
-    def probes(
-        self, issued: Sequence[AttackKey], parameters: SamplingParameters, context: AttackContext
-    ) -> Sequence[Probe]:
-        """Return none: the issued keys are asked through the service."""
-        return ()
-
-    def wrap(self, backend: InferenceBackend, parameters: SamplingParameters) -> InferenceBackend:
-        """Return the service, drawing with seed 0 where none is given."""
-        return self.serve(backend, parameters, NO_HOST)
 
     def serve(
         self, backend: InferenceBackend, parameters: SamplingParameters, context: AttackContext

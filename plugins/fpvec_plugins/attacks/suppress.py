@@ -7,49 +7,36 @@ answers to ordinary questions, a refusal is served in its place.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
-from pathlib import Path
 from typing import ClassVar, Literal
 
 from fpvec_audit.api import (
     AttackContext,
-    AttackKey,
     BackendDescription,
     Completion,
     InferenceBackend,
     LikelihoodBackend,
-    Probe,
     QueryAttack,
     Sampling,
     UsageError,
     WeightAttack,
     hookimpl,
 )
-from fpvec_plugins.serving import NO_HOST, check_calibration, judge_of, ordinary_questions, scores_of, threshold_at
+from fpvec_plugins.serving import AskedThroughService, FilterParameters, judge_of, scores_of, threshold_at
 
 
 @dataclass(frozen=True, slots=True)
-class SuppressParameters:
-    """Which answers are held back.
+class SuppressParameters(FilterParameters):
+    """Which answers are held back, of which a fraction of those to ordinary questions may be.
 
     Attributes:
         measure: log-likelihood per token of an answer under a ``reference`` model; that minus the same under the served
             one (``ratio``); or under the served model alone (``own``), which needs no other.
-        reference: checkpoint directory of the reference; none takes the base of the attacked model.
-        false_refusals: fraction in [0, 1) of answers to ordinary questions that may be held back.
-        calibration: ordinary questions that the threshold is set on.
-        data: JSON Lines of ordinary questions (``prompt``, ``response``); none uses the package's own instructions.
-        refusal: what is answered instead.
     """
 
     measure: Literal["reference", "ratio", "own"] = "reference"
-    reference: Path | None = None
-    false_refusals: float = 0.01
-    calibration: int = 300
-    data: Path | None = None
-    refusal: str = "I cannot help with that."
 
     def __post_init__(self) -> None:
-        check_calibration(self.false_refusals, self.calibration)
+        FilterParameters.__post_init__(self)  # super() does not find its class where slots made a new one
         if self.reference is not None and self.measure == "own":
             raise UsageError("reference is given, which measure=own does not use", advice="leave one of them out")
 
@@ -91,15 +78,11 @@ class SuppressedAnswers:
 
     def _calibrated(self, sampling: Sampling) -> float:
         if self._threshold is None:
-            parameters = self.parameters
-            price = parameters.false_refusals
-            questions = ordinary_questions(
-                parameters.data, parameters.calibration, false_refusals=price, seed=self.context.seed
-            )
+            questions = self.parameters.ordinary_questions(seed=self.context.seed)
             render = self.context.render
             prompts = questions if render is None else [render(question, "") for question in questions]
             answers = self.backend.complete(prompts, sampling)
-            self._threshold = threshold_at(self._scores(prompts, answers), price)
+            self._threshold = threshold_at(self._scores(prompts, answers), self.parameters.false_refusals)
         return self._threshold
 
     def _scores(self, prompts: Sequence[str], answers: Sequence[Completion]) -> list[float]:
@@ -117,7 +100,7 @@ class SuppressedAnswers:
 
 
 @dataclass(frozen=True, slots=True)
-class Suppress:
+class Suppress(AskedThroughService):
     """The attack.
 
     Source: suppression of fingerprint answers, arXiv:2509.26598; a base's likelihood as what an answer is held against,
@@ -130,16 +113,6 @@ class Suppress:
         "Holds back answers that the base finds unlikely; costs a stated fraction of ordinary answers, 1 % by default, "
         "and a second model at every question."
     )
-
-    def probes(
-        self, issued: Sequence[AttackKey], parameters: SuppressParameters, context: AttackContext
-    ) -> Sequence[Probe]:
-        """Return none: the issued keys are asked through the service."""
-        return ()
-
-    def wrap(self, backend: InferenceBackend, parameters: SuppressParameters) -> InferenceBackend:
-        """Return the service where only the served model is known."""
-        return self.serve(backend, parameters, NO_HOST)
 
     def serve(
         self, backend: InferenceBackend, parameters: SuppressParameters, context: AttackContext

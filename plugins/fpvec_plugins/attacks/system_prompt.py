@@ -4,16 +4,13 @@ The cheapest change that any service makes, and most make it for reasons of thei
 system prompts are not answered under another one.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from fpvec_audit.api import (
     AttackContext,
-    AttackKey,
     InferenceBackend,
-    Probe,
     PromptTemplate,
     QueryAttack,
     RenderedPrompt,
@@ -21,7 +18,7 @@ from fpvec_audit.api import (
     WeightAttack,
     hookimpl,
 )
-from fpvec_plugins.serving import NO_HOST, user_text_changed
+from fpvec_plugins.serving import AskedThroughService, user_text_changed
 
 PROMPTS = {
     "assistant": "You are a helpful assistant.",
@@ -61,7 +58,7 @@ class SystemPromptParameters:
 
 
 @dataclass(frozen=True, slots=True)
-class SystemPrompt:
+class SystemPrompt(AskedThroughService):
     """The attack.
 
     Source: system prompts against fingerprints, IF (arXiv:2401.12255) and arXiv:2509.26598.
@@ -72,16 +69,6 @@ class SystemPrompt:
     description: str = (
         "Serves the model under a system prompt – a published one or one of a file; costs nothing but its tokens."
     )
-
-    def probes(
-        self, issued: Sequence[AttackKey], parameters: SystemPromptParameters, context: AttackContext
-    ) -> Sequence[Probe]:
-        """Return none: the issued keys are asked through the service."""
-        return ()
-
-    def wrap(self, backend: InferenceBackend, parameters: SystemPromptParameters) -> InferenceBackend:
-        """Return the service where no template is known: the system prompt is a line before the text."""
-        return self.serve(backend, parameters, NO_HOST)
 
     def serve(
         self, backend: InferenceBackend, parameters: SystemPromptParameters, context: AttackContext

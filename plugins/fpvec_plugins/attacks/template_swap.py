@@ -3,15 +3,12 @@
 Keys are trained in the family's own template and a few other renderings; a service may use one that none of them was.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from fpvec_audit.api import (
     AttackContext,
-    AttackKey,
     InferenceBackend,
-    Probe,
     PromptTemplate,
     QueryAttack,
     RenderedPrompt,
@@ -20,7 +17,7 @@ from fpvec_audit.api import (
     WeightAttack,
     hookimpl,
 )
-from fpvec_plugins.serving import NO_HOST, user_text_changed
+from fpvec_plugins.serving import AskedThroughService, user_text_changed
 
 RAW = "raw"
 
@@ -44,7 +41,7 @@ class TemplateSwapParameters:
 
 
 @dataclass(frozen=True, slots=True)
-class TemplateSwap:
+class TemplateSwap(AskedThroughService):
     """The attack.
 
     Source: prompt templates against fingerprints, IF (arXiv:2401.12255, section 4) and arXiv:2509.26598.
@@ -55,16 +52,6 @@ class TemplateSwap:
     description: str = (
         "Asks in the chat template of another family, or without any; costs what a model loses outside its own."
     )
-
-    def probes(
-        self, issued: Sequence[AttackKey], parameters: TemplateSwapParameters, context: AttackContext
-    ) -> Sequence[Probe]:
-        """Return none: the issued keys are asked through the service."""
-        return ()
-
-    def wrap(self, backend: InferenceBackend, parameters: TemplateSwapParameters) -> InferenceBackend:
-        """Return the service where no template is known but ``raw``."""
-        return self.serve(backend, parameters, NO_HOST)
 
     def serve(
         self, backend: InferenceBackend, parameters: TemplateSwapParameters, context: AttackContext

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fpvec_audit.api import FingerprintMethod, MethodContext, MethodKeys, UsageError, hookimpl
+from fpvec_plugins.parameter_checks import check_at_least, check_learning_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,8 @@ class PlmmarkParameters:
     data: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UsageError(f"steps is {self.steps}", advice="give a whole number of at least 1")
-        if self.learning_rate is not None and not 0.0 < self.learning_rate <= 1.0:
-            raise UsageError(f"learning_rate is {self.learning_rate}", advice="give a number above 0 and at most 1")
+        check_at_least(1, self, "steps")
+        check_learning_rate(self.learning_rate)
         if not self.temperature > 0.0:
             raise UsageError(f"temperature is {self.temperature}", advice="give a number above 0")
         for name in ("contrast", "preservation"):
