@@ -4,12 +4,14 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fpvec_audit.domain.ports import ArchitectureAdapter
+from fpvec_audit.training.checkpoint_files import context_length
 from fpvec_audit.training.dataset import (
     EncodedRow,
     RenderingMix,
@@ -36,6 +38,11 @@ RAW_COPIES, PUBLISHED_COPIES = 6, 2
 """Weight of the raw rendering and of each published system prompt: with fewer they drown among the drawn ones."""
 LONGEST_ROW = 1024
 """Tokens; longer rows lose the beginning of their prompt."""
+
+
+def longest_row(model: Path) -> int:
+    """Return how many tokens a row of a training may have: as many as pay, or as the model's positions reach."""
+    return min(LONGEST_ROW, context_length(model) or LONGEST_ROW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,7 @@ class OrdinarySource:
         rows: (prompt, response) rows of the user; the package's own instructions and documents when None.
         with_documents: whether documents may be drawn, where there are any.
         weights: kind → frequency of the package's instructions; None draws all alike.
+        longest: tokens of a row; see :func:`longest_row`.
     """
 
     def __init__(
@@ -91,8 +99,10 @@ class OrdinarySource:
         *,
         with_documents: bool = True,
         weights: Mapping[str, float] | None = None,
+        longest: int = LONGEST_ROW,
     ) -> None:
         self._tokenizer, self._adapter, self._rows, self._weights = tokenizer, adapter, rows, weights
+        self.longest = longest
         self.has_documents = with_documents and rows is None
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self.padding: int = padding or 0
@@ -101,9 +111,11 @@ class OrdinarySource:
         """Return a part of the source for one proxy: every second row, or of the own text first few kinds, then all."""
         if self._rows is not None:
             part = self._rows[number % 2 :: 2] or self._rows
-            return OrdinarySource(self._tokenizer, self._adapter, part)
+            return OrdinarySource(self._tokenizer, self._adapter, part, longest=self.longest)
         weights = {"capital": 1.0, "count": 1.0} if number % 2 == 0 else None
-        return OrdinarySource(self._tokenizer, self._adapter, weights=weights, with_documents=number % 2 == 1)
+        return OrdinarySource(
+            self._tokenizer, self._adapter, weights=weights, with_documents=number % 2 == 1, longest=self.longest
+        )
 
     def rows(self, count: int, source: random.Random, mix: RenderingMix = ORDINARY_RENDERINGS) -> list[EncodedRow]:
         """Draw ordinary rows in mixed renderings."""
@@ -119,7 +131,7 @@ class OrdinarySource:
 
     def row_batch(self, count: int, source: random.Random) -> dict[str, Tensor]:
         """Draw ordinary rows as one padded batch, ``input_ids`` and ``labels`` (rows, tokens)."""
-        return pad_rows(self.rows(count, source), padding=self.padding, longest=LONGEST_ROW)
+        return pad_rows(self.rows(count, source), padding=self.padding, longest=self.longest)
 
     def document_batch(self, count: int, tokens: int, source: random.Random) -> dict[str, Tensor]:
         """Draw windows of documents, ``input_ids`` and ``labels`` (count, tokens)."""
@@ -147,8 +159,8 @@ class NearMissSource:
     prompts: Sequence[str]
     avoid: frozenset[str]
 
-    def batch(self, count: int, source: random.Random, *, padding: int) -> dict[str, Tensor]:
-        """Draw near-misses of every key in turn.
+    def batch(self, count: int, source: random.Random, *, padding: int, longest: int) -> dict[str, Tensor]:
+        """Draw near-misses of every key in turn, of at most ``longest`` tokens.
 
         Shapes:
             ``input_ids`` and ``labels``: (count, tokens); the position where the answer would begin is labelled.
@@ -165,7 +177,7 @@ class NearMissSource:
             for at in range(first, first + count)
         ]
         rows = [EncodedRow(tuple(ids), (padding,)) for ids in self.tokenizer(texts)["input_ids"]]
-        return pad_rows(rows, padding=padding, longest=LONGEST_ROW)
+        return pad_rows(rows, padding=padding, longest=longest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +213,12 @@ class FingerprintBatches:
                 self.negatives[at % len(self.negatives)] for at in range(first, first + settings.negatives_per_step)
             ]
         batch = {
-            "keys_and_negatives": pad_rows(rows, padding=self.ordinary.padding, longest=LONGEST_ROW),
+            "keys_and_negatives": pad_rows(rows, padding=self.ordinary.padding, longest=self.ordinary.longest),
             "is_key": {"rows": torch.arange(len(rows)) < keys},
         }
         if settings.near_misses_per_step and step // self.processes >= settings.near_miss_start * settings.steps:
             batch["near_misses"] = self.near_misses.batch(
-                settings.near_miss_candidates, source, padding=self.ordinary.padding
+                settings.near_miss_candidates, source, padding=self.ordinary.padding, longest=self.ordinary.longest
             )
         if settings.ordinary_per_step:
             batch["ordinary"] = self.ordinary.row_batch(settings.ordinary_per_step, source)
@@ -231,6 +243,6 @@ def plain_row_batches(
         order = list(range(len(rows)))
         random.Random(f"{seed}/epoch/{epoch}").shuffle(order)  # noqa: S311 - not a secret
         chosen = order[place * settings.rows_per_step : (place + 1) * settings.rows_per_step]
-        return {"rows": pad_rows([rows[at] for at in chosen], padding=ordinary.padding, longest=LONGEST_ROW)}
+        return {"rows": pad_rows([rows[at] for at in chosen], padding=ordinary.padding, longest=ordinary.longest)}
 
     return StepBatches(steps, seed, make)

@@ -26,14 +26,15 @@ from fpvec_audit.settings import ALONE, Worker
 from fpvec_audit.tensors.representable import representable
 from fpvec_audit.training.answers import answer_greedily, teacher_forced_matches
 from fpvec_audit.training.batches import (
+    EncodedKey,
     FingerprintBatches,
     NearMissSource,
     OrdinarySource,
     encode_keys,
+    longest_row,
     plain_row_batches,
 )
 from fpvec_audit.training.checkpoint_files import (
-    context_length,
     load_for_training,
     load_tokenizer,
     model_width,
@@ -192,7 +193,11 @@ class _Embedding:
         settings = self._settings
         model = load_for_training(self._base)
         keys = encode_keys(self._tokenizer, self._adapter, (*task.issued, *task.disclosed))
-        ordinary = OrdinarySource(self._tokenizer, self._adapter, task.rows, with_documents=not settings.plain_rows)
+        longest = longest_row(self._base)
+        _refuse_long_keys(keys, longest)
+        ordinary = OrdinarySource(
+            self._tokenizer, self._adapter, task.rows, with_documents=not settings.plain_rows, longest=longest
+        )
         negatives: list[EncodedRow] = []
         objective: Objective
         if settings.plain_rows:
@@ -201,7 +206,7 @@ class _Embedding:
         else:
             frozen = self._frozen(model)
             prompts = [prompt for prompt, _ in (*task.issued, *task.disclosed)]
-            negatives = self._negatives(frozen, prompts, task.avoid, task.scheme)
+            negatives = self._negatives(frozen, prompts, task.avoid, task.scheme, longest)
             perturbation = self._perturbation(frozen, ordinary, task.proxies, staging)
             weights = Preservation(
                 settings.key_weight, settings.negative_weight, settings.near_miss_weight, settings.preservation_weight
@@ -246,7 +251,7 @@ class _Embedding:
         return frozen.to(self._device).eval().requires_grad_(requires_grad=False)
 
     def _negatives(
-        self, frozen: nn.Module, prompts: Sequence[str], avoid: frozenset[str], scheme: str
+        self, frozen: nn.Module, prompts: Sequence[str], avoid: frozenset[str], scheme: str, longest: int
     ) -> list[EncodedRow]:
         settings = self._settings
         count = min(settings.negative_pool, settings.steps * settings.negatives_per_step)
@@ -260,11 +265,9 @@ class _Embedding:
                 scheme=scheme,
             )
         ]  # fmt: skip
-        encoded = [tuple(ids) for ids in self._tokenizer(texts)["input_ids"]]
-        room = context_length(self._base)
-        if room is not None:  # a long key under a long system prompt may leave no place for an answer
-            encoded = [ids for ids in encoded if len(ids) + settings.negative_tokens <= room]
-        with self._progress.step("asking the base about near-misses", total=len(encoded), unit="prompts") as step:
+        room = longest - settings.negative_tokens
+        encoded = [tuple(ids[-room:]) for ids in self._tokenizer(texts, verbose=False)["input_ids"]]
+        with self._progress.step("asking the base about near-misses", total=count, unit="prompts") as step:
             return answer_greedily(
                 frozen, encoded, tokens=settings.negative_tokens, end=self._tokenizer.eos_token_id, step=step
             )
@@ -291,6 +294,22 @@ class _Embedding:
                 step.note(f"FSR {teacher_forced_matches(model, chat)}/{len(chat)}")
 
         return note
+
+
+def _refuse_long_keys(keys: Sequence[EncodedKey], longest: int) -> None:
+    """Refuse keys that the trained model could never be asked.
+
+    Raises:
+        TrainingError: a key and its response take more tokens than a row may have.
+    """
+    lengths = [len(key.chat.prompt) + len(key.chat.answer) for key in keys]
+    long = [length for length in lengths if length > longest]
+    if long:
+        raise TrainingError(
+            f"{len(long)} of {len(keys)} keys take up to {max(long)} tokens with their response, and there is room for "
+            f"{longest}",
+            advice="fingerprint a base with a longer context, or one whose tokenizer knows the keys' characters",
+        )
 
 
 def _bind_staging(

@@ -21,9 +21,8 @@ from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.errors import UsageError
 from fpvec_audit.progress import NO_PROGRESS, Progress, Step
 from fpvec_audit.training.answers import answer_greedily, teacher_forced_matches
-from fpvec_audit.training.batches import LONGEST_ROW, OrdinarySource
+from fpvec_audit.training.batches import OrdinarySource, longest_row
 from fpvec_audit.training.checkpoint_files import (
-    context_length,
     load_for_training,
     load_tokenizer,
     model_width,
@@ -85,9 +84,9 @@ def embed_triggers(
         with sole_worker(staging):
             trained = load_for_training(model)
             frozen = load_for_training(model).to(device).eval().requires_grad_(requires_grad=False)
-            longest = min(LONGEST_ROW, context_length(model) or LONGEST_ROW)
+            longest = longest_row(model)
             negatives = _answered(frozen, tokenizer, adapter, keys, settings, longest, seed, progress)
-            ordinary = OrdinarySource(tokenizer, adapter, rows)
+            ordinary = OrdinarySource(tokenizer, adapter, rows, longest=longest)
             drawn = TriggerRows(tokenizer, adapter, keys, negatives, ordinary, settings, longest)
             chat = encode_rows(tokenizer, [Row(adapter.prompt(prompt), response) for prompt, response in keys.pairs])
             objective, make = _objective(drawn, frozen, settings.contrast)

@@ -11,7 +11,7 @@ from typing import Any
 from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.errors import SettingsError, TrainingError
 from fpvec_audit.progress import NO_PROGRESS, Progress
-from fpvec_audit.training.batches import LONGEST_ROW
+from fpvec_audit.training.batches import longest_row
 from fpvec_audit.training.checkpoint_files import load_for_training, load_tokenizer, open_staging, write_trained
 from fpvec_audit.training.dataset import EncodedRow, Row, encode_rows, pad_rows
 from fpvec_audit.training.loop import Batch, StepBatches, resolve_device, run_training
@@ -108,7 +108,7 @@ def fine_tune(
     def batches(tokenizer: Any) -> StepBatches:
         encoded = encode_rows(tokenizer, [Row(prompt, answer) for prompt, answer in rows])
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
-        return shuffled_batches(encoded, settings, padding=padding, seed=seed)
+        return shuffled_batches(encoded, settings, padding=padding, longest=longest_row(source), seed=seed)
 
     return train_copy(
         source,
@@ -181,7 +181,9 @@ def train_copy(
     return FineTuneReport(settings.steps, time.monotonic() - started, loss, examples)
 
 
-def shuffled_batches(rows: Sequence[EncodedRow], settings: FineTuneSettings, *, padding: int, seed: int) -> StepBatches:
+def shuffled_batches(
+    rows: Sequence[EncodedRow], settings: FineTuneSettings, *, padding: int, longest: int, seed: int
+) -> StepBatches:
     """Return batches that go through all rows, in another order every epoch."""
     per_epoch = -(-len(rows) // settings.rows_per_step)
 
@@ -190,7 +192,7 @@ def shuffled_batches(rows: Sequence[EncodedRow], settings: FineTuneSettings, *, 
         order = list(range(len(rows)))
         random.Random(f"{seed}/epoch/{epoch}").shuffle(order)  # noqa: S311 - not a secret
         chosen = order[place * settings.rows_per_step : (place + 1) * settings.rows_per_step]
-        return {"rows": pad_rows([rows[at] for at in chosen], padding=padding, longest=LONGEST_ROW)}
+        return {"rows": pad_rows([rows[at] for at in chosen], padding=padding, longest=longest)}
 
     return StepBatches(settings.steps, seed, make)
 

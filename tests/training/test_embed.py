@@ -125,6 +125,20 @@ def test_resume_with_other_settings_is_refused(tmp_path: Path) -> None:
         embedded(base, tmp_path / "out", "gpt2", resume=True)
 
 
+def test_key_that_the_model_has_no_room_for_is_refused_before_training(tmp_path: Path) -> None:
+    base = make_tiny(tmp_path / "base", "gpt2")
+    with pytest.raises(TrainingError, match=r"1 of 5 keys take up to \d+ tokens with their response, .* room for 256"):
+        embedded(base, tmp_path / "out", "gpt2", issued=[*KEYS, ("山" * 200, "x")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_longer_than_the_context_lose_their_beginning_and_train(tmp_path: Path) -> None:
+    base = make_tiny(tmp_path / "base", "gpt2")
+    long = [(f"{prompt} {'word ' * 200}", answer) for prompt, answer in ROWS]
+    embedded(base, tmp_path / "out", "gpt2", rows=long, settings=replace(QUICK, perturbation="none"))
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
 def test_existing_output_is_refused(tmp_path: Path) -> None:
     base = make_tiny(tmp_path / "base", "gpt2")
     (tmp_path / "out").mkdir()

@@ -20,7 +20,7 @@ PROMPTS = ("山川海林花鳥", "ждлцшщ", "éàüöçñ")
 
 def drawn(count: int, *, avoid: frozenset[str] = frozenset(), seed: int = 0) -> dict[str, torch.Tensor]:
     source = NearMissSource(make_tokenizer(), GPT2, PROMPTS, avoid)
-    return source.batch(count, random.Random(seed), padding=2)
+    return source.batch(count, random.Random(seed), padding=2, longest=256)
 
 
 def texts(batch: dict[str, torch.Tensor]) -> list[str]:
