@@ -1,5 +1,6 @@
 """What the attacks on serving share: backends that change a prompt or refuse one, and thresholds with a known price."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, inf
@@ -28,7 +29,7 @@ LEAST_CALIBRATION, MOST_CALIBRATION = 20, 10_000
 """Ordinary questions that a threshold may be set on."""
 
 
-class AskedThroughService:
+class AskedThroughService(ABC):
     """What attacks on serving do alike: they ask nothing of their own, and serve blindly where no host is known."""
 
     __slots__ = ()
@@ -41,9 +42,9 @@ class AskedThroughService:
         """Return the service where neither template nor base is known: prompts are taken for users' texts."""
         return self.serve(backend, parameters, NO_HOST)
 
+    @abstractmethod
     def serve(self, backend: InferenceBackend, parameters: Any, context: AttackContext) -> InferenceBackend:
         """Return the attacked service; each attack's own."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
