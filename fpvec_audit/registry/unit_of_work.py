@@ -23,6 +23,7 @@ from fpvec_audit.registry.ledger import Ledger
 from fpvec_audit.registry.master_key import MASTER_KEY_FILE, KeyFile, MasterKeySource, NoKey
 from fpvec_audit.registry.redaction import Redaction
 from fpvec_audit.registry.repositories.audits import AttackRunRepository, AuditRepository
+from fpvec_audit.registry.repositories.candidates import CandidateRepository
 from fpvec_audit.registry.repositories.jobs import JobRepository
 from fpvec_audit.registry.repositories.key_sets import KeySetRepository
 from fpvec_audit.registry.repositories.licensees import LicenseeRepository
@@ -45,6 +46,7 @@ class UnitOfWork:
 
     Attributes:
         key_sets: issued key sets.
+        candidates: what they were drawn as, and who was shown which.
         vault: their secrets.
         licensees: whom they and the copies are for.
         models: registered checkpoints.
@@ -73,7 +75,10 @@ class UnitOfWork:
         self.ledger = Ledger(session, clock)
         self.vault: Vault = DatabaseVault(session, self.ledger, clock, keyring=keyring, actor=actor)
         self.licensees = LicenseeRepository(session, self.ledger, clock)
-        self.key_sets = KeySetRepository(session, self.ledger, vault=self.vault, licensees=self.licensees, clock=clock)
+        self.candidates = CandidateRepository(session, clock=clock)
+        self.key_sets = KeySetRepository(
+            session, self.ledger, vault=self.vault, licensees=self.licensees, candidates=self.candidates
+        )
         self.models = ModelRepository(session, self.ledger)
         self.vectors = VectorRepository(session, self.ledger)
         self.stamps = StampRepository(session, self.ledger, licensees=self.licensees)

@@ -45,7 +45,7 @@ def earlier_audits(registry: "Registry", suspect: Suspect, key_set: str, *, leav
         audits = uow.audits.of_suspect(suspect.digest, key_set=key_set)
         met = uow.suspects.find(suspect.digest)
         known = uow.suspects.count()
-        burns = uow.key_sets.burns(key_set)
+        burns = uow.candidates.burns(key_set)
         by_audit = uow.audits.some({where for _, where in burns.values()})
     shown: dict[str, list[str]] = {}
     for at, where in burns.values():

@@ -141,7 +141,7 @@ def _burns(uow: "UnitOfWork", audit: AuditRecord, plan: AuditPlan) -> tuple[Burn
     left_out = sorted(set(range(plan.candidates)) - set(plan.population))
     if not left_out:
         return ()
-    burnt = uow.key_sets.burns(audit.key_set)
+    burnt = uow.candidates.burns(audit.key_set)
     shown: dict[str, set[int]] = {}
     for index in left_out:
         where = burnt[index][1] if index in burnt else ""

@@ -84,4 +84,4 @@ def _end(reference: str, state: KeySetState, *, registry: "Registry", reason: st
     with registry.unit_of_work() as uow:
         found = uow.key_sets.find(reference)
         record = uow.key_sets.end(found.id, state, reason=reason, by=registry.actor)
-        return KeySetSummary(record, len(uow.key_sets.burnt(record.id)), end=uow.key_sets.ended(record.id))
+        return KeySetSummary(record, len(uow.candidates.burnt(record.id)), end=uow.key_sets.ended(record.id))

@@ -261,7 +261,7 @@ def list_key_sets(*, registry: "Registry", selection: Selection = EVERYTHING) ->
     """
     with registry.snapshot() as uow:
         records = uow.key_sets.select(selection)
-        burnt = uow.key_sets.burnt_counts(record.id for record in records)
+        burnt = uow.candidates.burnt_counts(record.id for record in records)
         ends = {record.id: uow.key_sets.ended(record.id) for record in records if record.state in ENDED}
     return tuple(KeySetSummary(record, burnt.get(record.id, 0), end=ends.get(record.id)) for record in records)
 
@@ -283,7 +283,7 @@ def show_key_set(reference: str, *, registry: "Registry", reveal: bool = False, 
     """
     with registry.unit_of_work() as uow:
         record = uow.key_sets.get(reference) if reveal else uow.key_sets.find(reference)
-        burnt = uow.key_sets.burnt(record.id)
+        burnt = uow.candidates.burnt(record.id)
         keys = _revealed(_restored(uow, record, purpose=_shown_for(reason)), burnt) if reveal else None
         end = uow.key_sets.ended(record.id)
     return KeySetSummary(record, len(burnt), keys, end)

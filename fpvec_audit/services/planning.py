@@ -187,7 +187,7 @@ def _entitled_grade(record: KeySetRecord, bench: Bench) -> str:
     witnessed = bench.witnessed or not settings.stop_early
     if settings.fresh_only:
         with bench.registry.unit_of_work() as uow:
-            wheres = {where for _, where in uow.key_sets.burns(record.id).values()}
+            wheres = {where for _, where in uow.candidates.burns(record.id).values()}
             begins = [audit.begin for audit in uow.audits.some(wheres).values() if audit.key_set == record.id]
         witnessed = (
             witnessed
@@ -202,7 +202,7 @@ def _population(record: KeySetRecord, key_set: KeySet, bench: Bench) -> tuple[in
     if not bench.settings.fresh_only or bench.resume:
         return tuple(everyone)  # an interrupted audit goes on with the population it had
     with bench.registry.unit_of_work() as uow:
-        burnt = uow.key_sets.burnt(record.id)
+        burnt = uow.candidates.burnt(record.id)
     fresh = tuple(index for index in everyone if index not in burnt)
     issued = len(set(key_set.issued_indices).intersection(fresh))
     needed = None

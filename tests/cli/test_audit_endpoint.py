@@ -44,7 +44,7 @@ def knowing(keys):
 
 def burnt(home):
     with open_registry(f"sqlite:///{home / 'registry.db'}") as registry, registry.unit_of_work() as uow:
-        return uow.key_sets.burnt(uow.key_sets.get("acme").id)
+        return uow.candidates.burnt(uow.key_sets.get("acme").id)
 
 
 def test_endpoint_that_knows_the_keys_is_a_match_and_burns_them(home, keys, ask):

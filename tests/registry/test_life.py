@@ -68,7 +68,7 @@ def test_key_set_is_burnt_with_the_last_issued_candidate_that_nobody_had_seen(uo
     uow.key_sets.burn(KEY_SET, [last], where="au-2")
     assert state(uow) is KeySetState.BURNT
     assert uow.ledger.about(KEY_SET, events=["key_set.used_up"])[0].content["where"] == "au-2"
-    assert uow.key_sets.burnt_counts([KEY_SET]) == {KEY_SET: 10}
+    assert uow.candidates.burnt_counts([KEY_SET]) == {KEY_SET: 10}
 
 
 def test_key_set_ends_for_good_and_the_ledger_says_who_and_why(uow):

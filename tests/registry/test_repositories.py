@@ -136,7 +136,7 @@ def test_burnt_candidates_keep_their_first_date(stocked):
     with stocked.unit_of_work() as uow:
         uow.key_sets.burn(identifier, [1, 3], where="au-1")
         uow.key_sets.burn(identifier, [3, 4], where="au-2")
-        assert uow.key_sets.burnt(identifier) == {1, 3, 4}
+        assert uow.candidates.burnt(identifier) == {1, 3, 4}
         assert [entry.content["candidates"] for entry in uow.ledger.entries() if entry.event == "key_set.burnt"] == [
             [1, 3],
             [4],

@@ -519,7 +519,7 @@ def test_planned_audit_waits_and_goes_on_with_its_witness(registry, catalog, che
 def test_local_suspect_burns_nothing(registry, catalog, checkpoints, keys):
     assert run(checkpoints, registry, catalog, silent()).burnt == 0
     with registry.unit_of_work() as uow:
-        assert uow.key_sets.burnt(uow.key_sets.get("acme").id) == frozenset()
+        assert uow.candidates.burnt(uow.key_sets.get("acme").id) == frozenset()
 
 
 def test_campaign_counts_distinct_suspects_and_earlier_audits_are_listed(registry, catalog, checkpoints, keys):

@@ -431,7 +431,7 @@ def test_endpoint_is_examined_at_its_planned_address_and_burns_its_keys(parties,
         planned = blind_package(endpoint.url, key_set="acme", settings=settings, out=parties.package, **tools)
         assert endpoint.asked == []
         with parties.registry.unit_of_work() as uow:
-            assert len(uow.key_sets.burnt(planned.plan.key_set)) == 128
+            assert len(uow.candidates.burnt(planned.plan.key_set)) == 128
         asking = {"key": EXAMINER, "name": "The Lab", "out": parties.examined, "catalog": parties.catalog}
         endpoint.models.insert(0, "another")
         with pytest.raises(EvidenceError, match="is not the planned suspect"):

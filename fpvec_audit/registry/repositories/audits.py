@@ -14,7 +14,7 @@ from fpvec_audit.domain.selection import Selection
 from fpvec_audit.domain.transcript import Record
 from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.ledger import Ledger, floatless
-from fpvec_audit.registry.repositories.key_sets import KEY_SETS, key_sets_for, key_sets_of
+from fpvec_audit.registry.repositories.key_set_lists import KEY_SETS, key_sets_for, key_sets_of
 from fpvec_audit.registry.repositories.listing import Equal, Listing, Through
 from fpvec_audit.registry.repositories.lookup import Directory
 from fpvec_audit.registry.repositories.models import MODELS, carrying

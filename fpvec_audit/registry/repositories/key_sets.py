@@ -1,79 +1,32 @@
-"""Key sets without their secrets, their marks and their candidates."""
+"""Key sets without their secrets, and their lives; their candidates are in ``candidates``."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime
 from shlex import quote
 from typing import Any
 
-from sqlalchemy import Select, func, insert, select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.canonical_json import canonical_digest
-from fpvec_audit.domain.keys import PENDING, Commitment, KeySet, KeySetSecret, leaf_digest, restore_key_set
+from fpvec_audit.domain.keys import PENDING, Commitment, KeySet, KeySetSecret, restore_key_set
 from fpvec_audit.domain.records import KeySetEnd, KeySetRecord, KeySetState
 from fpvec_audit.domain.selection import Selection
 from fpvec_audit.domain.witness import BeaconSource, chance_source
-from fpvec_audit.errors import KeySetError, RegistryError, UnknownNameError, UsageError
+from fpvec_audit.errors import KeySetError, RegistryError, UsageError
 from fpvec_audit.registry.ledger import Ledger
-from fpvec_audit.registry.repositories.licensees import LICENSEES, LicenseeRepository
-from fpvec_audit.registry.repositories.listing import Equal, Listing, in_parts
-from fpvec_audit.registry.repositories.lookup import Directory, checked_name, checked_text, normalised, refuse_taken
-from fpvec_audit.registry.repositories.models import MODELS
-from fpvec_audit.registry.tables import CandidateRow, KeySetRow, LedgerRow, MarkRow
+from fpvec_audit.registry.repositories.candidates import CandidateRepository
+from fpvec_audit.registry.repositories.key_set_lists import KEY_SETS, LISTING
+from fpvec_audit.registry.repositories.licensees import LicenseeRepository
+from fpvec_audit.registry.repositories.listing import in_parts
+from fpvec_audit.registry.repositories.lookup import checked_name, checked_text, normalised, refuse_taken
+from fpvec_audit.registry.tables import KeySetRow, LedgerRow
 from fpvec_audit.registry.vault import Vault
 
 ISSUED, COMMITTED = "key_set.issued", "key_set.committed"
 ENDS = {KeySetState.RETIRED: "key_set.retired", KeySetState.COMPROMISED: "key_set.compromised"}
 """Ledger event of each way in which a key set's life ends by its owner's word."""
-KEY_SETS = Directory("key set", KeySetRow.id, KeySetRow.name, prefix="ks-", listing="fpvec key list")
-_SUGGESTED_FROM = 1000
-
-
-def owner_named(session: Session, name: str) -> str:
-    """Return an owner's name as it is stored.
-
-    Raises:
-        UnknownNameError: no key set has this owner; the nearest are suggested.
-    """
-    owner = normalised(name)
-    if session.scalar(select(KeySetRow.id).where(KeySetRow.owner == owner).limit(1)) is None:
-        known = session.scalars(select(KeySetRow.owner).where(KeySetRow.owner != "").distinct().limit(_SUGGESTED_FROM))
-        raise UnknownNameError("owner", name, known.all(), listing="fpvec key list")
-    return owner
-
-
-def key_sets_of(session: Session, owner: str) -> Select[str]:
-    """Return the statement for the ids of an owner's key sets, by which other lists are filtered.
-
-    Raises:
-        UnknownNameError: no key set has this owner.
-    """
-    return select(KeySetRow.id).where(KeySetRow.owner == owner_named(session, owner))
-
-
-def key_sets_for(session: Session, licensee: str) -> Select[str]:
-    """Return the statement for the ids of the key sets issued to a licensee, by which other lists are filtered.
-
-    Raises:
-        UnknownNameError: there is no such licensee.
-    """
-    return select(KeySetRow.id).where(KeySetRow.licensee_id == LICENSEES.resolve(session, licensee))
-
-
-LISTING = Listing(
-    KEY_SETS,
-    KeySetRow,
-    KeySetRow.created_at,
-    filters={
-        "owner": Equal(KeySetRow.owner, owner_named),
-        "licensee": Equal(KeySetRow.licensee_id, LICENSEES.resolve),
-        "base": Equal(KeySetRow.base_id, MODELS.resolve),
-        "state": Equal(KeySetRow.state),
-    },
-    orders={"name": (KeySetRow.name,)},
-)
 
 
 class KeySetRepository:
@@ -84,7 +37,7 @@ class KeySetRepository:
         ledger: where issues, bindings and burns are recorded.
         vault: where the secret goes.
         licensees: whom a key set is issued for.
-        clock: gives the time a candidate was burnt.
+        candidates: the leaves of all key sets.
     """
 
     def __init__(
@@ -94,13 +47,13 @@ class KeySetRepository:
         *,
         vault: Vault,
         licensees: LicenseeRepository,
-        clock: Callable[[], datetime],
+        candidates: CandidateRepository,
     ) -> None:
         self._session = session
         self._ledger = ledger
         self._vault = vault
         self._licensees = licensees
-        self._clock = clock
+        self._candidates = candidates
 
     def refuse_taken_name(self, name: str) -> None:
         """Check a name before work is put into a key set.
@@ -147,7 +100,7 @@ class KeySetRepository:
         )
         self._session.flush()
         if record.grade != PENDING:
-            self._add_candidates(record.id, key_set)
+            self._candidates.add(record.id, key_set)
         self._vault.keep(record.id, secret)
         self._ledger.append(COMMITTED if record.grade == PENDING else ISSUED, record.id, _issue_content(record))
         return record
@@ -176,7 +129,7 @@ class KeySetRepository:
             raise KeySetError(f"this is not the key set that was committed as {row.name!r}")
         row.grade, row.state, row.chance = grade, KeySetState.ISSUED.value, chance.hex()
         self._session.flush()
-        self._add_candidates(identifier, key_set)
+        self._candidates.add(identifier, key_set)
         record = self._record(row)
         content = _issue_content(record) | {"proof": dict(proof), "statement": ""}
         if "envelope" in proof:
@@ -244,16 +197,6 @@ class KeySetRepository:
                 select(KeySetRow.id, KeySetRow.name).where(KeySetRow.id.in_(part))
             )
         }
-
-    def burnt_counts(self, identifiers: Iterable[str]) -> dict[str, int]:
-        """Return how many candidates of key sets are burnt, by id; sets without a burnt one are missing."""
-        counts: dict[str, int] = {}
-        for part in in_parts(sorted(set(identifiers))):
-            statement = select(CandidateRow.key_set_id, func.count()).where(
-                CandidateRow.key_set_id.in_(part), CandidateRow.burnt_at.is_not(None)
-            )
-            counts |= dict(self._session.execute(statement.group_by(CandidateRow.key_set_id)).all())
-        return counts
 
     def list(self) -> tuple[KeySetRecord, ...]:
         """Return all key sets, oldest first."""
@@ -347,58 +290,17 @@ class KeySetRepository:
             indices: which candidates.
             where: id of the audit or reveal in which it happened.
         """
-        wanted = sorted(set(indices) - self.burnt(identifier))
-        if not wanted:
+        burnt = self._candidates.burn(identifier, indices, where=where)
+        if not burnt:
             return
-        self._session.execute(
-            update(CandidateRow)
-            .where(CandidateRow.key_set_id == identifier, CandidateRow.position.in_(wanted))
-            .values(burnt_at=self._clock(), burnt_in=where)
-        )
-        self._ledger.append("key_set.burnt", identifier, {"candidates": wanted, "where": where})
+        self._ledger.append("key_set.burnt", identifier, {"candidates": burnt, "where": where})
         row = self._row(identifier)
-        if row.state in (KeySetState.ISSUED.value, KeySetState.EMBEDDED.value) and not self._has_fresh(identifier):
+        if row.state in (KeySetState.ISSUED.value, KeySetState.EMBEDDED.value) and not self._candidates.has_fresh(
+            identifier
+        ):
             row.state = KeySetState.BURNT.value
             self._session.flush()
             self._ledger.append("key_set.used_up", identifier, {"where": where})
-
-    def burnt(self, identifier: str) -> frozenset[int]:
-        """Return the indices of burnt candidates."""
-        statement = select(CandidateRow.position).where(
-            CandidateRow.key_set_id == identifier, CandidateRow.burnt_at.is_not(None)
-        )
-        return frozenset(self._session.scalars(statement))
-
-    def burns(self, identifier: str) -> dict[int, tuple[datetime, str]]:
-        """Return when and where each burnt candidate was first shown, by index."""
-        statement = select(CandidateRow.position, CandidateRow.burnt_at, CandidateRow.burnt_in).where(
-            CandidateRow.key_set_id == identifier, CandidateRow.burnt_at.is_not(None)
-        )
-        return {place: (at, where or "") for place, at, where in self._session.execute(statement) if at is not None}
-
-    def _has_fresh(self, identifier: str) -> bool:
-        """Return whether an issued candidate is left that nobody was shown."""
-        statement = select(CandidateRow.position).where(
-            CandidateRow.key_set_id == identifier, CandidateRow.mark.is_not(None), CandidateRow.burnt_at.is_(None)
-        )
-        return self._session.scalar(statement.limit(1)) is not None
-
-    def _add_candidates(self, identifier: str, key_set: KeySet) -> None:
-        numbers = range(len(key_set.marks))
-        mark_of = {index: number for number, indices in enumerate(key_set.marks) for index in indices}
-        self._session.execute(insert(MarkRow), [{"key_set_id": identifier, "number": number} for number in numbers])
-        self._session.execute(
-            insert(CandidateRow),
-            [
-                {
-                    "key_set_id": identifier,
-                    "position": candidate.index,
-                    "mark": mark_of.get(candidate.index),
-                    "leaf": leaf_digest(candidate, salt).hex(),
-                }
-                for candidate, salt in zip(key_set.candidates, key_set.salts, strict=True)
-            ],
-        )
 
     def _row(self, identifier: str) -> KeySetRow:
         row = self._session.get(KeySetRow, identifier)

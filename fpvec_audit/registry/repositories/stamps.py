@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from fpvec_audit.domain.records import StampRecord
 from fpvec_audit.domain.selection import Selection
 from fpvec_audit.registry.ledger import Ledger
-from fpvec_audit.registry.repositories.key_sets import KEY_SETS, key_sets_of
+from fpvec_audit.registry.repositories.key_set_lists import KEY_SETS, key_sets_of
 from fpvec_audit.registry.repositories.licensees import LICENSEES, LicenseeRepository
 from fpvec_audit.registry.repositories.listing import Equal, Listing, Through, in_parts
 from fpvec_audit.registry.repositories.lookup import Directory, normalised

@@ -7,7 +7,7 @@ from fpvec_audit.domain.records import VectorRecord
 from fpvec_audit.domain.selection import Selection
 from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.ledger import Ledger
-from fpvec_audit.registry.repositories.key_sets import KEY_SETS, key_sets_for, key_sets_of
+from fpvec_audit.registry.repositories.key_set_lists import KEY_SETS, key_sets_for, key_sets_of
 from fpvec_audit.registry.repositories.listing import Listing, Through, in_parts
 from fpvec_audit.registry.repositories.lookup import Directory
 from fpvec_audit.registry.repositories.models import MODELS
