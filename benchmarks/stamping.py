@@ -44,6 +44,8 @@ TRIAL = "tiny"
 MERGEKIT = "mergekit==0.1.5"
 MERGEKIT_TORCH = "torch==2.13.0"
 DOWNSTREAMS = 4
+SETTLED_SECONDS = 3.0
+"""After which a registry takes unchanged files for what they were digested to."""
 FINGERPRINT_NOISE = 1e-3
 FINE_TUNING_NOISE = 2e-3
 SCHEMA_VERSION = 1
@@ -479,7 +481,10 @@ def extract_contestants(models: Models, bench: Bench) -> list[Contestant]:
     command = [fpvec(), "vector", "extract", *pair, "--out", str(out), "--home", str(models.run_home), "--json"]
     size = models.size.bytes
     check = partial(check_vector, models, out)
-    contestants = [Contestant("fpvec vector extract", "fpvec", command, check, size, home=models.new_home)]
+    contestants = [
+        Contestant("fpvec vector extract", "fpvec", command, check, size, home=models.owner_home),
+        Contestant("fpvec vector extract, new to the registry", "new", command, check, size, home=models.new_home),
+    ]
     if bench.transformers:
         command = [sys.executable, "-c", SUBTRACT, *pair, str(out)]
         contestants.append(
@@ -553,11 +558,16 @@ def prepare(contest: str, models: Models, bench: Bench) -> None:
     for leftover in (models.new_home, models.owner_home, models.vector):
         remove(leftover)  # of another version, perhaps
     quietly([fpvec(), "registry", "init", "--home", str(models.new_home)], bench.environment)
-    if contest != "extract":
-        shutil.copytree(models.new_home, models.owner_home)
-        pair = [str(models.base), str(models.fingerprinted)]
-        command = [fpvec(), "vector", "extract", *pair, "--out", str(models.vector), "--home", str(models.owner_home)]
-        quietly(command, bench.environment)
+    shutil.copytree(models.new_home, models.owner_home)
+    time.sleep(SETTLED_SECONDS)  # files that were just written are not taken for what they were digested to
+    if contest == "extract":  # as `fpvec fingerprint` leaves them
+        for model, role in ((models.base, "base"), (models.fingerprinted, "fingerprinted")):
+            command = [fpvec(), "model", "register", str(model), "--role", role, "--home", str(models.owner_home)]
+            quietly(command, bench.environment)
+        return
+    pair = [str(models.base), str(models.fingerprinted)]
+    command = [fpvec(), "vector", "extract", *pair, "--out", str(models.vector), "--home", str(models.owner_home)]
+    quietly(command, bench.environment)
 
 
 def make_model(out: Path, models: Models, *, seed: int, noise: float | None = None) -> None:

@@ -34,6 +34,7 @@ def extract(
     out: Annotated[Path, typer.Option("--out", help="Directory of the vector; must not exist.")],
     key: Annotated[str | None, typer.Option("--key", help="Key set it carries.  \\[default: as registered]")] = None,
     dtype: Annotated[str, typer.Option(metavar="same|float32", help="How the vector is stored.")] = "same",
+    reread: Annotated[bool, typer.Option("--reread", help="Digest both models again, changed or not.")] = False,
     architecture: ArchitectureOption = None,
     home: HomeOption = None,
     registry: RegistryOption = None,
@@ -57,6 +58,7 @@ def extract(
         key_set=key,
         dtype=dtype,
         architecture=architecture,
+        reread=reread,
         progress=bench.progress,
     )
     bench.emit(result.to_json(), render_fields)

@@ -5,7 +5,7 @@ tenth time. Never used for a suspect, for ``model verify``, or for anything that
 """
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,6 +67,23 @@ def look_at(checkpoint: "Checkpoint", taken_for: str, *, own: bool = False) -> D
     return DigestedFiles(checkpoint, taken_for, state)
 
 
+def known_tensors(
+    uow: "UnitOfWork", files: Sequence[DigestedFiles], names: Sequence[Collection[str]]
+) -> tuple[Manifest | None, ...]:
+    """Return the tensors of models by digest, None of each that is new, changed, or has other tensors than expected.
+
+    Args:
+        uow: the transaction.
+        files: the models' files.
+        names: for each, the canonical names of its parameters.
+    """
+    found = (item.known_manifest(uow) for item in files)
+    return tuple(
+        manifest if manifest is not None and _names(manifest) == set(expected) else None
+        for manifest, expected in zip(found, names, strict=True)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """What stamps read: vectors and downstream models, and what is known of them.
@@ -102,12 +119,8 @@ class Inputs:
             return cls(vectors, digests, frozenset(), targets, (None,) * len(targets))
         with registry.unit_of_work() as uow:
             checked = {name for name, files in vectors.items() if files.known_digest(uow) == digests[name]}
-            manifests = tuple(files.known_manifest(uow) for files in targets)
-        fitting = tuple(
-            manifest if manifest is not None and _names(manifest) == set(order.plan.names.parameters) else None
-            for order, manifest in zip(orders, manifests, strict=True)
-        )
-        return cls(vectors, digests, frozenset(checked), targets, fitting)
+            manifests = known_tensors(uow, targets, [order.plan.names.parameters for order in orders])
+        return cls(vectors, digests, frozenset(checked), targets, manifests)
 
     def remember(self, uow: "UnitOfWork", digests: Sequence[str]) -> None:
         """Keep what everything was digested to.

@@ -16,7 +16,7 @@ from fpvec_audit.domain.selection import EVERYTHING, Selection
 from fpvec_audit.domain.vector import StoredDtype, VectorDescription
 from fpvec_audit.errors import KeySetError, UnknownNameError, UsageError, VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
-from fpvec_audit.services.digested import VECTOR, look_at
+from fpvec_audit.services.digested import VECTOR, known_tensors, look_at
 from fpvec_audit.services.jobs import recorded_job
 from fpvec_audit.services.models import IdentifiedModel, add_model, stamp_json
 
@@ -134,6 +134,7 @@ def extract_vector(
     key_set: str | None = None,
     dtype: str = "same",
     architecture: str | None = None,
+    reread: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> ExtractedVector:
     """Subtract the base from the fingerprinted model, write the vector, and record models and vector.
@@ -147,6 +148,7 @@ def extract_vector(
         key_set: name or id of the key set it carries; as registered when None.
         dtype: ``same`` as the checkpoint, or ``float32``.
         architecture: adapter to use instead of the detected one.
+        reread: digest the two models although their files have not changed since they were digested.
         progress: where to report.
 
     Raises:
@@ -156,7 +158,7 @@ def extract_vector(
         KeySetError: the key set is bound to another base.
         OutputError: ``out`` exists, or the disk is full.
     """
-    from fpvec_audit.tensors.delta import write_vector
+    from fpvec_audit.tensors.delta import Known, write_vector
     from fpvec_audit.tensors.staging import refuse_existing, sole_finisher, staged_directory
 
     started = time.perf_counter()
@@ -172,13 +174,21 @@ def extract_vector(
         sole_finisher() as claim,
         staged_directory(out, extraction.layout.bytes, progress=progress) as staging,
     ):
-        written_vector = write_vector(extraction, staging, tool_version=__version__, progress=progress)
+        sides = [look_at(model, extraction.architecture) for model in (extraction.base, extraction.fingerprinted)]
+        known: Known = (None, None)
+        if not reread:
+            with registry.unit_of_work() as uow:
+                before, after = known_tensors(uow, sides, [extraction.pairs] * 2)
+            known = before, after
+        written_vector = write_vector(extraction, staging, tool_version=__version__, known=known, progress=progress)
         vector = written_vector.description
         written = sum(file.stat().st_size for file in staging.iterdir())
         claim([out])
         with registry.unit_of_work() as uow:
             carried = _key_set_of(uow, vector, key_set)
             _record(uow, extraction, written_vector, catalog=catalog, key_set=carried, out=out, registry=registry)
+            for files, manifest in zip(sides, (written_vector.base, written_vector.fingerprinted), strict=True):
+                files.remember(uow, manifest.digest)
     _remember(out, vector, registry=registry)
     warnings = () if carried else ("no key set is recorded for this model: name it with --key",)
     return ExtractedVector(out, vector, carried, written, warnings, time.perf_counter() - started)

@@ -92,8 +92,17 @@ class WrittenVector:
     fingerprinted: Manifest
 
 
+Known = tuple[Manifest | None, Manifest | None]
+"""Tensors of base and fingerprinted model by digest, where their files are known to give them."""
+
+
 def write_vector(
-    extraction: Extraction, directory: Path, *, tool_version: str, progress: Progress = NO_PROGRESS
+    extraction: Extraction,
+    directory: Path,
+    *,
+    tool_version: str,
+    known: Known = (None, None),
+    progress: Progress = NO_PROGRESS,
 ) -> WrittenVector:
     """Carry out a subtraction and write the vector with its description; both are durable when this returns.
 
@@ -101,6 +110,7 @@ def write_vector(
         extraction: what to subtract.
         directory: where to write; normally a staging directory.
         tool_version: recorded in the description.
+        known: tensors of the two models that need not be hashed; every tensor of the model or none.
         progress: where to report.
 
     Raises:
@@ -111,8 +121,16 @@ def write_vector(
         base = stack.enter_context(OpenFiles(extraction.base.path, once=True))
         fingerprinted = stack.enter_context(OpenFiles(extraction.fingerprinted.path, once=True))
         sinks = _open_sinks(extraction.layout, directory, stack)
+        digests = [_by_name(manifest) for manifest in known]
         subtractions = [
-            _Subtraction(extraction, name, base=base, fingerprinted=fingerprinted, sink=sinks.get(name))
+            _Subtraction(
+                extraction,
+                name,
+                base=base,
+                fingerprinted=fingerprinted,
+                sink=sinks.get(name),
+                known=[side.get(name) for side in digests],
+            )
             for name in sorted(extraction.pairs, key=lambda name: _place(extraction.pairs[name][0]))
         ]
         run([subtraction.work() for subtraction in subtractions], label="vector", progress=progress)
@@ -137,6 +155,10 @@ def _open_sinks(layout: VectorLayout, directory: Path, stack: ExitStack) -> dict
     return sinks
 
 
+def _by_name(manifest: Manifest | None) -> Mapping[str, str]:
+    return {} if manifest is None else {tensor.name: tensor.sha256 for tensor in manifest.tensors}
+
+
 class _Subtraction:
     """One tensor of a subtraction: what is done with its blocks, and what came out."""
 
@@ -148,19 +170,20 @@ class _Subtraction:
         base: OpenFiles,
         fingerprinted: OpenFiles,
         sink: FileSink | None,
+        known: Sequence[str | None],
     ) -> None:
         self.name = name
         self.pair = extraction.pairs[name]
         self.sink = sink
         self.inexact = 0
         self.square = 0.0
-        self.digests: Sequence[str] = ()
+        self._digests: list[str | None] = [*known, *([] if sink is None else [None])]
         self._paths = (extraction.base.path, extraction.fingerprinted.path)
         self._sources = (base.source(self.pair[0]), fingerprinted.source(self.pair[1]))
 
     def work(self) -> TensorWork:
         outputs, compute = ((), self._compare) if self.sink is None else ((self.sink,), self._subtract)
-        hashed = tuple(range(2 + len(outputs)))
+        hashed = tuple(number for number, digest in enumerate(self._digests) if digest is None)
         return TensorWork(self.pair[0].elements, self._sources, outputs, compute, hashed, self._done)
 
     def entries(self) -> list[TensorDigest]:
@@ -168,7 +191,8 @@ class _Subtraction:
         formats = [spec.dtype for spec in self.pair] + ([] if self.sink is None else [self.sink.dtype])
         return [
             tensor_digest(self.name, dtype, self.pair[0].shape, digest)
-            for dtype, digest in zip(formats, self.digests, strict=True)
+            for dtype, digest in zip(formats, self._digests, strict=True)
+            if digest is not None
         ]
 
     def _subtract(
@@ -202,7 +226,8 @@ class _Subtraction:
         return ()
 
     def _done(self, digests: Sequence[str]) -> None:
-        self.digests = digests
+        found = iter(digests)
+        self._digests = [digest or next(found) for digest in self._digests]
 
 
 def refuse_nonfinite(path: Path, name: str, start: int, block: Block) -> None:

@@ -8,6 +8,7 @@ from fpvec_audit.services.digested import VECTOR, look_at
 from fpvec_audit.services.extract import extract_vector
 from fpvec_audit.services.models import identify_model, register_model
 from fpvec_audit.services.stamp import stamp_models
+from fpvec_audit.tensors import delta as delta_module
 from fpvec_audit.tensors import file_state
 from fpvec_audit.tensors import stamp as stamp_module
 from fpvec_audit.tensors.index import read_checkpoint
@@ -136,3 +137,35 @@ def test_vector_that_was_tampered_with_is_refused_although_it_was_known(registry
     file.write_bytes(content)
     with pytest.raises(VectorError, match="the tensors are not those that vec-"):
         stamp_models([model], vectors=[str(tmp_path / "vector")], out=tmp_path / "out", **tools)
+
+
+def test_vector_of_known_models_is_the_same_without_hashing_them(registry, tmp_path, model, old, monkeypatch):
+    monkeypatch.setattr(file_state, "OWN_SETTLED_SECONDS", -1.0)
+    tools = {"registry": registry, "catalog": load_catalog()}
+    fingerprinted = perturb(model, tmp_path / "fp")
+    hashed = []
+    run = delta_module.run
+
+    def count(works, **options):
+        hashed.append(sum(len(work.hashed) for work in works))
+        run(works, **options)
+
+    monkeypatch.setattr(delta_module, "run", count)
+    new, known, reread = (
+        extract_vector(model, fingerprinted, out=tmp_path / name, reread=name == "reread", **tools)
+        for name in ("new", "known", "reread")
+    )
+    assert new.vector == known.vector == reread.vector
+    assert hashed == [3 * hashed[1], hashed[1], 3 * hashed[1]]
+
+
+def test_vector_of_a_model_that_changed_is_read_anew(registry, tmp_path, model, old):
+    tools = {"registry": registry, "catalog": load_catalog()}
+    fingerprinted = perturb(model, tmp_path / "fp")
+    first = extract_vector(model, fingerprinted, out=tmp_path / "first", **tools)
+    changed = perturb(model, tmp_path / "other", seed=2)
+    for file in fingerprinted.glob("*.safetensors"):
+        file.write_bytes((changed / file.name).read_bytes())
+    second = extract_vector(model, fingerprinted, out=tmp_path / "second", **tools)
+    assert second.vector.base_digest == first.vector.base_digest
+    assert second.vector.fingerprinted_digest == identify_model(changed, catalog=tools["catalog"]).digest
