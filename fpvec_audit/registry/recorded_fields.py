@@ -31,6 +31,8 @@ EVENTS = frozenset(
     }
 )
 """Events that told of a row before entries said its digest."""
+_TOLD = EVENTS | {"code.chosen", "code_word.issued", "code_word.retired"}
+"""Events whose fields are those of a row."""
 
 _COLUMNS: Mapping[str, Mapping[str, str]] = {
     "licensee": {"name": "name"},
@@ -50,6 +52,14 @@ _COLUMNS: Mapping[str, Mapping[str, str]] = {
         "chance": "chance",
         "base": "base_id",
     },
+    "code": {
+        "key_set": "key_set_id",
+        "code": "text",
+        "colluders": "colluders",
+        "epsilon": "epsilon",
+        "binding": "binding",
+    },
+    "code_word": {"code": "code_id", "number": "number", "commitment": "commitment", "state": "state"},
     "vector": {
         "digest": "digest",
         "family": "family_id",
@@ -106,7 +116,7 @@ def contradictions(kind: str, contents: Sequence[Mapping[str, Any]], row: Row) -
 
 
 def _named(content: Mapping[str, Any]) -> dict[str, Any]:
-    if content["event"] not in EVENTS or content["event"] == "key_set.burnt":
+    if content["event"] not in _TOLD or content["event"] == "key_set.burnt":
         return {}
     if content["event"] == "key_set.bound":  # the rest is about the training
         return {"base": content.get("base"), "root": content.get("root")}
@@ -172,6 +182,10 @@ def _under_root(candidates: Sequence[Sequence[Any]], root: Any) -> bool:
         return False
 
 
+def _word(_: Sequence[Mapping[str, Any]], said: Mapping[str, Any], row: Row) -> Iterator[str]:
+    yield from _licensee(said, row)
+
+
 def _stamp(_: Sequence[Mapping[str, Any]], said: Mapping[str, Any], row: Row) -> Iterator[str]:
     yield from _licensee(said, row)
     vectors = [[vector, scale] for _, vector, scale in row.parts["stamp_vector"]]
@@ -211,6 +225,7 @@ def _attack_run(_: Sequence[Mapping[str, Any]], said: Mapping[str, Any], row: Ro
 _More = Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any], Row], Iterator[str]]
 _MORE: Mapping[str, _More] = {
     "key_set": _key_set,
+    "code_word": _word,
     "stamp": _stamp,
     "audit": _audit,
     "attack_run": _attack_run,

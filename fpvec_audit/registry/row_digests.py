@@ -103,6 +103,8 @@ CHRONICLED: Mapping[str, Chronicled] = {
                 ),
             ),
         ),
+        Chronicled("code", ("id", "key_set_id", "text", "colluders", "epsilon", "binding", "created_at")),
+        Chronicled("code_word", ("id", "code_id", "number", "licensee_id", "commitment", "state", "created_at")),
         Chronicled(
             "vector",
             (

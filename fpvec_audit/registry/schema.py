@@ -27,7 +27,10 @@ from fpvec_audit.registry.roles import excess_rights, missing_rights
 from fpvec_audit.registry.tables import SCHEMA_REVISION, Base
 
 SET_ASIDE = "fpvec_aside"
-"""Where a downgrade keeps what older schemas have no place for; the next upgrade brings it back."""
+"""Where a downgrade keeps what older schemas have no place for; the next upgrade brings it back.
+
+What migrations after 0004 set aside lies in a table of their own, whose name begins with this one.
+"""
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -187,7 +190,8 @@ def _ensure_file(engine: Engine, *, create: bool) -> None:
 
 
 def _create_schema(connection: Connection, where: str, *, create: bool) -> None:
-    tables = set(inspect(connection).get_table_names()) - {"alembic_version", SET_ASIDE}
+    names = set(inspect(connection).get_table_names()) - {"alembic_version"}
+    tables = {name for name in names if not name.startswith(SET_ASIDE)}
     if tables:
         raise RegistryError(
             f"{where} holds tables of something else ({', '.join(sorted(tables)[:5])})",

@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0005"
 """Migration whose result these mappings describe; a test compares it with the head of ``migrations/``."""
 
 DIGEST_LENGTH = 64
@@ -198,6 +198,40 @@ class CandidateRow(Base):
     burnt_in: Mapped[str | None] = mapped_column(String(IDENTIFIER_LENGTH))
 
     __table_args__ = (ForeignKeyConstraint(["key_set_id", "mark"], ["mark.key_set_id", "mark.number"]),)
+
+
+class CodeRow(Base):
+    """The code of a key set with several marks: which words there are, and what binds their secret order."""
+
+    __tablename__ = "code"
+
+    id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
+    key_set_id: Mapped[str] = mapped_column(ForeignKey("key_set.id"), unique=True)
+    text: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    colluders: Mapped[int] = mapped_column(Integer)
+    epsilon: Mapped[str] = mapped_column(Text)
+    binding: Mapped[str] = mapped_column(String(DIGEST_LENGTH))
+    created_at: Mapped[datetime]
+
+
+class CodeWordRow(Base):
+    """Which number of a code a licensee was issued, and a salted digest of the word; the word itself is secret."""
+
+    __tablename__ = "code_word"
+
+    id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
+    code_id: Mapped[str] = mapped_column(ForeignKey("code.id"))
+    number: Mapped[int] = mapped_column(Integer)
+    licensee_id: Mapped[str] = mapped_column(ForeignKey("licensee.id"))
+    commitment: Mapped[str] = mapped_column(String(DIGEST_LENGTH), unique=True)
+    state: Mapped[str] = mapped_column(String(20))
+    created_at: Mapped[datetime]
+
+    __table_args__ = (
+        UniqueConstraint("code_id", "number"),
+        Index(None, "licensee_id", "code_id"),
+        Index(None, "code_id", "created_at", "id"),
+    )
 
 
 class VectorFamilyRow(Base):

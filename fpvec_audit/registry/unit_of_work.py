@@ -24,6 +24,7 @@ from fpvec_audit.registry.master_key import MASTER_KEY_FILE, KeyFile, MasterKeyS
 from fpvec_audit.registry.redaction import Redaction
 from fpvec_audit.registry.repositories.audits import AttackRunRepository, AuditRepository
 from fpvec_audit.registry.repositories.candidates import CandidateRepository
+from fpvec_audit.registry.repositories.code_words import CodeWordRepository
 from fpvec_audit.registry.repositories.jobs import JobRepository
 from fpvec_audit.registry.repositories.key_sets import KeySetRepository
 from fpvec_audit.registry.repositories.licensees import LicenseeRepository
@@ -49,6 +50,7 @@ class UnitOfWork:
         candidates: what they were drawn as, and who was shown which.
         vault: their secrets.
         licensees: whom they and the copies are for.
+        code_words: codes of families, and which licensee has which word.
         models: registered checkpoints.
         vectors: fingerprint vectors and families.
         stamps: stamped copies.
@@ -78,6 +80,9 @@ class UnitOfWork:
         self.candidates = CandidateRepository(session, clock=clock)
         self.key_sets = KeySetRepository(
             session, self.ledger, vault=self.vault, licensees=self.licensees, candidates=self.candidates
+        )
+        self.code_words = CodeWordRepository(
+            session, self.ledger, clock, key_sets=self.key_sets, licensees=self.licensees
         )
         self.models = ModelRepository(session, self.ledger)
         self.vectors = VectorRepository(session, self.ledger)

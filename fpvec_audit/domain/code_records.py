@@ -1,0 +1,58 @@
+"""What the registry remembers of a family's code and of who has which word, as frozen values; never a word itself."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class WordState(StrEnum):
+    """``issued`` → ``retired``. Copies with a retired word may be out there, so a trace still names its licensee."""
+
+    ISSUED = "issued"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRecord:
+    """The code of a family of marks, chosen once.
+
+    Attributes:
+        id: ``co-`` and 16 characters.
+        key_set: id of the key set whose marks it is over.
+        text: the code as it is written (``plane:4``, ``rs:11,3,5``, ``random:8/64``).
+        colluders: c, coalitions that it shall bear; 0 where rule B alone names, whatever the number.
+        epsilon: chance that rule B names anybody wrongly, at most, as decimal text.
+        binding: digest of the key that orders the words, hex (``domain/code_words.py``).
+        created_at: when it was chosen.
+    """
+
+    id: str
+    key_set: str
+    text: str
+    colluders: int
+    epsilon: str
+    binding: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CodeWordRecord:
+    """A licensee's word, by its number.
+
+    Attributes:
+        id: ``cw-`` and 16 characters.
+        code: id of the code.
+        number: from 0, in the order in which words were issued; never given twice.
+        licensee: name of whom it was issued to.
+        commitment: salted digest of the word, hex.
+        state: see :class:`WordState`.
+        created_at: when it was issued.
+    """
+
+    id: str
+    code: str
+    number: int
+    licensee: str
+    commitment: str
+    state: WordState
+    created_at: datetime
