@@ -26,6 +26,7 @@ from fpvec_audit.errors import UsageError
 
 if TYPE_CHECKING:
     from fpvec_audit.cli.wiring import Workbench
+    from fpvec_audit.domain.keys import KeySetSpecification
     from fpvec_audit.registry.unit_of_work import Registry
     from fpvec_audit.services.keys import IssuedKeySet
 
@@ -42,8 +43,20 @@ def issue(
     name: Annotated[str, typer.Argument(help="Unique name of the new key set.")],
     owner: Annotated[str, typer.Option(help="Who owns the models that it will protect.")] = "",
     licensee: Annotated[str, typer.Option(help="For whom it is issued.")] = "",
-    count: Annotated[int | None, typer.Option(help="Issued keys.  \\[default: 32, if-simple 10]")] = None,
-    decoys: Annotated[int | None, typer.Option(help="Decoys, never trained.  \\[default: 224, if-simple 502]")] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Issued keys, of each mark.  \\[default: 32, if-simple 10; with --marks 6]")
+    ] = None,
+    decoys: Annotated[
+        int | None,
+        typer.Option(help="Decoys, never trained.  \\[default: 224, if-simple 502, with --marks 6 a key]"),
+    ] = None,
+    marks: Annotated[
+        int,
+        typer.Option(
+            metavar="M",
+            help="Groups of keys, each with a vector of its own, so that every licensee gets a different copy.",
+        ),
+    ] = 1,
     scheme: Annotated[
         str,
         typer.Option(
@@ -87,18 +100,14 @@ def issue(
     stay in the vault.
 
     Example: fpvec key issue acme-2026 --owner "Acme Models"
+
+    Example: fpvec key issue acme-family --marks 16 --count 6
     """
-    from fpvec_audit.domain.keys import SCHEME_DEFAULTS, KeySetSpecification
     from fpvec_audit.reports.terminal import render_key_set
 
     bench = open_bench(home, registry, json)
     new_key_file = _missing_key_file(bench)
-    default_count, default_decoys = SCHEME_DEFAULTS.get(scheme, (32, 224))
-    specification = KeySetSpecification(
-        scheme=scheme,
-        issued=default_count if count is None else count,
-        decoys=default_decoys if decoys is None else decoys,
-    )
+    specification = _specification(scheme, marks, count=count, decoys=decoys)
     common: dict[str, Any] = {"specification": specification, "owner": owner, "licensee": licensee, "base": base}
     if witness is not None and beacon is not None:
         raise UsageError("--witness and --beacon are two sources of chance, and a key set has one")
@@ -120,6 +129,21 @@ def issue(
             f"made the master key {new_key_file}: keep a copy of it somewhere else, since without it the secrets of "
             "this registry cannot be read, and keep it to yourself"
         )
+
+
+def _specification(scheme: str, marks: int, *, count: int | None, decoys: int | None) -> "KeySetSpecification":
+    """Return what to draw; marks share their decoys."""
+    from fpvec_audit.domain.keys import SCHEME_DEFAULTS, KeySetSpecification
+    from fpvec_audit.domain.marks import family_specification
+
+    if marks != 1:
+        return family_specification(marks, keys=count, decoys=decoys, scheme=scheme)
+    default_count, default_decoys = SCHEME_DEFAULTS.get(scheme, (32, 224))
+    return KeySetSpecification(
+        scheme=scheme,
+        issued=default_count if count is None else count,
+        decoys=default_decoys if decoys is None else decoys,
+    )
 
 
 def _missing_key_file(bench: "Workbench") -> Path | None:
@@ -201,6 +225,7 @@ def list_(
             "grade",
             "scheme",
             "marks",
+            "keys_per_mark",
             "issued",
             "decoys",
             "burnt",

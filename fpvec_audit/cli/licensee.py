@@ -1,4 +1,7 @@
-"""``fpvec licensee``: whom key sets and stamped copies were issued to."""
+"""``fpvec licensee``: whom key sets and stamped copies were issued to, and which word of a family's code each has."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,17 +16,122 @@ from fpvec_audit.cli.listing import (
     show_list,
 )
 from fpvec_audit.cli.wiring import HomeOption, JsonOption, RegistryOption, open_bench
+from fpvec_audit.errors import UsageError
 
-app = typer.Typer(help="Look at licensees.\n\nExample: fpvec licensee list", no_args_is_help=True)
+if TYPE_CHECKING:
+    from fpvec_audit.services.family_codes import Wanted
+
+app = typer.Typer(
+    help="Give licensees words of a family's code, and look at who has what.\n\nExample: fpvec licensee list",
+    no_args_is_help=True,
+)
+
+FAMILY_HELP = "Key set with several marks, or a vector family trained on it; names and ids."
+FamilyOption = Annotated[str, typer.Option("--family", metavar="F", help=FAMILY_HELP)]
+CodeOption = Annotated[
+    str,
+    typer.Option(metavar="plane:Q|rs:Q,K,L|random:W", help="Code of the family.  \\[default: proposed]"),
+]
+CountOption = Annotated[
+    int | None,
+    typer.Option("--licensees", metavar="N", help="How many there will be.  \\[default: as many as marks]"),
+]
+ColludersOption = Annotated[
+    int | None,
+    typer.Option(metavar="C", help="How many may pool their copies.  \\[default: 3, 2 or 1, what the marks carry]"),
+]
+EpsilonOption = Annotated[
+    str | None,
+    typer.Option(metavar="P", help="Chance that random words name anybody wrongly, at most.  \\[default: 1e-3]"),
+]
+ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it goes to the ledger.")]
 
 
-@app.callback()
-def _group() -> None:
-    """Keep the group a group while it has one command."""
+@app.command()
+def add(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Licensees; new ones are recorded.")],
+    family: FamilyOption,
+    code: CodeOption = "",
+    licensees: CountOption = None,
+    colluders: ColludersOption = None,
+    epsilon: EpsilonOption = None,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Assign a code word: which marks of a family the licensee's copies carry.
+
+    The first word chooses the family's code, once and for all; what that code can bear is shown before. Words are
+    issued in a secret order, no word twice, and the registry keeps numbers and digests of them.
+
+    Example: fpvec licensee add Globex --family acme-family
+
+    Example: fpvec licensee add Globex Initech --family acme-family --licensees 1000 --colluders 2
+    """
+    from fpvec_audit.reports.families import render_code, render_words
+    from fpvec_audit.services.family_codes import add_licensees, family_code
+
+    bench = open_bench(home, registry, json)
+    wanted = _wanted(code, licensees, colluders, epsilon)
+    chosen = family_code(family, registry=bench.registry, wanted=wanted)
+    if not chosen.created_at:
+        render_code(chosen.to_json(), bench.errors)
+    bench.emit(add_licensees(names, family, registry=bench.registry, wanted=wanted).to_json(), render_words)
+
+
+@app.command()
+def code(
+    family: Annotated[str, typer.Argument(help=FAMILY_HELP)],
+    code: CodeOption = "",
+    licensees: CountOption = None,
+    colluders: ColludersOption = None,
+    epsilon: EpsilonOption = None,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show a family's code, or the one that would be chosen: how many words, what coalitions, what a copy costs.
+
+    Example: fpvec licensee code acme-family --licensees 1000 --colluders 2
+    """
+    from fpvec_audit.reports.families import render_code
+    from fpvec_audit.services.family_codes import family_code
+
+    bench = open_bench(home, registry, json)
+    wanted = _wanted(code, licensees, colluders, epsilon)
+    bench.emit(family_code(family, registry=bench.registry, wanted=wanted).to_json(), render_code)
+
+
+@app.command()
+def retire(
+    licensee: Annotated[str, typer.Argument(metavar="NAME", help="A licensee that has a word.")],
+    family: FamilyOption,
+    reason: ReasonOption,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Take a licensee's word out of use for good. Copies that carry it are still traced to the licensee.
+
+    Example: fpvec licensee retire Globex --family acme-family --reason "contract ended"
+    """
+    from fpvec_audit.reports.families import render_retired
+    from fpvec_audit.services.family_codes import retire_licensee
+
+    bench = open_bench(home, registry, json)
+    retired = retire_licensee(licensee, family, registry=bench.registry, reason=reason)
+    bench.emit(retired.to_json(), render_retired)
 
 
 @app.command("list")
 def list_(
+    family: Annotated[
+        str | None, typer.Option("--family", metavar="F", help=f"Words of one family. {FAMILY_HELP}")
+    ] = None,
+    reveal: Annotated[
+        bool, typer.Option("--reveal", help="With --family: show the marks of every word; recorded in the ledger.")
+    ] = False,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why they are shown, for the ledger.")] = "",
     since: SinceOption = None,
     until: UntilOption = None,
     sort: SortOption = "name",
@@ -36,13 +144,30 @@ def list_(
 ) -> None:
     """List licensees, with how many key sets and stamped copies each was issued; sorted by name or created.
 
+    With --family: who has which word of it, by number.
+
     Example: fpvec licensee list --sort -created --limit 10
+
+    Example: fpvec licensee list --family acme-family
     """
     from fpvec_audit.reports.records import render_licensees
     from fpvec_audit.services.licensees import licensee_json, list_licensees
 
     bench = open_bench(home, registry, json)
     wanted = selection(since=since, until=until, sort=sort, limit=limit, after=after)
+    if family is not None:
+        if csv or wanted != selection(since=None, until=None, sort="name", limit=None, after=None):
+            raise UsageError(
+                "the words of a family are listed whole, by number",
+                advice="leave --csv, --since, --until, --sort, --limit and --after out",
+            )
+        from fpvec_audit.reports.families import render_words
+        from fpvec_audit.services.family_codes import family_words
+
+        bench.emit(family_words(family, registry=bench.registry, reveal=reveal, reason=reason).to_json(), render_words)
+        return
+    if reveal or reason:
+        raise UsageError("--reveal and --reason are about the words of a family", advice="name it: --family F")
     show_list(
         bench,
         wanted,
@@ -51,3 +176,10 @@ def list_(
         columns=("id", "name", "key_sets", "stamps", "created_at"),
         as_csv=csv,
     )
+
+
+def _wanted(code: str, licensees: int | None, colluders: int | None, epsilon: str | None) -> "Wanted":
+    from fpvec_audit.services.family_codes import Wanted
+
+    wanted = Wanted(code=code, licensees=licensees, colluders=colluders)
+    return wanted if epsilon is None else replace(wanted, epsilon=epsilon)

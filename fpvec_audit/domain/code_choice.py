@@ -37,11 +37,13 @@ class Demand:
         licensees: how many words are wanted.
         colluders: c, how many licensees may pool their copies.
         epsilon: for random words, the chance that anybody is named wrongly.
+        least_weight: fewest marks that a copy must have, so that its keys are enough for a MATCH.
     """
 
     licensees: int
     colluders: int
     epsilon: Fraction = Fraction(DEFAULT_EPSILON)
+    least_weight: int = 1
 
     def __post_init__(self) -> None:
         if self.licensees < 1 or self.colluders < 1:
@@ -86,7 +88,7 @@ def shares_needed(code: Code, *, licensees: int, seen: int, epsilon: Fraction) -
 
 def bears(code: Code, demand: Demand) -> bool:
     """Return whether a code has the words for a demand, and bears its coalitions."""
-    if code.words < demand.licensees:
+    if code.words < demand.licensees or code.weight < demand.least_weight:
         return False
     if demand.colluders <= most_colluders(code):
         return True
@@ -116,15 +118,24 @@ def chosen_code(demand: Demand, *, marks: int) -> Code:
     Raises:
         UsageError: none does; says how many marks it would take.
     """
-    everything = proposals(demand)
     fitting = [code for code in _candidates(demand) if code.marks <= marks and bears(code, demand)]
     if not fitting:
+        everything = proposals(demand)
         raise UsageError(
-            f"{marks} marks cannot tell {demand.licensees} licensees apart when {demand.colluders} pool their copies: "
-            f"that takes {fewest_marks_text(everything)}",
+            f"{marks} marks cannot tell {demand.licensees} licensees apart {_pooled(demand)}: that takes "
+            f"{fewest_marks_text(everything)}",
             advice="issue a key set with that many --marks, or ask for fewer --licensees or --colluders",
         )
-    return min(fitting, key=lambda code: (rule_for(code, demand), code.weight, code.marks))
+    best = min(fitting, key=lambda code: (rule_for(code, demand), code.weight, code.marks))
+    return _spread(best, marks)
+
+
+def _spread(code: Code, marks: int) -> Code:
+    """Return the code of the same weight that has the most words over the marks there are."""
+    if isinstance(code, ReedSolomon):
+        order = max(prime_powers(code.order, marks // code.length))
+        return ReedSolomon(order, code.dimension, code.length)
+    return RandomWords(code.weight, marks) if isinstance(code, RandomWords) else code
 
 
 def fewest_marks_text(codes: tuple[Code, ...]) -> str:
@@ -133,6 +144,12 @@ def fewest_marks_text(codes: tuple[Code, ...]) -> str:
         return f"more than {MOST_MARKS} marks, the most a family has"
     fewest = sorted(codes, key=lambda code: code.marks)[:_SHOWN]
     return " or ".join(f"{code.marks} marks ({code.text}, {code.weight} in a copy)" for code in fewest)
+
+
+def _pooled(demand: Demand) -> str:
+    if demand.colluders == 1:
+        return "even when nobody pools copies"
+    return f"when {demand.colluders} of them pool their copies"
 
 
 def rule_for(code: Code, demand: Demand) -> str:
@@ -144,18 +161,19 @@ def _candidates(demand: Demand) -> Iterator[Code]:
     """Yield, of every construction and weight, the smallest code that can serve."""
     orders = prime_powers(2, MOST_MARKS)
     for order in orders:
-        if order > demand.colluders and order**2 <= MOST_MARKS and order**2 + order >= demand.licensees:
+        heavy = order > demand.colluders and order >= demand.least_weight
+        if heavy and order**2 <= MOST_MARKS and order**2 + order >= demand.licensees:
             yield AffinePlane(order)
             break
     for dimension in range(1, MOST_DIMENSION + 1):
-        length = demand.colluders * (dimension - 1) + 1
+        length = max(demand.colluders * (dimension - 1) + 1, demand.least_weight)
         for order in orders:
             if order * length > MOST_MARKS:
                 break
             if order >= length and order**dimension >= demand.licensees:
                 yield ReedSolomon(order, dimension, length)
                 break
-    for weight in range(1, MOST_MARKS // (demand.colluders + 1)):
+    for weight in range(demand.least_weight, MOST_MARKS // (demand.colluders + 1)):
         smallest = _smallest_random(weight, demand)
         if smallest is not None:
             yield smallest

@@ -24,7 +24,7 @@ ROUNDS = 10
 
 
 class WordBook:
-    """The words of a code in the order in which a key set's licensees get them. Never shown: it follows from the secret.
+    """The words of a code in the order in which licensees get them. It follows from the secret, and is never shown.
 
     Args:
         code: the code.
@@ -79,7 +79,7 @@ def permuted(number: int, *, size: int, key: bytes) -> int:
         size: up to 2^512, so that reducing a digest of 512 bits is unbiased to within 2^-256.
         key: gives the permutation.
 
-    Source: Black and Rogaway, CT-RSA 2002, "Ciphers with arbitrary finite domains" (generalised Feistel, cycle walking).
+    Source: Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002 (Feistel, cycle walking).
     """
     if not 0 <= number < size <= 1 << 512:
         raise ValueError(f"{number} is not in a range of {size}")

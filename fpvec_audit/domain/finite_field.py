@@ -94,7 +94,7 @@ def _prime_power(order: int) -> tuple[int, int] | None:
 def _powers_of_a_generator(prime: int, degree: int) -> tuple[int, ...]:
     """Return 1, g, g², … – all non-zero elements – for the first generator g.
 
-    Modulo a polynomial that is not irreducible, powers of x never run through everything but 0; so what does is a field.
+    Modulo a polynomial that is not irreducible, powers of x never run through all but 0: what does is a field.
     """
     order = prime**degree
     if degree == 1:

@@ -82,6 +82,12 @@ def _control_name(control: Mapping[str, Any]) -> str:
     return f"{'/'.join(path.parts[-2:])}{recorded}"
 
 
+def _kind_of_key(key: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    if not key["issued"]:
+        return "decoy"
+    return "issued" if document["marks"] == 1 else f"mark {key['mark']}"
+
+
 def render_harmlessness(documents: Mapping[str, Mapping[str, Any]], console: Console) -> None:
     """Show what stamping cost models, by the names given."""
     rows = []
@@ -111,7 +117,7 @@ def render_key_set(document: Mapping[str, Any], console: Console) -> None:
             [
                 key["prompt"],
                 key["response"],
-                "issued" if key["issued"] else "decoy",
+                _kind_of_key(key, document),
                 "burnt" if key["burnt"] else "",
             ]
             for key in document["keys"]

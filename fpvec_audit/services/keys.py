@@ -28,6 +28,7 @@ from fpvec_audit.domain.keys import (
     draw_key_set,
     restore_key_set,
 )
+from fpvec_audit.domain.marks import reading_note
 from fpvec_audit.domain.records import KeySetEnd, KeySetRecord, KeySetState
 from fpvec_audit.domain.selection import EVERYTHING, Selection
 from fpvec_audit.domain.statistics import hypergeometric_p_value, upper_bound
@@ -186,7 +187,9 @@ def issue_key_set(
     with registry.unit_of_work() as uow:
         record = uow.key_sets.add(record, secret)
     grade = ANCHORED if chance_source.startswith("witness:") else SELF_ATTESTED
-    return IssuedKeySet(record, size_warnings(specification.issued, specification.decoys, grade=grade))
+    warnings = size_warnings(specification.issued, specification.decoys, grade=grade)
+    note = reading_note(specification)
+    return IssuedKeySet(record, (*warnings, note) if note else warnings)
 
 
 def waiting_key_set(name: str, *, registry: "Registry", chance_source: str) -> KeySetRecord | None:
@@ -395,6 +398,7 @@ def _record_json(record: KeySetRecord) -> dict[str, Any]:
         "grade": record.grade,
         "state": record.state.value,
         "marks": commitment.marks,
+        "keys_per_mark": commitment.issued // commitment.marks,
         "issued": commitment.issued,
         "decoys": commitment.candidates - commitment.issued,
         "base": record.base,

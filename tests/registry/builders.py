@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from fpvec_audit.domain.code_records import CodeRecord
 from fpvec_audit.domain.keys import SELF_ATTESTED, KeySetSecret, KeySetSpecification, draw_key_set
 from fpvec_audit.domain.manifest import Manifest, TensorDigest
 from fpvec_audit.domain.records import (
@@ -99,6 +100,28 @@ def vector_record(*, digit="d", **changes) -> VectorRecord:
     return VectorRecord(**values | changes)
 
 
+def code_record(key_set: str, **changes) -> CodeRecord:
+    values = {
+        "id": f"co-{key_set.removeprefix('ks-')}",
+        "key_set": key_set,
+        "text": "plane:4",
+        "colluders": 3,
+        "epsilon": "1e-3",
+        "binding": "c" * 64,
+        "created_at": START,
+    }
+    return CodeRecord(**values | changes)
+
+
+def issue_words(registry: Registry, key_set: str) -> None:
+    """Record a code and three words of it, of which one is retired."""
+    with registry.unit_of_work() as uow:
+        code = uow.code_words.choose(code_record(key_set))
+        for number, name in enumerate(("Carol", "Dave", "Erin")):
+            uow.code_words.issue(code, name, number=number, commitment=f"{number}" * 64)
+        uow.code_words.retire(code, "Dave", reason="left", by="tester")
+
+
 def stamp_record(**changes) -> StampRecord:
     values = {
         "id": "st-" + "e" * 16,
@@ -168,6 +191,7 @@ def fill(registry: Registry) -> None:
         uow.stamps.add(stamp_record(id="st-" + "0" * 16, downstream=downstream.digest, stamped=stamped.digest))
     with registry.unit_of_work() as uow:
         uow.stamps.add(stamp_record(downstream=downstream.digest, stamped=stamped.digest, location="/moved"))
+    issue_words(registry, key_set.id)
     audit(registry, key_set.id)
     with registry.unit_of_work() as uow:
         uow.audits.plan(audit_record(key_set.id, id="au-" + "0" * 16))

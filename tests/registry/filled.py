@@ -9,6 +9,7 @@ from fpvec_audit.registry.tables import Base, DigestedFilesRow, JobRow, Licensee
 from tests.registry.builders import (
     attack_run_record,
     audit_record,
+    code_record,
     key_set_record,
     model_record,
     secret,
@@ -67,6 +68,8 @@ def fill(registry) -> None:
         uow.attack_runs.add(attack_run_record(record.id))
         uow.jobs.start("stamp", ODD_JSON)
         uow.recorded_audits.add(recorded_audit())
+        code = uow.code_words.choose(code_record(record.id))
+        uow.code_words.issue(code, ODD_TEXT.replace("\\", ""), number=2**31 - 1, commitment="9" * 64)
         session = uow.session
         audit = audit_record(record.id).id
         place = ("audit_record", audit, 0)

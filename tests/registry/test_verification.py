@@ -20,6 +20,8 @@ VOUCHED = {
     "key_set": ("name", "owner", "licensee_id", "commitment", "commitment_digest", "root", "grade", "state", "chance"),
     "candidate": ("position", "mark", "leaf", "burnt_at", "burnt_in"),
     "mark": ("number",),
+    "code": ("key_set_id", "text", "colluders", "epsilon", "binding", "created_at"),
+    "code_word": ("code_id", "number", "licensee_id", "commitment", "state", "created_at"),
     "vector": ("digest", "family_id", "mark", "fingerprinted_id", "architecture", "inexact_elements", "norm"),
     "vector_family": ("key_set_id", "base_id", "created_at"),
     "stamp": ("downstream_id", "stamped_id", "licensee_id", "location", "applied_ratio", "cosine", "policies"),

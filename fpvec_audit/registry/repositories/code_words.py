@@ -100,10 +100,11 @@ class CodeWordRepository:
         self._ledger.append("code.chosen", record.id, content)
         return record
 
-    def count(self, code: CodeRecord) -> int:
-        """Return how many words were issued, retired ones included: the next one's number."""
-        counted = select(func.count()).select_from(CodeWordRow).where(CodeWordRow.code_id == code.id)
-        return self._session.scalar(counted) or 0
+    def counts(self, code: CodeRecord) -> dict[WordState, int]:
+        """Return how many words were issued, by state; all of them together are the next one's number."""
+        counted = select(CodeWordRow.state, func.count()).where(CodeWordRow.code_id == code.id)
+        found = dict(self._session.execute(counted.group_by(CodeWordRow.state)).tuples().all())
+        return {state: found.get(state.value, 0) for state in WordState}
 
     def issue(self, code: CodeRecord, licensee: str, *, number: int, commitment: str) -> CodeWordRecord:
         """Issue a word to a licensee, who is recorded where new.
@@ -111,7 +112,7 @@ class CodeWordRepository:
         Args:
             code: whose word.
             licensee: name.
-            number: of the word: :meth:`count` before it.
+            number: of the word: how many were issued before it.
             commitment: salted digest of the word, hex.
 
         Raises:
@@ -203,7 +204,7 @@ class CodeWordRepository:
     def _last(self, code: CodeRecord, identifier: str) -> CodeWordRow | None:
         return self._session.scalars(self._of(code, identifier).order_by(CodeWordRow.number.desc()).limit(1)).first()
 
-    def _of(self, code: CodeRecord, identifier: str) -> Select[tuple[CodeWordRow]]:
+    def _of(self, code: CodeRecord, identifier: str) -> Select[CodeWordRow]:
         return select(CodeWordRow).where(CodeWordRow.code_id == code.id, CodeWordRow.licensee_id == identifier)
 
     def _unknown(self, code: CodeRecord, licensee: str) -> UnknownNameError:

@@ -1,0 +1,432 @@
+"""Choose a family's code and issue its words to licensees.
+
+Words belong to the key set: they can be issued before its training, and another training of the same keys keeps them.
+A code is chosen once, with the first word; from then on all words are bound, in an order that nobody can change
+(``domain/code_words.py``). What the choice means is said before it is recorded.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from fpvec_audit.domain.audit_plan import DEFAULT_ALPHA
+from fpvec_audit.domain.code_choice import (
+    DEFAULT_EPSILON,
+    Demand,
+    bears,
+    chance_bound,
+    chosen_code,
+    fewest_marks_text,
+    proposals,
+)
+from fpvec_audit.domain.code_records import CodeRecord, CodeWordRecord, WordState
+from fpvec_audit.domain.code_words import WordBook
+from fpvec_audit.domain.codes import RULE_A, RULE_B, Code, expected_intersection, most_colluders, parse_code
+from fpvec_audit.domain.records import KeySetRecord
+from fpvec_audit.errors import UsageError
+from fpvec_audit.services.code_words import recorded_words, word_book
+from fpvec_audit.services.family_harm import Harm, measured_harm
+from fpvec_audit.services.key_life import refuse_ended
+from fpvec_audit.services.keys import matches_needed
+
+if TYPE_CHECKING:
+    from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
+
+DEFAULT_COLLUDERS = (3, 2, 1)
+"""Coalitions that are tried, in this order, where nothing is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the owner asks of a family's code; everything may be left out.
+
+    Attributes:
+        code: as it is written, empty for one that is proposed.
+        licensees: how many words there shall be; as many as marks when None.
+        colluders: c; the largest of :data:`DEFAULT_COLLUDERS` that the marks carry when None.
+        epsilon: for random words, decimal text.
+    """
+
+    code: str = ""
+    licensees: int | None = None
+    colluders: int | None = None
+    epsilon: str = DEFAULT_EPSILON
+
+    @property
+    def nothing(self) -> bool:
+        """Whether nothing is asked for."""
+        return self == Wanted()
+
+
+@dataclass(frozen=True, slots=True)
+class CodeSummary:
+    """A family's code, and what it can bear.
+
+    Attributes:
+        key_set: whose marks it is over.
+        code: the code.
+        colluders: c that it shall bear; 0 where rule B alone names.
+        epsilon: chance that rule B names anybody wrongly, at most, as decimal text.
+        issued: words in use.
+        retired: words out of use.
+        keys_needed: how many keys must match, and no decoy, for the family's MATCH; None where all are too few.
+        harm: what copies cost, by weight; empty where it was not measured.
+        created_at: when it was chosen, ISO 8601; empty for a proposal.
+    """
+
+    key_set: KeySetRecord
+    code: Code
+    colluders: int
+    epsilon: str
+    issued: int = 0
+    retired: int = 0
+    keys_needed: int | None = None
+    harm: Mapping[int, Harm] = field(default_factory=dict)
+    created_at: str = ""
+
+    @property
+    def keys_of_a_copy(self) -> int:
+        """How many keys a whole copy answers."""
+        commitment = self.key_set.commitment
+        return self.code.weight * (commitment.issued // commitment.marks)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """By which rules licensees are named."""
+        return naming_rules(self.code, self.colluders)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What it cannot do, in sentences."""
+        told = []
+        if self.keys_needed is None or self.keys_of_a_copy < self.keys_needed:
+            needed = "even all keys are too few" if self.keys_needed is None else f"{self.keys_needed} must match"
+            told.append(
+                f"a whole copy answers {self.keys_of_a_copy} keys, and for a MATCH at {DEFAULT_ALPHA} {needed}: its "
+                "answers alone can never name anybody; issue more decoys, or choose a code of more weight"
+            )
+        if self.rules == (RULE_A,) and self.colluders == 1:
+            told.append("c = 1: it names nobody rightly once two licensees pool their copies")
+        if self.key_set.commitment.marks > self.code.marks:
+            told.append(f"{self.key_set.commitment.marks - self.code.marks} of the family's marks are in no word")
+        return tuple(told)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that scripts read; it holds no word."""
+        code, given = self.code, self.issued + self.retired
+        return {
+            "key_set": self.key_set.id,
+            "name": self.key_set.name,
+            "code": code.text,
+            "rules": list(self.rules),
+            "colluders": self.colluders,
+            "most_colluders": most_colluders(code),
+            "epsilon": self.epsilon,
+            "family_marks": self.key_set.commitment.marks,
+            "marks": code.marks,
+            "weight": code.weight,
+            "capacity": code.words,
+            "issued": self.issued,
+            "retired": self.retired,
+            "left": code.words - given,
+            "intersection": code.intersection,
+            "expected_intersection": expected_intersection(code),
+            "keys_of_a_copy": self.keys_of_a_copy,
+            "keys_needed": self.keys_needed,
+            "bound": self._bound(max(given, 1)),
+            "harm_by_weight": [self.harm[weight].to_json() for weight in sorted(self.harm)],
+            "chosen_at": self.created_at or None,
+            "warnings": list(self.warnings),
+        }
+
+    def _bound(self, licensees: int) -> dict[str, float] | None:
+        """Return, by number of copies whose marks are all seen, how likely an innocent shares a whole word."""
+        if RULE_B not in self.rules:
+            return None
+        return {
+            str(copies): float(
+                chance_bound(
+                    self.code,
+                    licensees=licensees,
+                    seen=min(self.code.marks, copies * self.code.weight),
+                    shared=self.code.weight,
+                )
+            )
+            for copies in (1, 2, 3)
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenWords:
+    """Words that were just issued or retired.
+
+    Attributes:
+        summary: the code they are of.
+        words: one for each licensee.
+    """
+
+    summary: CodeSummary
+    words: tuple[CodeWordRecord, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that scripts read; it holds no word."""
+        return {
+            "family": self.summary.to_json(),
+            "words": [word_json(word, self.summary.code.weight) for word in self.words],
+            "warnings": list(self.summary.warnings),
+        }
+
+
+def naming_rules(code: Code, colluders: int) -> tuple[str, ...]:
+    """Return the rules by which licensees are named: A as far as the code bears coalitions of c, B for random words."""
+    by_assumption = 1 <= colluders <= most_colluders(code)
+    return (*((RULE_A,) if by_assumption else ()), *((RULE_B,) if code.rule == RULE_B else ()))
+
+
+def word_json(word: CodeWordRecord, weight: int) -> dict[str, Any]:
+    """Return the JSON object of a licensee's word: its number and digest, not its marks."""
+    return {
+        "id": word.id,
+        "licensee": word.licensee,
+        "number": word.number,
+        "state": word.state.value,
+        "weight": weight,
+        "commitment": word.commitment,
+        "created_at": word.created_at.isoformat(),
+    }
+
+
+def family_code(family: str, *, registry: "Registry", wanted: Wanted = Wanted()) -> CodeSummary:
+    """Return a family's code, or the one that would be chosen; nothing is recorded.
+
+    Args:
+        family: name or id of a key set, or id of a vector family.
+        registry: where it is recorded.
+        wanted: what a new code shall bear.
+
+    Raises:
+        UnknownNameError: there is no such family.
+        UsageError: it has no marks, they do not carry what is wanted, or it has another code already.
+    """
+    with registry.snapshot() as uow:
+        key_set = uow.code_words.key_set_of(family)
+        known = uow.code_words.code_of(key_set.id)
+        return _proposed(uow, key_set, wanted) if known is None else _known(uow, key_set, known, wanted)
+
+
+def add_licensees(names: Sequence[str], family: str, *, registry: "Registry", wanted: Wanted = Wanted()) -> ChosenWords:
+    """Issue a word to each of several licensees, all or none; the first one's family gets its code.
+
+    Args:
+        names: of licensees; new ones are recorded.
+        family: name or id of a key set, or id of a vector family.
+        registry: where they are recorded.
+        wanted: what a new code shall bear.
+
+    Raises:
+        UnknownNameError: there is no such family.
+        UsageError: a licensee has a word, is named twice, or there are fewer words left than licensees.
+        KeySetError: the key set is retired or compromised.
+        RegistryError: the vault cannot give the secret.
+    """
+    with registry.unit_of_work() as uow:
+        key_set = uow.code_words.key_set_of(family)
+        refuse_ended(uow, [key_set.id])
+        known = uow.code_words.code_of(key_set.id)
+        summary = _proposed(uow, key_set, wanted) if known is None else _known(uow, key_set, known, wanted)
+        given = summary.issued + summary.retired
+        _refuse_too_many(len(names), given, summary)
+        if known is None:
+            known, book = _choose(uow, summary, registry)
+        else:
+            book = word_book(uow, key_set, known, purpose="word of a licensee")
+        words = tuple(
+            uow.code_words.issue(known, name, number=number, commitment=book.commitment(number))
+            for number, name in enumerate(names, start=given)
+        )
+        return ChosenWords(_known(uow, key_set, known, Wanted()), words)
+
+
+def retire_licensee(licensee: str, family: str, *, registry: "Registry", reason: str) -> ChosenWords:
+    """Take a licensee's word out of use for good. Copies that carry it are still traced to the licensee.
+
+    Raises:
+        UnknownNameError: there is no such family, or no such licensee with a word of it.
+        UsageError: there is no reason, or the family has no code.
+        KeySetError: the word is retired already.
+    """
+    if not reason.split():
+        raise UsageError("a word is retired without a reason", advice="say why: --reason TEXT")
+    with registry.unit_of_work() as uow:
+        key_set = uow.code_words.key_set_of(family)
+        code = code_in_use(uow, key_set)
+        word = uow.code_words.retire(code, licensee, reason=" ".join(reason.split()), by=registry.actor)
+        return ChosenWords(_known(uow, key_set, code, Wanted()), (word,))
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyWords:
+    """Who has which word of a family.
+
+    Attributes:
+        summary: the code.
+        words: by number.
+        marks: the marks of each word, None unless a reveal was asked for.
+    """
+
+    summary: CodeSummary
+    words: tuple[CodeWordRecord, ...]
+    marks: tuple[tuple[int, ...], ...] | None = field(default=None, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that scripts read; it holds words only where they were revealed."""
+        rows = [word_json(word, self.summary.code.weight) for word in self.words]
+        if self.marks is not None:
+            rows = [row | {"marks": list(marks)} for row, marks in zip(rows, self.marks, strict=True)]
+        return {"family": self.summary.to_json(), "words": rows, "warnings": list(self.summary.warnings)}
+
+
+def family_words(family: str, *, registry: "Registry", reveal: bool = False, reason: str = "") -> FamilyWords:
+    """Return who has which word of a family; with ``reveal`` the words themselves, which the ledger records.
+
+    Raises:
+        UnknownNameError: there is no such family.
+        UsageError: it has no code yet.
+        RegistryError: the vault cannot give the secret.
+    """
+    with registry.unit_of_work() if reveal else registry.snapshot() as uow:
+        key_set = uow.code_words.key_set_of(family)
+        code = code_in_use(uow, key_set)
+        words = uow.code_words.words(code)
+        purpose = ": ".join(part for part in ("words shown to their owner", " ".join(reason.split())) if part)
+        marks = recorded_words(uow, key_set, code, words, purpose=purpose) if reveal else None
+        return FamilyWords(_known(uow, key_set, code, Wanted()), words, marks)
+
+
+def code_in_use(uow: "UnitOfWork", key_set: KeySetRecord) -> CodeRecord:
+    """Return a family's code.
+
+    Raises:
+        UsageError: it has none yet.
+    """
+    code = uow.code_words.code_of(key_set.id)
+    if code is None:
+        raise UsageError(
+            f"the family {key_set.name!r} has no code yet, so nobody has a word of it",
+            advice=f"`fpvec licensee add NAME --family {key_set.name}` chooses one",
+        )
+    return code
+
+
+def _refuse_too_many(wanted: int, given: int, summary: CodeSummary) -> None:
+    if given + wanted <= summary.code.words:
+        return
+    demand = Demand(given + wanted, max(1, summary.colluders), Fraction(summary.epsilon))
+    raise UsageError(
+        f"{wanted} more licensees are too many: {given} of the {summary.code.words} words of {summary.code.text} were "
+        f"issued, and none is issued twice; {given + wanted} take {fewest_marks_text(proposals(demand))}",
+        advice="issue a key set with that many --marks for the others",
+    )
+
+
+def _choose(uow: "UnitOfWork", summary: CodeSummary, registry: "Registry") -> tuple[CodeRecord, WordBook]:
+    key_set = summary.key_set
+    secret = uow.vault.reveal(key_set.id, purpose="code of the family")
+    book = WordBook(summary.code, secret, key_set.commitment.digest)
+    record = CodeRecord(
+        id=f"co-{key_set.id.removeprefix('ks-')}",
+        key_set=key_set.id,
+        text=summary.code.text,
+        colluders=summary.colluders,
+        epsilon=summary.epsilon,
+        binding=book.binding,
+        created_at=registry.clock(),
+    )
+    return uow.code_words.choose(record), book
+
+
+def _known(uow: "UnitOfWork", key_set: KeySetRecord, record: CodeRecord, wanted: Wanted) -> CodeSummary:
+    code = parse_code(record.text, marks=key_set.commitment.marks)
+    if not wanted.nothing:
+        raise UsageError(
+            f"the family {key_set.name!r} has the code {record.text} since {record.created_at:%Y-%m-%d}, for "
+            f"coalitions of {record.colluders}",
+            advice="a code is chosen once: leave --code, --licensees, --colluders and --epsilon out, or issue another "
+            "key set",
+        )
+    counts = uow.code_words.counts(record)
+    return CodeSummary(
+        key_set,
+        code,
+        record.colluders,
+        record.epsilon,
+        issued=counts[WordState.ISSUED],
+        retired=counts[WordState.RETIRED],
+        keys_needed=_keys_needed(key_set),
+        harm=measured_harm(uow, key_set.id),
+        created_at=record.created_at.isoformat(),
+    )
+
+
+def _proposed(uow: "UnitOfWork", key_set: KeySetRecord, wanted: Wanted) -> CodeSummary:
+    marks = key_set.commitment.marks
+    if marks == 1:
+        raise UsageError(
+            f"key set {key_set.name!r} has one mark, so that every copy is alike",
+            advice="issue a family: `fpvec key issue NAME --marks M`",
+        )
+    needed = _keys_needed(key_set)
+    epsilon = _fraction(wanted.epsilon)
+    if wanted.code:
+        code, colluders = _named(wanted, marks, epsilon)
+    else:
+        each = key_set.commitment.issued // marks
+        least = 1 if needed is None else -(-needed // each)
+        code, colluders = _suggested(wanted, marks, epsilon, least_weight=min(least, marks))
+    return CodeSummary(
+        key_set, code, colluders, wanted.epsilon, keys_needed=needed, harm=measured_harm(uow, key_set.id)
+    )
+
+
+def _named(wanted: Wanted, marks: int, epsilon: Fraction) -> tuple[Code, int]:
+    """Return the code that was named, and the coalitions that it shall bear."""
+    code = parse_code(wanted.code, marks=marks)
+    largest = min(most_colluders(code), code.words) if code.rule == RULE_A else 0
+    colluders = largest if wanted.colluders is None else wanted.colluders
+    demand = Demand(wanted.licensees or 1, max(1, colluders), epsilon)
+    if code.words < demand.licensees or (colluders and not bears(code, demand)):
+        raise UsageError(
+            f"{code.text} has {code.words} words, and bears coalitions of {most_colluders(code)}; {demand.licensees} "
+            f"licensees and coalitions of {demand.colluders} take {fewest_marks_text(proposals(demand))}",
+            advice="choose another --code, or ask for less",
+        )
+    return code, colluders
+
+
+def _suggested(wanted: Wanted, marks: int, epsilon: Fraction, *, least_weight: int) -> tuple[Code, int]:
+    """Return a code that bears what is wanted, or the most that marks bear where nothing is, and its coalitions."""
+    licensees = wanted.licensees or marks
+    tried = DEFAULT_COLLUDERS if wanted.colluders is None else (wanted.colluders,)
+    for colluders in tried:
+        try:
+            return chosen_code(Demand(licensees, colluders, epsilon, least_weight), marks=marks), colluders
+        except UsageError:
+            if colluders == tried[-1]:
+                raise
+    raise AssertionError("the last one returns or raises")
+
+
+def _keys_needed(key_set: KeySetRecord) -> int | None:
+    commitment = key_set.commitment
+    return matches_needed(commitment.issued, commitment.candidates - commitment.issued, grade=key_set.grade)
+
+
+def _fraction(epsilon: str) -> Fraction:
+    try:
+        value = Fraction(epsilon)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if not 0 < value < 1:
+        raise UsageError(f"--epsilon {epsilon} is no probability between 0 and 1", advice="1e-3, for example")
+    return value
