@@ -16,6 +16,7 @@ from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry import schema, upkeep
 from fpvec_audit.registry.database import make_engine
 from fpvec_audit.registry.master_key import KeyFile, NoKey
+from fpvec_audit.registry.tables import SCHEMA_REVISION
 from fpvec_audit.registry.unit_of_work import utc_now
 from fpvec_audit.services.registry import check_registry, upgrade_registry
 from tests.registry.builders import audit_record, key_set_record, opened_at, secret
@@ -257,12 +258,12 @@ def test_upgrade_killed_at_any_moment_is_finished_by_the_next_opening(file, key_
         killed = killed_at(moment, url, key_file)
         with engine_of(url) as engine:
             revision = schema.revision_of(engine, create=False)
-            stages.add((revision, upkeep.facts(engine).get("plaintext") if revision == "0004" else None))
-        if revision != "0004":
+            stages.add((revision, upkeep.facts(engine).get("plaintext") if revision == SCHEMA_REVISION else None))
+        if revision != SCHEMA_REVISION:
             upgrade_registry(url, master_key=key_file)
         everything_is_there(url, key_file, with_records=True)
         assert found_in_the_clear(file) == [], moment
         if not killed:
             break
         moment += 1
-    assert {("0004", "rows"), ("0004", "pages"), ("0004", None)} <= stages
+    assert {(SCHEMA_REVISION, "rows"), (SCHEMA_REVISION, "pages"), (SCHEMA_REVISION, None)} <= stages
