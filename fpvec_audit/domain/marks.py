@@ -16,6 +16,8 @@ from fpvec_audit.errors import UsageError
 
 DEFAULT_KEYS = 6
 """Keys of a mark unless something else is asked for."""
+MOST_KEYS = 64
+"""So many keys of a mark are looked at when it is asked how many it needs."""
 DECOYS_PER_KEY = 6
 LEAST_DECOYS = 384
 """With so many decoys the whole family's test reaches a MATCH on the keys of a few marks alone, after the grinding
@@ -39,12 +41,12 @@ def can_be_present(keys: int, *, marks: int, decoys: int, alpha: Fraction) -> bo
     return comb(decoys + keys, keys) * alpha >= marks
 
 
-def least_keys(*, marks: int, decoys: int, alpha: Fraction) -> int:
-    """Return the fewest keys with which a mark can be PRESENT."""
-    keys = 1
-    while not can_be_present(keys, marks=marks, decoys=decoys, alpha=alpha):
-        keys += 1
-    return keys
+def least_keys(*, marks: int, decoys: int, alpha: Fraction) -> int | None:
+    """Return the fewest keys with which a mark can be PRESENT; None where that is more than :data:`MOST_KEYS`."""
+    for keys in range(1, MOST_KEYS + 1):
+        if can_be_present(keys, marks=marks, decoys=decoys, alpha=alpha):
+            return keys
+    return None
 
 
 def matches_of_mark(keys: int, *, marks: int, decoys: int, alpha: Fraction) -> int | None:
@@ -67,7 +69,9 @@ def refuse_unreadable(keys: int, *, marks: int, decoys: int, alpha: Fraction) ->
         raise UsageError(
             f"a mark of {keys} keys beside {decoys} decoys can never be PRESENT: its p is at least "
             f"{float(Fraction(1, comb(decoys + keys, keys))):.2g}, and {marks} marks need {float(alpha / marks):.2g}",
-            advice=f"--count {least} is the least that can, {least + 2} leaves room for keys that stay silent",
+            advice="issue more --decoys"
+            if least is None
+            else f"--count {least} is the least that can, {least + 2} leaves room for keys that stay silent",
         )
 
 
