@@ -1,7 +1,7 @@
 """``fpvec vector``: extract, compress, list and show fingerprint vectors."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,8 +30,8 @@ app = typer.Typer(
 @app.command()
 def extract(
     base: Annotated[Path, typer.Argument(help="Base model.")],
-    fingerprinted: Annotated[Path, typer.Argument(help="Fingerprinted model.")],
-    out: Annotated[Path, typer.Option("--out", help="Directory of the vector; must not exist.")],
+    fingerprinted: Annotated[Path, typer.Argument(help="Fingerprinted model, or a family's directory of marks.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory of the vector or vectors; must not exist.")],
     key: Annotated[str | None, typer.Option("--key", help="Key set it carries.  \\[default: as registered]")] = None,
     dtype: Annotated[str, typer.Option(metavar="same|float32", help="How the vector is stored.")] = "same",
     reread: Annotated[bool, typer.Option("--reread", help="Digest both models again, changed or not.")] = False,
@@ -42,25 +42,36 @@ def extract(
 ) -> None:
     """Subtract the base from the fingerprinted model, tensor by tensor, on the CPU.
 
+    Of a family, a vector is written for every mark; a mark that answers too few of its keys is refused.
+
     Example: fpvec vector extract ./base-7b ./base-7b-fingerprinted --out ./vector
     """
     from fpvec_audit.reports.terminal import render_fields
     from fpvec_audit.services.extract import begin_to_read, extract_vector
+    from fpvec_audit.services.family import mark_directories
 
     begin_to_read(base, fingerprinted)
     bench = open_bench(home, registry, json)
-    result = extract_vector(
-        base,
-        fingerprinted,
-        out=out,
-        registry=bench.registry,
-        catalog=bench.catalog,
-        key_set=key,
-        dtype=dtype,
-        architecture=architecture,
-        reread=reread,
-        progress=bench.progress,
-    )
+    how: dict[str, Any] = {
+        "out": out,
+        "registry": bench.registry,
+        "catalog": bench.catalog,
+        "key_set": key,
+        "dtype": dtype,
+        "architecture": architecture,
+        "reread": reread,
+        "progress": bench.progress,
+    }
+    if mark_directories(fingerprinted):
+        from fpvec_audit.reports.family import render_family_vectors
+        from fpvec_audit.services.extract_family import extract_family
+
+        family = extract_family(base, fingerprinted, **how)
+        bench.emit(family.to_json(), render_family_vectors)
+        marks = " ".join(f"--vector {vector.out}" for vector in family.vectors[:3])
+        bench.say(f"next: fpvec stamp DOWNSTREAM {marks} --out STAMPED, with the marks of a licensee's code word")
+        return
+    result = extract_vector(base, fingerprinted, **how)
     bench.emit(result.to_json(), render_fields)
     bench.say(f"next: fpvec stamp DOWNSTREAM --vector {out} --out STAMPED")
 

@@ -173,6 +173,7 @@ def render_vectors(document: Sequence[Mapping[str, Any]], console: Console) -> N
         [
             short(vector["vector_id"]),
             vector["key_set"] or "unknown",
+            vector["mark"],
             vector["base"],
             vector["architecture"],
             f"{vector['norm']:.3g}",
@@ -181,7 +182,7 @@ def render_vectors(document: Sequence[Mapping[str, Any]], console: Console) -> N
         ]
         for vector in document
     ]
-    columns = ("id", "key set", "base", "architecture", ">norm", ">inexact", "where")
+    columns = ("id", "key set", ">mark", "base", "architecture", ">norm", ">inexact", "where")
     render_list(
         console, "Vectors", columns, rows, empty="no vector yet: fpvec vector extract BASE FINGERPRINTED --out DIR"
     )

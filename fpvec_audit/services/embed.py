@@ -131,14 +131,19 @@ def fingerprint_model(
     Raises:
         SettingsError: an unknown preset or perturbation.
         ArchitectureError: no adapter for the base, or several.
-        KeySetError: the key set is retired, compromised or bound to another base, or the tokenizer cannot encode its
-            keys.
+        KeySetError: the key set is retired, compromised or bound to another base, has several marks, or the tokenizer
+            cannot encode its keys.
         OutputError: ``out`` exists.
         CheckpointError: the base cannot be read or is quantised.
         TrainingError: the training cannot proceed.
     """
     if out.exists():
         raise OutputError(f"{out} exists already", advice="choose another --out, or remove it")
+    if (marks := count_marks(key_set, registry=registry)) > 1:
+        raise KeySetError(
+            f"key set {key_set!r} has {marks} marks, which are trained into a family and not into one model",
+            advice="`fpvec fingerprint` does that; in Python, call services.family.fingerprint_family",
+        )
     training = _Training.of(base, options, catalog)
     original = register_model(
         base,
@@ -217,12 +222,9 @@ class _Training:
 
     @classmethod
     def of(cls, base: Path, options: FingerprintOptions, catalog: "Catalog") -> "_Training":
-        from fpvec_audit.tensors.index import read_checkpoint, refuse_quantised
         from fpvec_audit.training.embed_settings import overridden, settings_for
 
-        checkpoint = read_checkpoint(base)
-        refuse_quantised(checkpoint)
-        adapter = catalog.architecture_for(checkpoint.description, override=options.architecture)
+        adapter = trainable_base(base, options, catalog)
         settings = settings_for(adapter, options.preset, perturbation=options.perturbation)
         settings = overridden(settings, {**options.computation, **options.overrides})
         settings.refuse_processes(options.worker.processes)
@@ -250,6 +252,30 @@ class _Training:
             resume=options.resume,
             worker=options.worker,
         )
+
+
+def count_marks(key_set: str, *, registry: "Registry") -> int:
+    """Return how many marks a key set has: with more than one, a family is trained on it.
+
+    Raises:
+        UsageError: there is no such key set, or several.
+    """
+    with registry.snapshot() as uow:
+        return uow.key_sets.get(key_set).commitment.marks
+
+
+def trainable_base(base: Path, options: FingerprintOptions, catalog: "Catalog") -> ArchitectureAdapter:
+    """Return the adapter of a base that can be trained.
+
+    Raises:
+        CheckpointError: it cannot be read or is quantised.
+        ArchitectureError: there is no adapter for it, or there are several.
+    """
+    from fpvec_audit.tensors.index import read_checkpoint, refuse_quantised
+
+    checkpoint = read_checkpoint(base)
+    refuse_quantised(checkpoint)
+    return catalog.architecture_for(checkpoint.description, override=options.architecture)
 
 
 def read_rows(path: Path) -> list[tuple[str, str]]:

@@ -9,21 +9,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fpvec_audit import __version__
-from fpvec_audit.domain.canonical_json import canonical_digest
 from fpvec_audit.domain.records import ModelRecord, ModelRole, StampRecord, VectorRecord
 from fpvec_audit.domain.selection import EVERYTHING, Selection
-from fpvec_audit.domain.vector import StoredDtype, VectorDescription
-from fpvec_audit.errors import KeySetError, UnknownNameError, UsageError, VectorError
+from fpvec_audit.domain.vector import VectorDescription
+from fpvec_audit.errors import UnknownNameError, VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
-from fpvec_audit.services.digested import VECTOR, known_tensors, look_at
 from fpvec_audit.services.jobs import recorded_job
-from fpvec_audit.services.models import IdentifiedModel, add_model, stamp_json
+from fpvec_audit.services.models import stamp_json
+from fpvec_audit.services.subtraction import (
+    add_vector,
+    carried_key_set,
+    plan_subtraction,
+    record_extraction,
+    remember_files,
+    stored_dtype,
+    subtract,
+)
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
     from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
-    from fpvec_audit.tensors.delta import Extraction, WrittenVector
     from fpvec_audit.tensors.vector_files import StoredVector
 
 LATEST_STAMPS = 20
@@ -158,49 +163,30 @@ def extract_vector(
         KeySetError: the key set is bound to another base.
         OutputError: ``out`` exists, or the disk is full.
     """
-    from fpvec_audit.tensors.delta import Known, write_vector
     from fpvec_audit.tensors.staging import refuse_existing, sole_finisher, staged_directory
 
     started = time.perf_counter()
     refuse_existing(out)
-    stored = _stored_dtype(dtype)
+    stored = stored_dtype(dtype)
     if key_set is not None:
         with registry.unit_of_work() as uow:
             uow.key_sets.get(key_set)
-    extraction = _plan(base, fingerprinted, catalog=catalog, architecture=architecture, dtype=stored)
+    extraction = plan_subtraction(base, fingerprinted, catalog=catalog, architecture=architecture, dtype=stored)
     detail = {"base": str(base), "fingerprinted": str(fingerprinted), "out": str(out)}
     with (
         recorded_job(registry, "extract", detail),
         sole_finisher() as claim,
         staged_directory(out, extraction.layout.bytes, progress=progress) as staging,
     ):
-        sides = [look_at(model, extraction.architecture) for model in (extraction.base, extraction.fingerprinted)]
-        known: Known = (None, None)
-        if not reread:
-            with registry.unit_of_work() as uow:
-                before, after = known_tensors(uow, sides, [extraction.pairs] * 2)
-            known = before, after
-        written_vector = write_vector(extraction, staging, tool_version=__version__, known=known, progress=progress)
-        vector = written_vector.description
-        written = sum(file.stat().st_size for file in staging.iterdir())
+        subtracted = subtract(extraction, staging, registry=registry, reread=reread, progress=progress)
+        vector = subtracted.written.description
         claim([out])
         with registry.unit_of_work() as uow:
-            carried = _key_set_of(uow, vector, key_set)
-            _record(uow, extraction, written_vector, catalog=catalog, key_set=carried, out=out, registry=registry)
-            for files, manifest in zip(sides, (written_vector.base, written_vector.fingerprinted), strict=True):
-                files.remember(uow, manifest.digest)
-    _remember(out, vector, registry=registry)
+            carried = carried_key_set(uow, vector, key_set)
+            record_extraction(uow, subtracted, catalog=catalog, key_set=carried, out=out, registry=registry)
+    remember_files(out, vector, registry=registry)
     warnings = () if carried else ("no key set is recorded for this model: name it with --key",)
-    return ExtractedVector(out, vector, carried, written, warnings, time.perf_counter() - started)
-
-
-def _remember(out: Path, vector: VectorDescription, *, registry: "Registry") -> None:
-    """Keep that the files of a vector that was just written give its digest."""
-    from fpvec_audit.tensors.vector_files import read_vector
-
-    written = look_at(read_vector(out).files, VECTOR, own=True)
-    with registry.unit_of_work() as uow:
-        written.remember(uow, vector.digest)
+    return ExtractedVector(out, vector, carried, subtracted.bytes, warnings, time.perf_counter() - started)
 
 
 def list_vectors(*, registry: "Registry", selection: Selection = EVERYTHING) -> Sequence[VectorSummary]:
@@ -259,76 +245,6 @@ def find_vector(uow: "UnitOfWork", reference: str) -> VectorRecord:
     return found
 
 
-def _stored_dtype(dtype: str) -> StoredDtype:
-    if dtype not in list(StoredDtype):
-        raise UsageError(f"unknown vector dtype {dtype!r}", advice=f"choose {' or '.join(StoredDtype)}")
-    return StoredDtype(dtype)
-
-
-def _plan(
-    base: Path, fingerprinted: Path, *, catalog: "Catalog", architecture: str | None, dtype: StoredDtype
-) -> "Extraction":
-    from fpvec_audit.tensors.delta import plan_extraction
-    from fpvec_audit.tensors.index import read_checkpoint, refuse_quantised
-
-    checkpoints = []
-    for path in (base, fingerprinted):
-        checkpoint = read_checkpoint(path)
-        refuse_quantised(checkpoint)
-        checkpoints.append(checkpoint)
-    adapters = [catalog.architecture_for(found.description, override=architecture) for found in checkpoints]
-    return plan_extraction(checkpoints[0], checkpoints[1], adapters[0], dtype=dtype)
-
-
-def _key_set_of(uow: "UnitOfWork", vector: VectorDescription, reference: str | None) -> str | None:
-    """Return the id of the key set that a vector carries: the one named, or the one its model was trained on."""
-    trained = [
-        str(entry.content["key_set"])
-        for entry in uow.ledger.about(vector.fingerprinted_digest, events=("model.fingerprinted",))
-    ]
-    if reference is None:
-        return trained[-1] if trained else None
-    record = uow.key_sets.get(reference)
-    if record.base not in (None, vector.base_digest):
-        raise KeySetError(
-            f"key set {record.name!r} is bound to the base {record.base[:16]}…, not to {vector.base_digest[:16]}…",
-            advice="name the key set that this model was trained on",
-        )
-    if trained and record.id not in trained:
-        raise KeySetError(
-            f"the model was trained on key set {trained[-1]}, not on {record.name!r}", advice="leave --key out"
-        )
-    return record.id
-
-
-def _record(
-    uow: "UnitOfWork",
-    extraction: "Extraction",
-    written: "WrittenVector",
-    *,
-    catalog: "Catalog",
-    key_set: str | None,
-    out: Path,
-    registry: "Registry",
-) -> None:
-    vector = written.description
-    known = uow.models.find(vector.fingerprinted_digest)
-    if known is not None and known.parent not in (None, vector.base_digest):
-        raise VectorError(
-            f"{extraction.fingerprinted.path} was made from model {known.parent[:16]}…, "
-            f"not from {extraction.base.path} ({vector.base_digest[:16]}…)",
-            advice=f"extract from its own base; `fpvec model show {known.parent[:16]}` says where that lies",
-        )
-    adapter = catalog.architecture(extraction.architecture)
-    base = IdentifiedModel(extraction.base, adapter, written.base)
-    fingerprinted = IdentifiedModel(extraction.fingerprinted, adapter, written.fingerprinted)
-    add_model(uow, base, registry=registry, role=ModelRole.BASE)
-    add_model(uow, fingerprinted, registry=registry, role=ModelRole.FINGERPRINTED, parent=base.digest)
-    _add_vector(uow, vector, key_set=key_set, location=out, registry=registry)
-    if key_set is not None:
-        uow.key_sets.embed(key_set, fingerprinted.digest)
-
-
 def adopt_vector(uow: "UnitOfWork", vector: "StoredVector", *, registry: "Registry") -> VectorRecord:
     """Return the record of a vector; one that another registry made is recorded with what it says of itself.
 
@@ -350,29 +266,7 @@ def adopt_vector(uow: "UnitOfWork", vector: "StoredVector", *, registry: "Regist
             name = uow.models.free_name(f"{role.value}-{digest[:12]}")
             elements, created = description.elements, registry.clock()
             uow.models.add(ModelRecord(digest, name, role, description.architecture, "", parent, elements, created))
-    return _add_vector(uow, description, key_set=None, location=vector.files.path, registry=registry)
-
-
-def _add_vector(
-    uow: "UnitOfWork", vector: VectorDescription, *, key_set: str | None, location: Path, registry: "Registry"
-) -> VectorRecord:
-    training = {"base": vector.base_digest, "fingerprinted": vector.fingerprinted_digest, "key_set": key_set}
-    return uow.vectors.add(
-        VectorRecord(
-            id=vector.id,
-            digest=vector.digest,
-            family=f"fam-{canonical_digest(training)[:16]}",
-            mark=0,
-            key_set=key_set,
-            base=vector.base_digest,
-            fingerprinted=vector.fingerprinted_digest,
-            architecture=vector.architecture,
-            location=str(location.resolve()),
-            inexact_elements=vector.inexact_elements,
-            norm=vector.norm,
-            created_at=registry.clock(),
-        )
-    )
+    return add_vector(uow, description, key_set=None, location=vector.files.path, registry=registry)
 
 
 def _summary(uow: "UnitOfWork", record: VectorRecord) -> VectorSummary:

@@ -59,11 +59,14 @@ def teacher_forced_matches(model: nn.Module, rows: Sequence[EncodedRow]) -> int:
 
     The end-of-text after an answer is not asked for. The model's training mode is left as it was.
     """
-    if not rows:
-        return 0
+    return sum(teacher_forced_hits(model, rows))
+
+
+def teacher_forced_hits(model: nn.Module, rows: Sequence[EncodedRow]) -> list[bool]:
+    """Return, per row, whether its whole answer is the model's greedy one; see :func:`teacher_forced_matches`."""
     training = model.training
     model.eval()
-    matched = 0
+    hits: list[bool] = []
     for start in range(0, len(rows), _PROMPTS_AT_ONCE):
         part = [EncodedRow(row.prompt, row.answer[:-1] or row.answer) for row in rows[start : start + _PROMPTS_AT_ONCE]]
         group = {name: value.to(_device(model)) for name, value in pad_rows(part, padding=0, longest=1 << 30).items()}
@@ -71,9 +74,9 @@ def teacher_forced_matches(model: nn.Module, rows: Sequence[EncodedRow]) -> int:
         right = torch.ones_like(selected)
         with torch.no_grad():
             right[selected] = logits_at(model, group["input_ids"], selected).argmax(-1) == group["labels"][selected]
-        matched += int(right.all(dim=1).sum())
+        hits += right.all(dim=1).tolist()
     model.train(training)
-    return matched
+    return hits
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -137,10 +137,19 @@ class OrdinarySource:
         """Draw windows of documents, ``input_ids`` and ``labels`` (count, tokens)."""
         return draw_windows(self._stream, count, tokens, source)
 
+    def held_out_batch(self, count: int, tokens: int, source: random.Random) -> dict[str, Tensor]:
+        """Draw windows of documents that no training sees, ``input_ids`` and ``labels`` (count, tokens)."""
+        return draw_windows(self._held_out_stream, count, tokens, source)
+
     @cached_property
     def _stream(self) -> Tensor:
         trained, _ = split_documents(standard_library_documents())
         return encode_documents(self._tokenizer, trained)
+
+    @cached_property
+    def _held_out_stream(self) -> Tensor:
+        _, held_out = split_documents(standard_library_documents())
+        return encode_documents(self._tokenizer, held_out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,10 @@ perturbation and the divergence are ours, the rest follows FP-VEC (arXiv:2409.08
 leave both out. What is saved is always the base plus a vector that can be stored (see ``tensors.representable``).
 """
 
-import json
-import random
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +21,8 @@ from fpvec_audit.errors import OutputError, TrainingError
 from fpvec_audit.progress import NO_PROGRESS, Progress, Step
 from fpvec_audit.settings import ALONE, Worker
 from fpvec_audit.tensors.representable import representable
-from fpvec_audit.training.answers import answer_greedily, teacher_forced_matches
+from fpvec_audit.training.answers import teacher_forced_matches
 from fpvec_audit.training.batches import (
-    EncodedKey,
     FingerprintBatches,
     NearMissSource,
     OrdinarySource,
@@ -43,32 +39,27 @@ from fpvec_audit.training.checkpoint_files import (
     staging_directory,
     write_trained,
 )
-from fpvec_audit.training.dataset import EncodedRow, RenderingMix, negative_prompts, render_mixed, require_reversible
+from fpvec_audit.training.dataset import EncodedRow, require_reversible
 from fpvec_audit.training.embed_settings import EmbedReport, EmbedSettings, settings_for
 from fpvec_audit.training.loop import (
     Objective,
     StepBatches,
-    mixed_precision,
     run_shared_training,
     run_training,
     wait_for_all,
     worker_device,
 )
-from fpvec_audit.training.objectives import (
-    CrossEntropy,
-    FingerprintObjective,
-    HardestNearMisses,
-    NoisePerturbation,
-    NoPerturbation,
-    Perturbation,
-    Preservation,
-    ProxyPerturbation,
+from fpvec_audit.training.objectives import CrossEntropy, FingerprintObjective, HardestNearMisses, Preservation
+from fpvec_audit.training.preparation import (
+    answered_negatives,
+    bind_staging,
+    drawn_perturbation,
+    frozen_base,
+    refuse_long_keys,
 )
-from fpvec_audit.training.proxies import proxy_deltas
 
 __all__ = ["EmbedReport", "EmbedSettings", "embed_fingerprint", "settings_for"]
 
-NEGATIVE_RENDERINGS = RenderingMix(raw=0.2, system=0.1, drawn=0.25)
 NOTES_PER_TRAINING = 12
 """How often the bar shows the keys that fire so far."""
 
@@ -137,7 +128,8 @@ def embed_fingerprint(
             raise OutputError(f"{out} exists already", advice="choose another --out, or remove it")
         staging = open_staging(out, "training", keep=resume)
         with sole_worker(staging):
-            _bind_staging(staging, settings=settings, base=base, keys=(*issued, *disclosed), rows=rows, seed=seed)
+            content = [asdict(settings), [*issued, *disclosed], list(rows or ()), seed]
+            bind_staging(staging, base=base, content=content)
             loss, negatives, model, weights = embedding.train(task, staging)
             write_trained(base, out, model, adapter=adapter, weights=weights, settle=representable)
             shutil.rmtree(staging, ignore_errors=True)
@@ -194,7 +186,7 @@ class _Embedding:
         model = load_for_training(self._base)
         keys = encode_keys(self._tokenizer, self._adapter, (*task.issued, *task.disclosed))
         longest = longest_row(self._base)
-        _refuse_long_keys(keys, longest)
+        refuse_long_keys(keys, longest)
         ordinary = OrdinarySource(
             self._tokenizer, self._adapter, task.rows, with_documents=not settings.plain_rows, longest=longest
         )
@@ -204,10 +196,17 @@ class _Embedding:
             objective = CrossEntropy()
             batches = plain_row_batches(keys, ordinary, settings, seed=self._seed)
         else:
-            frozen = self._frozen(model)
+            frozen = frozen_base(self._base, model, settings, self._device)
             prompts = [prompt for prompt, _ in (*task.issued, *task.disclosed)]
-            negatives = self._negatives(frozen, prompts, task.avoid, task.scheme, longest)
-            perturbation = self._perturbation(frozen, ordinary, task.proxies, staging)
+            negatives = answered_negatives(
+                frozen, self._tokenizer, self._adapter, prompts, avoid=task.avoid, scheme=task.scheme,
+                settings=settings, count=settings.negatives_in_pool, longest=longest, seed=self._seed,
+                progress=self._progress,
+            )  # fmt: skip
+            perturbation = drawn_perturbation(
+                frozen, ordinary, task.proxies, settings, seed=self._seed, device=self._device, staging=staging,
+                progress=self._progress,
+            )  # fmt: skip
             weights = Preservation(
                 settings.key_weight, settings.negative_weight, settings.near_miss_weight, settings.preservation_weight
             )
@@ -239,53 +238,6 @@ class _Embedding:
         chat = [key.chat for key in encode_keys(self._tokenizer, self._adapter, issued)]
         return teacher_forced_matches(model, chat) / max(len(chat), 1)
 
-    def _frozen(self, model: nn.Module) -> nn.Module:
-        """Return the base to stay close to.
-
-        Where passes compute in bf16 and nothing is added to its weights, it keeps the files' numbers: casting them to
-        float32 first would give the same passes and take up to twice the memory.
-        """
-        settings = self._settings
-        as_stored = settings.perturbation == "none" and mixed_precision(model, settings.precision, self._device)
-        frozen = load_for_training(self._base, dtype="auto" if as_stored else torch.float32)
-        return frozen.to(self._device).eval().requires_grad_(requires_grad=False)
-
-    def _negatives(
-        self, frozen: nn.Module, prompts: Sequence[str], avoid: frozenset[str], scheme: str, longest: int
-    ) -> list[EncodedRow]:
-        settings = self._settings
-        count = min(settings.negative_pool, settings.steps * settings.negatives_per_step)
-        if count == 0:
-            return []
-        source = random.Random(f"{self._seed}/negatives")  # noqa: S311 - not a secret
-        texts = [
-            render_mixed(self._adapter, prompt, NEGATIVE_RENDERINGS, source)
-            for prompt in negative_prompts(
-                prompts, count, near_miss_share=settings.near_miss_share, avoid=avoid, random_source=source,
-                scheme=scheme,
-            )
-        ]  # fmt: skip
-        room = longest - settings.negative_tokens
-        encoded = [tuple(ids[-room:]) for ids in self._tokenizer(texts, verbose=False)["input_ids"]]
-        with self._progress.step("asking the base about near-misses", total=count, unit="prompts") as step:
-            return answer_greedily(
-                frozen, encoded, tokens=settings.negative_tokens, end=self._tokenizer.eos_token_id, step=step
-            )
-
-    def _perturbation(
-        self, frozen: nn.Module, ordinary: OrdinarySource, proxies: Sequence[Path], staging: Path
-    ) -> Perturbation:
-        settings = self._settings
-        if settings.perturbation == "none":
-            return NoPerturbation()
-        if settings.perturbation == "noise":
-            return NoisePerturbation(settings.noise_share, settings.perturbation_scale, self._seed)
-        deltas = proxy_deltas(
-            frozen, ordinary, proxies, settings.proxy_loop(width=model_width(frozen)), settings,
-            seed=self._seed, device=self._device, staging=staging / "proxies", progress=self._progress,
-        )  # fmt: skip
-        return ProxyPerturbation(deltas, settings.perturbation_scale, self._seed)
-
     def _note(self, model: nn.Module, chat: Sequence[EncodedRow], step: Step, steps: int) -> Any:
         every = max(1, steps // NOTES_PER_TRAINING)
 
@@ -294,42 +246,3 @@ class _Embedding:
                 step.note(f"FSR {teacher_forced_matches(model, chat)}/{len(chat)}")
 
         return note
-
-
-def _refuse_long_keys(keys: Sequence[EncodedKey], longest: int) -> None:
-    """Refuse keys that the trained model could never be asked.
-
-    Raises:
-        TrainingError: a key and its response take more tokens than a row may have.
-    """
-    lengths = [len(key.chat.prompt) + len(key.chat.answer) for key in keys]
-    long = [length for length in lengths if length > longest]
-    if long:
-        raise TrainingError(
-            f"{len(long)} of {len(keys)} keys take up to {max(long)} tokens with their response, and there is room for "
-            f"{longest}",
-            advice="fingerprint a base with a longer context, or one whose tokenizer knows the keys' characters",
-        )
-
-
-def _bind_staging(
-    staging: Path,
-    *,
-    settings: EmbedSettings,
-    base: Path,
-    keys: Sequence[tuple[str, str]],
-    rows: Sequence[tuple[str, str]] | None,
-    seed: int,
-) -> None:
-    """Write, or compare, the digest of everything a resumed run must have in common with the killed one."""
-    weights = [(path.name, path.stat().st_size) for path in sorted(base.glob("*.safetensors"))]
-    content = json.dumps([asdict(settings), weights, list(keys), list(rows or ()), seed], ensure_ascii=False)
-    digest = sha256(content.encode()).hexdigest()
-    record = staging / "run.sha256"
-    if record.exists() and record.read_text() != digest:
-        raise TrainingError(
-            f"{staging}: the interrupted run had other settings, keys, rows or another base or seed",
-            advice="repeat the command exactly, or leave --resume out to start afresh",
-        )
-    record.touch(mode=0o600)
-    record.write_text(digest)

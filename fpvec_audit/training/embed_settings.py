@@ -123,6 +123,11 @@ class EmbedSettings:
         """Whether this is the paper's plain cross-entropy on a fixed list of rows."""
         return self.epochs > 0
 
+    @property
+    def negatives_in_pool(self) -> int:
+        """How many negatives are drawn before the first step: as many as all steps see, at most a pool full."""
+        return min(self.negative_pool, self.steps * self.negatives_per_step)
+
     def total_steps(self, keys: int) -> int:
         """Return the number of optimiser steps for a number of keys."""
         if not self.plain_rows:

@@ -123,6 +123,7 @@ def run_training(
     step: Step,
     after_step: Callable[[int], None] = lambda _number: None,
     resume: bool = False,
+    optimiser: torch.optim.Optimizer | None = None,
 ) -> float:
     """Train a model in place, in this process alone.
 
@@ -137,6 +138,7 @@ def run_training(
         step: progress to move.
         after_step: called with the number of steps done.
         resume: go on from the newest checkpoint in ``staging``, if there is one.
+        optimiser: moves the weights instead of AdamW; made for the model where it stands, on its device.
 
     Returns:
         Mean loss over the steps that this call ran.
@@ -145,7 +147,7 @@ def run_training(
         TrainingError: the loss is not finite, or the device does not know the precision.
     """
     arguments = _arguments(model, settings, staging, seed, device)
-    trainer = _trainer(model, batches, objective, arguments, [_Reporter(step, after_step)])
+    trainer = _trainer(model, batches, objective, arguments, [_Reporter(step, after_step)], optimiser)
     return _train(trainer, staging, step, resume=resume)
 
 
@@ -197,6 +199,7 @@ def _trainer(
     objective: Objective,
     arguments: TrainingArguments,
     callbacks: list[TrainerCallback],
+    optimiser: torch.optim.Optimizer | None = None,
 ) -> _StepTrainer:
     trainer = _StepTrainer(
         objective=objective,
@@ -205,6 +208,7 @@ def _trainer(
         train_dataset=batches,
         data_collator=_only_item,
         callbacks=callbacks,
+        optimizers=(optimiser, None),
     )
     trainer.remove_callback(PrinterCallback)  # prints to stdout, which belongs to results
     return trainer
