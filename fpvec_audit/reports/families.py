@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from fpvec_audit.reports.family import render_costs
 from fpvec_audit.reports.terminal import COLOURS, render_bullets, render_list, table_of
 
 RULES = {
@@ -33,15 +34,10 @@ def render_code(document: Mapping[str, Any], console: Console) -> None:
         shown = ", ".join(f"{copies}: {value:.2g}" for copies, value in document["bound"].items())
         rows.append(("chance of an innocent", f"by number of copies all of whose marks show – {shown}"))
     console.print(table_of("", ("", ""), rows))
-    harm = [
-        [row["weight"], f"{100 * row['accuracy']:+.1f}", f"{100 * row['worst']:+.1f}", f"×{row['perplexity']:.3f}"]
-        for row in document["harm_by_weight"]
-    ]
-    if harm:
-        columns = (">marks", ">accuracy, points", ">worst", ">perplexity")
-        console.print(table_of("What a copy costs", columns, harm))
+    if document["cost_by_weight"]:
+        render_costs(document["cost_by_weight"], console)
     else:
-        console.print(Text("what a copy costs was not measured for this family yet", style="dim"))
+        console.print(Text("the family is not trained yet: what a copy costs is not known", style="dim"))
     render_bullets(console, "Notes", document["warnings"])
 
 

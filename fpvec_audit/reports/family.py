@@ -1,6 +1,6 @@
 """Families of marks in the terminal: how well each mark was learnt, and what copies with several of them cost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -26,6 +26,11 @@ def render_family(document: Mapping[str, Any], console: Console) -> None:
     ]
     columns = ("mark", ">keys", ">alone", ">in code words", ">least", "")
     render_list(console, "Marks: share of their keys that are answered", columns, rows, empty="")
+    render_costs(document["cost_by_weight"], console)
+
+
+def render_costs(costs: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Show what copies with several marks lose."""
     rows = [
         [
             cost["weight"],
@@ -36,10 +41,10 @@ def render_family(document: Mapping[str, Any], console: Console) -> None:
             f"{cost['worst_perplexity_ratio']:.3f}",
             _share(1 - cost["silent"]),
         ]
-        for cost in document["cost_by_weight"]
+        for cost in costs
     ]
-    costs = (">marks in a copy", ">copies", ">KL, mean", ">worst", ">perplexity ×", ">worst", ">absent keys answered")
-    render_list(console, "Cost on ordinary text, over the base", costs, rows, empty="")
+    columns = (">marks in a copy", ">copies", ">KL, mean", ">worst", ">perplexity ×", ">worst", ">absent keys answered")
+    render_list(console, "Cost on ordinary text, over the base", columns, rows, empty="")
 
 
 def render_family_vectors(document: Mapping[str, Any], console: Console) -> None:

@@ -5,8 +5,8 @@ A code is chosen once, with the first word; from then on all words are bound, in
 (``domain/code_words.py``). What the choice means is said before it is recorded.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,11 @@ from fpvec_audit.domain.code_choice import (
 from fpvec_audit.domain.code_records import CodeRecord, CodeWordRecord, WordState
 from fpvec_audit.domain.code_words import WordBook
 from fpvec_audit.domain.codes import RULE_A, RULE_B, Code, expected_intersection, most_colluders, parse_code
+from fpvec_audit.domain.family import WeightCost
 from fpvec_audit.domain.records import KeySetRecord
 from fpvec_audit.errors import UsageError
 from fpvec_audit.services.code_words import recorded_words, word_book
-from fpvec_audit.services.family_harm import Harm, measured_harm
+from fpvec_audit.services.family import find_family
 from fpvec_audit.services.key_life import refuse_ended
 from fpvec_audit.services.keys import matches_needed
 
@@ -71,7 +72,7 @@ class CodeSummary:
         issued: words in use.
         retired: words out of use.
         keys_needed: how many keys must match, and no decoy, for the family's MATCH; None where all are too few.
-        harm: what copies cost, by weight; empty where it was not measured.
+        costs: what copies lose, by weight, as the family's training measured it; empty before it.
         created_at: when it was chosen, ISO 8601; empty for a proposal.
     """
 
@@ -82,7 +83,7 @@ class CodeSummary:
     issued: int = 0
     retired: int = 0
     keys_needed: int | None = None
-    harm: Mapping[int, Harm] = field(default_factory=dict)
+    costs: Sequence[WeightCost] = ()
     created_at: str = ""
 
     @property
@@ -135,7 +136,7 @@ class CodeSummary:
             "keys_of_a_copy": self.keys_of_a_copy,
             "keys_needed": self.keys_needed,
             "bound": self._bound(max(given, 1)),
-            "harm_by_weight": [self.harm[weight].to_json() for weight in sorted(self.harm)],
+            "cost_by_weight": [asdict(cost) for cost in self.costs],
             "chosen_at": self.created_at or None,
             "warnings": list(self.warnings),
         }
@@ -176,6 +177,11 @@ class ChosenWords:
             "words": [word_json(word, self.summary.code.weight) for word in self.words],
             "warnings": list(self.summary.warnings),
         }
+
+
+def _measured_costs(uow: "UnitOfWork", key_set: str) -> tuple[WeightCost, ...]:
+    family = find_family(uow, key_set)
+    return () if family is None else family.report.costs
 
 
 def naming_rules(code: Code, colluders: int) -> tuple[str, ...]:
@@ -364,7 +370,7 @@ def _known(uow: "UnitOfWork", key_set: KeySetRecord, record: CodeRecord, wanted:
         issued=counts[WordState.ISSUED],
         retired=counts[WordState.RETIRED],
         keys_needed=_keys_needed(key_set),
-        harm=measured_harm(uow, key_set.id),
+        costs=_measured_costs(uow, key_set.id),
         created_at=record.created_at.isoformat(),
     )
 
@@ -385,7 +391,7 @@ def _proposed(uow: "UnitOfWork", key_set: KeySetRecord, wanted: Wanted) -> CodeS
         least = 1 if needed is None else -(-needed // each)
         code, colluders = _suggested(wanted, marks, epsilon, least_weight=min(least, marks))
     return CodeSummary(
-        key_set, code, colluders, wanted.epsilon, keys_needed=needed, harm=measured_harm(uow, key_set.id)
+        key_set, code, colluders, wanted.epsilon, keys_needed=needed, costs=_measured_costs(uow, key_set.id)
     )
 
 
