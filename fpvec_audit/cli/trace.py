@@ -41,6 +41,10 @@ def trace(
     keys: Annotated[
         list[str] | None, typer.Option("--keys", metavar="KEY", help="Key set to look for.  \\[default: all issued]")
     ] = None,
+    family: Annotated[
+        list[str] | None,
+        typer.Option("--family", metavar="F", help="Family of marks to look for, by key set or vector family."),
+    ] = None,
     backend: AuditBackendOption = None,
     profile: ProfileOption = None,
     match: MatchOption = None,
@@ -71,7 +75,12 @@ def trace(
 
     Example: fpvec trace ./leaked-7b
 
+    Of a family of marks, the copies that were pooled are told by their code words. A family that is found without
+    pointing to anybody is INCONCLUSIVE.
+
     Example: fpvec trace ./leaked-7b --keys acme-2026 --keys globex-2026
+
+    Example: fpvec trace ./leaked-7b --family acme-family
     """
     from fpvec_audit.reports.trace import render_trace
     from fpvec_audit.services.audit_settings import checked_settings
@@ -102,6 +111,7 @@ def trace(
         suspect,
         settings=settings,
         key_sets=keys or (),
+        families=family or (),
         registry=bench.registry,
         catalog=bench.catalog,
         backend=bench.settings.backend,

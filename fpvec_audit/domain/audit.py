@@ -197,6 +197,22 @@ def adjusted_tests(
     )
 
 
+def rank_scores(
+    plan: AuditPlan, records: Sequence[Record], *, responses: Mapping[int, str]
+) -> dict[str, Mapping[int, Fraction | None]]:
+    """Return what each of the plan's rank tests compares, by test and candidate; None where a number is missing.
+
+    Args:
+        plan: the committed plan.
+        records: the transcript, complete.
+        responses: response of every candidate of the population.
+    """
+    given = _by_candidate(plan, answers(records))
+    return {
+        name: _scores(name, plan, records, given, responses) for name in plan.tests if name not in (EXACT, SEQUENTIAL)
+    }
+
+
 def decide(
     score: Score, *, alpha: Fraction, committed_profile: bool, positive_control: bool, comparisons: int = 1
 ) -> Verdict:
@@ -306,16 +322,24 @@ def _test(
         return _exact(asked, hits, issued)
     if name == SEQUENTIAL:
         return _sequential(plan, asked, hits, issued)
-    scores: Mapping[int, Fraction | None]
+    return _ranked(name, plan, _scores(name, plan, records, given, responses), issued)
+
+
+def _scores(
+    name: str,
+    plan: AuditPlan,
+    records: Sequence[Record],
+    given: Mapping[int, Sequence[Answer]],
+    responses: Mapping[int, str],
+) -> Mapping[int, Fraction | None]:
+    """Return what a rank test compares, by candidate."""
     if name in (GRADIENT, VOCABULARY_GRADIENT):
-        scores = gradient_scores(records, vocabulary=name == VOCABULARY_GRADIENT)
-    elif plan.likelihood is None:
+        return gradient_scores(records, vocabulary=name == VOCABULARY_GRADIENT)
+    if plan.likelihood is None:
         raise UsageError("the plan registers the likelihood test, and does not say on what")
-    elif plan.likelihood["statistic"] == FIRST_TOKEN:
-        scores = {index: first_token_score(given[index][0].first, responses[index]) for index in asked}
-    else:
-        scores = likelihood_scores(records, with_base=plan.likelihood["statistic"] == RESPONSE_MINUS_BASE)
-    return _ranked(name, plan, scores, issued)
+    if plan.likelihood["statistic"] == FIRST_TOKEN:
+        return {index: first_token_score(given[index][0].first, responses[index]) for index in plan.population}
+    return likelihood_scores(records, with_base=plan.likelihood["statistic"] == RESPONSE_MINUS_BASE)
 
 
 def _exact(asked: Sequence[int], hits: Mapping[int, bool], issued: frozenset[int]) -> tuple[str, str, Fraction]:

@@ -72,7 +72,7 @@ def chance_bound(code: Code, *, licensees: int, seen: int, shared: int) -> Fract
     if shared > min(code.weight, seen):
         return Fraction(0)
     others = code.words - licensees + 1
-    if others < 1:
+    if others < 1 or shared <= max(0, code.weight + seen - code.marks):
         return Fraction(1)
     tail = hypergeometric_p_value(candidates=code.marks, issued=code.weight, matched=seen, issued_matched=shared)
     return min(Fraction(1), licensees * Fraction(code.words, others) * tail)

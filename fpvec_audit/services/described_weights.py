@@ -62,7 +62,7 @@ def _known(base: BaseModel, suspect: Suspect, bench: Bench) -> tuple[list[KnownV
     with bench.registry.unit_of_work() as uow:
         for vector in uow.vectors.list(base=base.digest):
             if vector.key_set is not None and Path(vector.location).is_dir():
-                known = KnownVector(vector.id, Path(vector.location), vector.key_set)
+                known = KnownVector(vector.id, Path(vector.location), vector.key_set, vector.mark)
                 vectors.setdefault((vector.family, vector.mark), known)
         models = uow.models.list(ModelRole.DOWNSTREAM, parent=base.digest)
     clean = [Path(model.location) for model in models if model.id != suspect.digest and Path(model.location).is_dir()]

@@ -1,161 +1,33 @@
-"""Choose a family's code and issue its words to licensees.
+"""Issue the words of a family's code to licensees, retire them, and show who has which.
 
-Words belong to the key set: they can be issued before its training, and another training of the same keys keeps them.
-A code is chosen once, with the first word; from then on all words are bound, in an order that nobody can change
-(``domain/code_words.py``). What the choice means is said before it is recorded.
+The first word chooses the code (``services/code_summary.py``). Numbers only grow, so no two licensees get one word and
+a retired word never comes back; all of it is one transaction, so several are added together or not at all.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from fpvec_audit.domain.audit_plan import DEFAULT_ALPHA
-from fpvec_audit.domain.code_choice import (
-    DEFAULT_EPSILON,
-    Demand,
-    bears,
-    chance_bound,
-    chosen_code,
-    fewest_marks_text,
-    proposals,
-)
-from fpvec_audit.domain.code_records import CodeRecord, CodeWordRecord, WordState
+from fpvec_audit.domain.code_choice import Demand, fewest_marks_text, proposals
+from fpvec_audit.domain.code_records import CodeRecord, CodeWordRecord
 from fpvec_audit.domain.code_words import WordBook
-from fpvec_audit.domain.codes import RULE_A, RULE_B, Code, expected_intersection, most_colluders, parse_code
-from fpvec_audit.domain.family import WeightCost
-from fpvec_audit.domain.records import KeySetRecord
 from fpvec_audit.errors import UsageError
+from fpvec_audit.services.code_summary import (
+    NOTHING,
+    CodeSummary,
+    code_in_use,
+    known_code,
+    marked_key_set,
+    proposed_code,
+)
+from fpvec_audit.services.code_summary import Wanted as Wanted
+from fpvec_audit.services.code_summary import family_code as family_code
 from fpvec_audit.services.code_words import recorded_words, word_book
-from fpvec_audit.services.family import find_family
 from fpvec_audit.services.key_life import refuse_ended
-from fpvec_audit.services.keys import matches_needed
 
 if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
-
-DEFAULT_COLLUDERS = (3, 2, 1)
-"""Coalitions that are tried, in this order, where nothing is asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What the owner asks of a family's code; everything may be left out.
-
-    Attributes:
-        code: as it is written, empty for one that is proposed.
-        licensees: how many words there shall be; as many as marks when None.
-        colluders: c; the largest of :data:`DEFAULT_COLLUDERS` that the marks carry when None.
-        epsilon: for random words, decimal text.
-    """
-
-    code: str = ""
-    licensees: int | None = None
-    colluders: int | None = None
-    epsilon: str = DEFAULT_EPSILON
-
-    @property
-    def nothing(self) -> bool:
-        """Whether nothing is asked for."""
-        return self == Wanted()
-
-
-@dataclass(frozen=True, slots=True)
-class CodeSummary:
-    """A family's code, and what it can bear.
-
-    Attributes:
-        key_set: whose marks it is over.
-        code: the code.
-        colluders: c that it shall bear; 0 where rule B alone names.
-        epsilon: chance that rule B names anybody wrongly, at most, as decimal text.
-        issued: words in use.
-        retired: words out of use.
-        keys_needed: how many keys must match, and no decoy, for the family's MATCH; None where all are too few.
-        costs: what copies lose, by weight, as the family's training measured it; empty before it.
-        created_at: when it was chosen, ISO 8601; empty for a proposal.
-    """
-
-    key_set: KeySetRecord
-    code: Code
-    colluders: int
-    epsilon: str
-    issued: int = 0
-    retired: int = 0
-    keys_needed: int | None = None
-    costs: Sequence[WeightCost] = ()
-    created_at: str = ""
-
-    @property
-    def keys_of_a_copy(self) -> int:
-        """How many keys a whole copy answers."""
-        commitment = self.key_set.commitment
-        return self.code.weight * (commitment.issued // commitment.marks)
-
-    @property
-    def rules(self) -> tuple[str, ...]:
-        """By which rules licensees are named."""
-        return naming_rules(self.code, self.colluders)
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What it cannot do, in sentences."""
-        told = []
-        if self.keys_needed is None or self.keys_of_a_copy < self.keys_needed:
-            needed = "even all keys are too few" if self.keys_needed is None else f"{self.keys_needed} must match"
-            told.append(
-                f"a whole copy answers {self.keys_of_a_copy} keys, and for a MATCH at {DEFAULT_ALPHA} {needed}: its "
-                "answers alone can never name anybody; issue more decoys, or choose a code of more weight"
-            )
-        if self.rules == (RULE_A,) and self.colluders == 1:
-            told.append("c = 1: it names nobody rightly once two licensees pool their copies")
-        if self.key_set.commitment.marks > self.code.marks:
-            told.append(f"{self.key_set.commitment.marks - self.code.marks} of the family's marks are in no word")
-        return tuple(told)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON object that scripts read; it holds no word."""
-        code, given = self.code, self.issued + self.retired
-        return {
-            "key_set": self.key_set.id,
-            "name": self.key_set.name,
-            "code": code.text,
-            "rules": list(self.rules),
-            "colluders": self.colluders,
-            "most_colluders": most_colluders(code),
-            "epsilon": self.epsilon,
-            "family_marks": self.key_set.commitment.marks,
-            "marks": code.marks,
-            "weight": code.weight,
-            "capacity": code.words,
-            "issued": self.issued,
-            "retired": self.retired,
-            "left": code.words - given,
-            "intersection": code.intersection,
-            "expected_intersection": expected_intersection(code),
-            "keys_of_a_copy": self.keys_of_a_copy,
-            "keys_needed": self.keys_needed,
-            "bound": self._bound(max(given, 1)),
-            "cost_by_weight": [asdict(cost) for cost in self.costs],
-            "chosen_at": self.created_at or None,
-            "warnings": list(self.warnings),
-        }
-
-    def _bound(self, licensees: int) -> dict[str, float] | None:
-        """Return, by number of copies whose marks are all seen, how likely an innocent shares a whole word."""
-        if RULE_B not in self.rules:
-            return None
-        return {
-            str(copies): float(
-                chance_bound(
-                    self.code,
-                    licensees=licensees,
-                    seen=min(self.code.marks, copies * self.code.weight),
-                    shared=self.code.weight,
-                )
-            )
-            for copies in (1, 2, 3)
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,17 +51,6 @@ class ChosenWords:
         }
 
 
-def _measured_costs(uow: "UnitOfWork", key_set: str) -> tuple[WeightCost, ...]:
-    family = find_family(uow, key_set)
-    return () if family is None else family.report.costs
-
-
-def naming_rules(code: Code, colluders: int) -> tuple[str, ...]:
-    """Return the rules by which licensees are named: A as far as the code bears coalitions of c, B for random words."""
-    by_assumption = 1 <= colluders <= most_colluders(code)
-    return (*((RULE_A,) if by_assumption else ()), *((RULE_B,) if code.rule == RULE_B else ()))
-
-
 def word_json(word: CodeWordRecord, weight: int) -> dict[str, Any]:
     """Return the JSON object of a licensee's word: its number and digest, not its marks."""
     return {
@@ -203,25 +64,7 @@ def word_json(word: CodeWordRecord, weight: int) -> dict[str, Any]:
     }
 
 
-def family_code(family: str, *, registry: "Registry", wanted: Wanted = Wanted()) -> CodeSummary:
-    """Return a family's code, or the one that would be chosen; nothing is recorded.
-
-    Args:
-        family: name or id of a key set, or id of a vector family.
-        registry: where it is recorded.
-        wanted: what a new code shall bear.
-
-    Raises:
-        UnknownNameError: there is no such family.
-        UsageError: it has no marks, they do not carry what is wanted, or it has another code already.
-    """
-    with registry.snapshot() as uow:
-        key_set = uow.code_words.key_set_of(family)
-        known = uow.code_words.code_of(key_set.id)
-        return _proposed(uow, key_set, wanted) if known is None else _known(uow, key_set, known, wanted)
-
-
-def add_licensees(names: Sequence[str], family: str, *, registry: "Registry", wanted: Wanted = Wanted()) -> ChosenWords:
+def add_licensees(names: Sequence[str], family: str, *, registry: "Registry", wanted: Wanted = NOTHING) -> ChosenWords:
     """Issue a word to each of several licensees, all or none; the first one's family gets its code.
 
     Args:
@@ -237,10 +80,10 @@ def add_licensees(names: Sequence[str], family: str, *, registry: "Registry", wa
         RegistryError: the vault cannot give the secret.
     """
     with registry.unit_of_work() as uow:
-        key_set = uow.code_words.key_set_of(family)
+        key_set = marked_key_set(uow, family)
         refuse_ended(uow, [key_set.id])
         known = uow.code_words.code_of(key_set.id)
-        summary = _proposed(uow, key_set, wanted) if known is None else _known(uow, key_set, known, wanted)
+        summary = proposed_code(uow, key_set, wanted) if known is None else known_code(uow, key_set, known, wanted)
         given = summary.issued + summary.retired
         _refuse_too_many(len(names), given, summary)
         if known is None:
@@ -251,7 +94,7 @@ def add_licensees(names: Sequence[str], family: str, *, registry: "Registry", wa
             uow.code_words.issue(known, name, number=number, commitment=book.commitment(number))
             for number, name in enumerate(names, start=given)
         )
-        return ChosenWords(_known(uow, key_set, known, Wanted()), words)
+        return ChosenWords(known_code(uow, key_set, known), words)
 
 
 def retire_licensee(licensee: str, family: str, *, registry: "Registry", reason: str) -> ChosenWords:
@@ -265,10 +108,10 @@ def retire_licensee(licensee: str, family: str, *, registry: "Registry", reason:
     if not reason.split():
         raise UsageError("a word is retired without a reason", advice="say why: --reason TEXT")
     with registry.unit_of_work() as uow:
-        key_set = uow.code_words.key_set_of(family)
+        key_set = marked_key_set(uow, family)
         code = code_in_use(uow, key_set)
         word = uow.code_words.retire(code, licensee, reason=" ".join(reason.split()), by=registry.actor)
-        return ChosenWords(_known(uow, key_set, code, Wanted()), (word,))
+        return ChosenWords(known_code(uow, key_set, code), (word,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,27 +145,12 @@ def family_words(family: str, *, registry: "Registry", reveal: bool = False, rea
         RegistryError: the vault cannot give the secret.
     """
     with registry.unit_of_work() if reveal else registry.snapshot() as uow:
-        key_set = uow.code_words.key_set_of(family)
+        key_set = marked_key_set(uow, family)
         code = code_in_use(uow, key_set)
         words = uow.code_words.words(code)
         purpose = ": ".join(part for part in ("words shown to their owner", " ".join(reason.split())) if part)
         marks = recorded_words(uow, key_set, code, words, purpose=purpose) if reveal else None
-        return FamilyWords(_known(uow, key_set, code, Wanted()), words, marks)
-
-
-def code_in_use(uow: "UnitOfWork", key_set: KeySetRecord) -> CodeRecord:
-    """Return a family's code.
-
-    Raises:
-        UsageError: it has none yet.
-    """
-    code = uow.code_words.code_of(key_set.id)
-    if code is None:
-        raise UsageError(
-            f"the family {key_set.name!r} has no code yet, so nobody has a word of it",
-            advice=f"`fpvec licensee add NAME --family {key_set.name}` chooses one",
-        )
-    return code
+        return FamilyWords(known_code(uow, key_set, code), words, marks)
 
 
 def _refuse_too_many(wanted: int, given: int, summary: CodeSummary) -> None:
@@ -350,89 +178,3 @@ def _choose(uow: "UnitOfWork", summary: CodeSummary, registry: "Registry") -> tu
         created_at=registry.clock(),
     )
     return uow.code_words.choose(record), book
-
-
-def _known(uow: "UnitOfWork", key_set: KeySetRecord, record: CodeRecord, wanted: Wanted) -> CodeSummary:
-    code = parse_code(record.text, marks=key_set.commitment.marks)
-    if not wanted.nothing:
-        raise UsageError(
-            f"the family {key_set.name!r} has the code {record.text} since {record.created_at:%Y-%m-%d}, for "
-            f"coalitions of {record.colluders}",
-            advice="a code is chosen once: leave --code, --licensees, --colluders and --epsilon out, or issue another "
-            "key set",
-        )
-    counts = uow.code_words.counts(record)
-    return CodeSummary(
-        key_set,
-        code,
-        record.colluders,
-        record.epsilon,
-        issued=counts[WordState.ISSUED],
-        retired=counts[WordState.RETIRED],
-        keys_needed=_keys_needed(key_set),
-        costs=_measured_costs(uow, key_set.id),
-        created_at=record.created_at.isoformat(),
-    )
-
-
-def _proposed(uow: "UnitOfWork", key_set: KeySetRecord, wanted: Wanted) -> CodeSummary:
-    marks = key_set.commitment.marks
-    if marks == 1:
-        raise UsageError(
-            f"key set {key_set.name!r} has one mark, so that every copy is alike",
-            advice="issue a family: `fpvec key issue NAME --marks M`",
-        )
-    needed = _keys_needed(key_set)
-    epsilon = _fraction(wanted.epsilon)
-    if wanted.code:
-        code, colluders = _named(wanted, marks, epsilon)
-    else:
-        each = key_set.commitment.issued // marks
-        least = 1 if needed is None else -(-needed // each)
-        code, colluders = _suggested(wanted, marks, epsilon, least_weight=min(least, marks))
-    return CodeSummary(
-        key_set, code, colluders, wanted.epsilon, keys_needed=needed, costs=_measured_costs(uow, key_set.id)
-    )
-
-
-def _named(wanted: Wanted, marks: int, epsilon: Fraction) -> tuple[Code, int]:
-    """Return the code that was named, and the coalitions that it shall bear."""
-    code = parse_code(wanted.code, marks=marks)
-    largest = min(most_colluders(code), code.words) if code.rule == RULE_A else 0
-    colluders = largest if wanted.colluders is None else wanted.colluders
-    demand = Demand(wanted.licensees or 1, max(1, colluders), epsilon)
-    if code.words < demand.licensees or (colluders and not bears(code, demand)):
-        raise UsageError(
-            f"{code.text} has {code.words} words, and bears coalitions of {most_colluders(code)}; {demand.licensees} "
-            f"licensees and coalitions of {demand.colluders} take {fewest_marks_text(proposals(demand))}",
-            advice="choose another --code, or ask for less",
-        )
-    return code, colluders
-
-
-def _suggested(wanted: Wanted, marks: int, epsilon: Fraction, *, least_weight: int) -> tuple[Code, int]:
-    """Return a code that bears what is wanted, or the most that marks bear where nothing is, and its coalitions."""
-    licensees = wanted.licensees or marks
-    tried = DEFAULT_COLLUDERS if wanted.colluders is None else (wanted.colluders,)
-    for colluders in tried:
-        try:
-            return chosen_code(Demand(licensees, colluders, epsilon, least_weight), marks=marks), colluders
-        except UsageError:
-            if colluders == tried[-1]:
-                raise
-    raise AssertionError("the last one returns or raises")
-
-
-def _keys_needed(key_set: KeySetRecord) -> int | None:
-    commitment = key_set.commitment
-    return matches_needed(commitment.issued, commitment.candidates - commitment.issued, grade=key_set.grade)
-
-
-def _fraction(epsilon: str) -> Fraction:
-    try:
-        value = Fraction(epsilon)
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(0)
-    if not 0 < value < 1:
-        raise UsageError(f"--epsilon {epsilon} is no probability between 0 and 1", advice="1e-3, for example")
-    return value

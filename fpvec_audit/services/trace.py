@@ -7,16 +7,15 @@ below α however many are asked for.
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fpvec_audit.backends import Engines, EngineSource
-from fpvec_audit.domain.audit import Score, Verdict
+from fpvec_audit.domain.audit import Score
 from fpvec_audit.domain.keys import GRINDING_ALLOWANCE, PENDING, SELF_ATTESTED
 from fpvec_audit.domain.ports import BackendDescription
 from fpvec_audit.domain.records import KeySetRecord
@@ -25,11 +24,13 @@ from fpvec_audit.errors import UsageError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.audit import LARGEST_SILENT_SHARE, examine_control
 from fpvec_audit.services.audit_history import History, earlier_audits
-from fpvec_audit.services.audit_result import DOES_NOT_PROVE, NOT_FOUND_DOES_NOT_PROVE, AuditResult, as_float
+from fpvec_audit.services.audit_result import AuditResult
 from fpvec_audit.services.audit_settings import AuditSettings
 from fpvec_audit.services.audit_warnings import engine_warnings, result_warnings
+from fpvec_audit.services.code_summary import marked_key_set
 from fpvec_audit.services.described_weights import described_weights
 from fpvec_audit.services.examination import Case, end_transcript, interview, tell_gradients, tell_likelihoods
+from fpvec_audit.services.family_reading import FamilyReading, read_family
 from fpvec_audit.services.jobs import recorded_job
 from fpvec_audit.services.key_life import life_warnings
 from fpvec_audit.services.likelihoods import BaseModels
@@ -38,133 +39,12 @@ from fpvec_audit.services.positive_controls import ControlSearch, find_positive_
 from fpvec_audit.services.spending import announce_spending
 from fpvec_audit.services.subjects import Bench, Subject, answer_length, open_key_sets, open_subject
 from fpvec_audit.services.suspects import is_endpoint, printable
+from fpvec_audit.services.trace_result import TracedKeySet, TraceResult, trace_verdict
 from fpvec_audit.services.transcripts import TranscriptKeeper
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
     from fpvec_audit.registry.unit_of_work import Registry
-
-SCHEMA = "fpvec-audit/trace/1"
-HOLM = "Holm"
-"""Rule by which plain key sets are named."""
-ANSWERS_ONLY = (
-    "only answers were to be had: an average of several copies, or one that suppresses its answers, would look the same"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class TracedKeySet:
-    """What a trace found of one key set.
-
-    Attributes:
-        record: the key set.
-        audit: its audit.
-        p_value_corrected: smallest p-value of its tests after Holm's correction over all tests of all key sets.
-        named: whether it is named.
-    """
-
-    record: KeySetRecord
-    audit: AuditResult
-    p_value_corrected: Fraction
-    named: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON object that scripts read."""
-        score = self.audit.score
-        return {
-            "key_set": self.record.id,
-            "name": self.record.name,
-            "licensee": self.record.licensee,
-            "audit_id": self.audit.audit_id,
-            "named": self.named,
-            "matched": score.matched,
-            "issued": score.issued,
-            "decoys_matched": score.decoys_matched,
-            "decoys": score.decoys,
-            "fsr": score.fsr,
-            "p_value": as_float(score.p_value),
-            "p_value_corrected": as_float(self.p_value_corrected),
-            "tests": [
-                {"name": test.name, "statistic": test.statistic, "p_value": as_float(test.p_value)}
-                for test in score.tests
-            ],
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class TraceResult:
-    """What a trace found.
-
-    Attributes:
-        trace_id: ``tr-`` and 16 characters.
-        verdict: MATCH where somebody is named.
-        traced: all key sets, the likeliest first.
-        suspect: what was asked.
-        backend: which engine answered.
-        alpha: significance level as decimal text.
-        questions: how many texts were sent.
-        controls: documents of positive controls.
-        warnings: what limits the result, in sentences.
-        seconds: how long it took.
-        weights: how much of each known vector the suspect's weights seem to hold; descriptive, None where not told.
-        first_seen: when the suspect was met first, ISO 8601.
-    """
-
-    trace_id: str
-    verdict: Verdict
-    traced: tuple[TracedKeySet, ...]
-    suspect: Mapping[str, str]
-    backend: BackendDescription
-    alpha: str
-    questions: int
-    controls: tuple[Mapping[str, Any], ...]
-    warnings: tuple[str, ...]
-    seconds: float
-    weights: Mapping[str, Any] | None = None
-    first_seen: str = ""
-
-    @property
-    def named(self) -> tuple[TracedKeySet, ...]:
-        """Key sets that are named."""
-        return tuple(item for item in self.traced if item.named)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON document."""
-        return {
-            "schema": SCHEMA,
-            "trace_id": self.trace_id,
-            "verdict": self.verdict.value,
-            "named": [
-                {
-                    "licensee": item.record.licensee or item.record.name,
-                    "key_set": item.record.id,
-                    "name": item.record.name,
-                    "p_value_corrected": as_float(item.p_value_corrected),
-                    "rule": HOLM,
-                    "audit_id": item.audit.audit_id,
-                }
-                for item in self.named
-            ],
-            "marks": [],
-            "candidates": [item.to_json() for item in self.traced],
-            "suspect": dict(self.suspect),
-            "first_seen": self.first_seen or None,
-            "backend": {
-                "kind": self.backend.kind,
-                "engine": self.backend.engine,
-                "version": self.backend.version,
-                "deterministic": self.backend.deterministic,
-            },
-            "alpha": float(Fraction(self.alpha)),
-            "queries": self.questions,
-            "controls": [dict(control) for control in self.controls],
-            "warnings": list(self.warnings),
-            "does_not_prove": list(
-                DOES_NOT_PROVE if self.verdict is Verdict.MATCH else NOT_FOUND_DOES_NOT_PROVE + DOES_NOT_PROVE[:1]
-            ),
-            "weights": None if self.weights is None else dict(self.weights),
-            "seconds": self.seconds,
-        }
 
 
 def trace(
@@ -174,6 +54,7 @@ def trace(
     registry: "Registry",
     catalog: "Catalog",
     key_sets: Sequence[str] = (),
+    families: Sequence[str] = (),
     backend: str | EngineSource = "auto",
     bases: BaseModels | None = None,
     device: str = "auto",
@@ -189,7 +70,8 @@ def trace(
         settings: how the suspect is asked.
         registry: where key sets, plans and results are recorded.
         catalog: plugins.
-        key_sets: names or ids; empty for all that are issued.
+        key_sets: names or ids; all that are issued where neither these nor families are given.
+        families: key sets with several marks, by name, id, or a vector family trained on them.
         backend: ``auto``, ``vllm`` or ``transformers``, or a source of engines.
         bases: base models, shared by audits so that each is asked once.
         device: torch device of the engine.
@@ -207,7 +89,7 @@ def trace(
             "a trace asks all candidates of all key sets, without controls of its own",
             advice="leave --stop-early and --control out, or audit for one key set",
         )
-    records = _wanted(registry, key_sets)
+    records = _wanted(registry, key_sets, families)
     with ExitStack() as stack:
         engines = stack.enter_context(Engines(backend, device=device)) if isinstance(backend, str) else backend
         if not is_endpoint(suspect):
@@ -249,18 +131,23 @@ def _trace(suspect: str, records: Sequence[KeySetRecord], bench: Bench, announce
             step.advance()
     corrected = _corrected(cases, scores)
     alpha = Fraction(bench.settings.alpha)
-    named = [case.plan.committed_profile and p <= alpha for case, p in zip(cases, corrected, strict=True)]
-    search = _controls(cases, scores, subject, bench) if not any(named) else ControlSearch(())
+    found = [case.plan.committed_profile and p <= alpha for case, p in zip(cases, corrected, strict=True)]
+    search = _controls(cases, scores, subject, bench) if not any(found) else ControlSearch(())
     controlled = bool(search.documents) or (subject.suspect.directory is None and not search.warnings)
     history = earlier_audits(bench.registry, subject.suspect, cases[0].plan.key_set, leave_out="")
+    families = _families(cases, scores, corrected, found, bench)
     traced = [
         TracedKeySet(
-            case.record, _finish(case, scored, description, history, bench, controlled=controlled), p, is_named
+            case.record,
+            _finish(case, scored, description, history, bench, controlled=controlled),
+            p,
+            is_found,
+            families.get(case.record.id),
         )
-        for case, scored, p, is_named in zip(cases, scores, corrected, named, strict=True)
+        for case, scored, p, is_found in zip(cases, scores, corrected, found, strict=True)
     ]
     traced.sort(key=lambda item: (item.p_value_corrected, item.record.name))
-    verdict, why = _verdict(traced)
+    verdict, why = trace_verdict(traced)
     weights, untold = described_weights(subject.suspect, cases[0].base, bench)
     return TraceResult(
         trace_id=bench.trace,
@@ -286,10 +173,11 @@ def _trace(suspect: str, records: Sequence[KeySetRecord], bench: Bench, announce
     )
 
 
-def _wanted(registry: "Registry", key_sets: Sequence[str]) -> tuple[KeySetRecord, ...]:
+def _wanted(registry: "Registry", key_sets: Sequence[str], families: Sequence[str]) -> tuple[KeySetRecord, ...]:
     with registry.unit_of_work() as uow:
-        if key_sets:
+        if key_sets or families:
             found = [uow.key_sets.get(reference) for reference in key_sets]
+            found += [marked_key_set(uow, reference) for reference in families]
             return tuple({record.id: record for record in found}.values())
         records = tuple(record for record in uow.key_sets.list() if record.grade != PENDING)
     if not records:
@@ -311,6 +199,27 @@ def _opened(subject: Subject, records: Sequence[KeySetRecord], bench: Bench) -> 
             cases.append(Case(record, key_set, plan, begin, keeper, base))
             step.advance()
     return cases
+
+
+def _families(
+    cases: Sequence[Case], scores: Sequence[Score], corrected: Sequence[Fraction], found: Sequence[bool], bench: Bench
+) -> dict[str, FamilyReading]:
+    """Read the marks of all key sets that have several, by key set."""
+    places = [place for place, case in enumerate(cases) if len(case.key_set.marks) > 1]
+    readings = {}
+    with bench.progress.step("read marks", len(places), "families") as step:
+        for place in places:
+            case = cases[place]
+            readings[case.record.id] = read_family(
+                case,
+                scores[place],
+                found=found[place],
+                p_value_corrected=corrected[place],
+                registry=bench.registry,
+                families=len(places),
+            )
+            step.advance()
+    return readings
 
 
 def _corrected(cases: Sequence[Case], scores: Sequence[Score]) -> list[Fraction]:
@@ -376,12 +285,3 @@ def _finish(
             records=len(case.keeper.records),
         )
     return result
-
-
-def _verdict(traced: Sequence[TracedKeySet]) -> tuple[Verdict, tuple[str, ...]]:
-    if any(item.named for item in traced):
-        return Verdict.MATCH, ()
-    if any(len(item.audit.plan.tests) == 1 for item in traced):
-        return Verdict.INCONCLUSIVE, (ANSWERS_ONLY,)
-    quiet = all(item.audit.verdict is Verdict.NO_MATCH for item in traced)
-    return (Verdict.NO_MATCH if quiet else Verdict.INCONCLUSIVE), ()

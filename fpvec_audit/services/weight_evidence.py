@@ -33,11 +33,13 @@ class KnownVector:
         id: its identifier in the registry.
         path: its directory.
         key_set: key set that it was trained on.
+        mark: mark of that key set that it carries.
     """
 
     id: str
     path: Path
     key_set: str
+    mark: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class VectorEvidence:
         return {
             "vector_id": self.vector.id,
             "key_set": self.vector.key_set,
+            "mark": self.vector.mark,
             "coefficient": self.coefficient,
             "cosine": self.cosine,
             "own_cosine": self.own_cosine,

@@ -103,7 +103,7 @@ class CodeWordRepository:
     def counts(self, code: CodeRecord) -> dict[WordState, int]:
         """Return how many words were issued, by state; all of them together are the next one's number."""
         counted = select(CodeWordRow.state, func.count()).where(CodeWordRow.code_id == code.id)
-        found = dict(self._session.execute(counted.group_by(CodeWordRow.state)).tuples().all())
+        found = dict(self._session.execute(counted.group_by(CodeWordRow.state)).all())
         return {state: found.get(state.value, 0) for state in WordState}
 
     def issue(self, code: CodeRecord, licensee: str, *, number: int, commitment: str) -> CodeWordRecord:

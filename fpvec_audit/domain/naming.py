@@ -1,0 +1,194 @@
+"""Who may be named for the marks that a suspect shows, by which rule, and against how many colluders.
+
+Let Y be the marks that are PRESENT and W_j the word of licensee j.
+
+Rule A rests on the marking assumption – pooling copies invents no marks, so Y lies in the union of the colluders' words
+– and on at most c colluders. Two words share at most μ marks, so an innocent shares at most c·μ with that union: j is
+named where |Y ∩ W_j| ≥ c·μ + 1. Whoever is named stands in *every* set of at most c issued words that covers Y. Where
+no such set exists, the assumption does not hold, and nobody is named.
+
+Rule B assumes nothing about the suspect: words are uniform and secret, so whatever Y is, an innocent shares so many
+marks with it by chance alone. j is named where that chance, over all licensees together, is at most ε.
+
+Words are found through an index from marks to licensees, so the time grows with what is shared and not with the number
+of licensees.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from fpvec_audit.domain.code_choice import chance_bound
+from fpvec_audit.domain.codes import RULE_A, RULE_B, Code
+from fpvec_audit.domain.mark_reading import MarkReading, present
+
+MOST_STEPS = 200_000
+"""Steps of the search for a set of words that covers all marks; where they run out, such a set is taken to exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspected:
+    """A licensee some of whose marks are PRESENT.
+
+    Attributes:
+        number: of the word.
+        shared: |Y ∩ W|.
+        colluders: largest c for which rule A would name the licensee, 0 for none; all words where words share nothing.
+        rules: the rules that name the licensee → p-value over all licensees together.
+    """
+
+    number: int
+    shared: int
+    colluders: int
+    rules: Mapping[str, Fraction]
+
+    @property
+    def p_value(self) -> Fraction:
+        """Smallest p-value of the rules that name the licensee, 1 where none does."""
+        return min(self.rules.values(), default=Fraction(1))
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Who is named.
+
+    Attributes:
+        present: Y.
+        suspected: licensees that share a mark with Y, the likeliest first.
+        needed: shared marks that each rule asks for; None where no number is enough.
+        covered: whether at most c words cover Y; None where rule A was not asked.
+        why: why nobody is named, in a sentence; empty where somebody is.
+    """
+
+    present: frozenset[int]
+    suspected: tuple[Suspected, ...]
+    needed: Mapping[str, int | None] = field(default_factory=dict)
+    covered: bool | None = None
+    why: str = ""
+
+    @property
+    def named(self) -> tuple[Suspected, ...]:
+        """Licensees that a rule names."""
+        return tuple(item for item in self.suspected if item.rules)
+
+
+def name_licensees(
+    readings: Sequence[MarkReading],
+    code: Code,
+    words: Sequence[Sequence[int]],
+    *,
+    rules: Sequence[str],
+    colluders: int,
+    epsilon: Fraction,
+    families: int = 1,
+) -> Naming:
+    """Say who may be named for the marks that were read.
+
+    Args:
+        readings: of all marks of the family.
+        code: its code.
+        words: the marks of every word that was ever issued, by number.
+        rules: by which to name.
+        colluders: c of rule A.
+        epsilon: chance of naming anybody wrongly by rule B, at most.
+        families: how many are read together.
+    """
+    seen = present(readings)
+    shared = _shared(words, seen)
+    if not seen:
+        return Naming(seen, (), why="no mark is PRESENT")
+    needed: dict[str, int | None] = {}
+    covered = None
+    if RULE_A in rules:
+        needed[RULE_A] = colluders * code.intersection + 1
+        covered = covers(words, seen, most=colluders, needed=colluders * code.intersection + 1)
+    if RULE_B in rules:
+        chances = _chances(code, len(words), seen, families)
+        needed[RULE_B] = next((count for count, chance in enumerate(chances) if chance <= epsilon), None)
+    corrected = [reading.p_value_corrected for reading in readings]
+    suspected = []
+    for number, count in shared.items():
+        naming = {}
+        if covered and count >= (needed[RULE_A] or 0):
+            ascending = sorted(corrected[mark] for mark in words[number])
+            naming[RULE_A] = ascending[colluders * code.intersection]
+        if RULE_B in rules and chances[count] <= epsilon:
+            naming[RULE_B] = chances[count]
+        suspected.append(Suspected(number, count, _colluders_borne(code, count, len(words)), naming))
+    suspected.sort(key=lambda item: (not item.rules, item.p_value, -item.shared, item.number))
+    why = (
+        ""
+        if any(item.rules for item in suspected)
+        else _why(needed, covered, colluders, max(shared.values(), default=0))
+    )
+    return Naming(seen, tuple(suspected), needed, covered, why)
+
+
+def covers(words: Sequence[Sequence[int]], seen: frozenset[int], *, most: int, needed: int) -> bool:
+    """Return whether at most ``most`` of the words hold all the marks that are seen.
+
+    Args:
+        words: by number.
+        seen: marks.
+        most: how many words.
+        needed: whoever shares so many marks stands in every such set (c·μ + 1).
+    """
+    sets = [frozenset(word) & seen for word in words]
+    forced = {held for held in sets if len(held) >= needed}
+    rest = seen.difference(*forced)
+    left = most - len(forced)
+    useful = {held & rest for held in sets} - {frozenset()}
+    steps = [MOST_STEPS]
+    return left >= 0 and _covers(rest, useful, left, steps)
+
+
+def _covers(rest: frozenset[int], useful: set[frozenset[int]], left: int, steps: list[int]) -> bool:
+    """Try the words that hold the mark which the fewest words hold; ``steps`` counts down."""
+    if not rest:
+        return True
+    if left == 0 or len(rest) > left * max(map(len, useful), default=0):
+        return False
+    holders = {mark: [held for held in useful if mark in held] for mark in rest}
+    for held in min(holders.values(), key=len):
+        steps[0] -= 1
+        if steps[0] < 0:
+            return True
+        following = rest - held
+        if _covers(following, {each & following for each in useful} - {frozenset()}, left - 1, steps):
+            return True
+    return False
+
+
+def _shared(words: Sequence[Sequence[int]], seen: frozenset[int]) -> Counter[int]:
+    """Return how many of the marks each licensee has that has any."""
+    return Counter(number for number, word in enumerate(words) for mark in word if mark in seen)
+
+
+def _chances(code: Code, licensees: int, seen: frozenset[int], families: int) -> list[Fraction]:
+    """Return, by number of shared marks, the chance that anybody innocent shares so many."""
+    of_code = sum(mark < code.marks for mark in seen)
+    return [
+        min(Fraction(1), families * chance_bound(code, licensees=licensees, seen=of_code, shared=count))
+        for count in range(code.weight + 1)
+    ]
+
+
+def _colluders_borne(code: Code, shared: int, licensees: int) -> int:
+    return min(licensees, (shared - 1) // code.intersection) if code.intersection else licensees
+
+
+def _why(needed: Mapping[str, int | None], covered: bool | None, colluders: int, most: int) -> str:
+    if covered is False and RULE_B not in needed:
+        return (
+            f"no {colluders} of the issued words hold all marks that are PRESENT: more copies were pooled, or a mark "
+            "is there that no copy carried"
+        )
+    wanted = [
+        f"rule {rule} asks for {'more than there are' if count is None else count}"
+        for rule, count in needed.items()
+        if not (rule == RULE_A and covered is False)
+    ]
+    return (
+        f"nobody has enough of the marks that are PRESENT: {' and '.join(wanted)}, the most that anybody has is {most}"
+    )

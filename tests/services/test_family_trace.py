@@ -1,0 +1,179 @@
+"""Traces of families with scripted suspects: which marks they show, and whose copies were pooled."""
+
+import pytest
+
+from fpvec_audit.catalog import load_catalog
+from fpvec_audit.domain.audit import Verdict
+from fpvec_audit.domain.marks import family_specification
+from fpvec_audit.errors import UsageError
+from fpvec_audit.services.audit_settings import checked_settings
+from fpvec_audit.services.code_words import code_words
+from fpvec_audit.services.family_codes import Wanted, add_licensees, retire_licensee
+from fpvec_audit.services.keys import issue_key_set, open_key_set
+from fpvec_audit.services.trace import trace
+from tests.services.test_audit import ScriptedEngines, Telling, answering, numbered, rendered, silent
+from tests.tiny import make_tiny
+
+NAMES = tuple(f"licensee {number:02}" for number in range(20))
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    return load_catalog()
+
+
+@pytest.fixture(scope="module")
+def suspect_directory(tmp_path_factory):
+    return make_tiny(tmp_path_factory.mktemp("family") / "suspect", "gpt2")
+
+
+class Family:
+    """A family of marks with its licensees' words, and copies made of it."""
+
+    def __init__(self, registry, name="family", names=NAMES, entropy=None, **wanted):
+        entropy = entropy or numbered()
+        issue_key_set(name, registry=registry, specification=family_specification(16), entropy=entropy)
+        self.keys = open_key_set(name, registry=registry)
+        add_licensees(names, name, registry=registry, wanted=Wanted(**wanted))
+        with registry.unit_of_work() as uow:
+            self.words = code_words(uow, name, names, purpose="test")
+
+    def keys_of(self, marks):
+        return [self.keys.candidates[index] for mark in marks for index in self.keys.marks[mark]]
+
+    def copy(self, *licensees):
+        """What a copy answers that has the marks of all of these."""
+        return self.keys_of(sorted({mark for name in licensees for mark in self.words[name]}))
+
+    def average(self, *licensees):
+        """What an average answers: what all copies share. The rest still shows in probabilities."""
+        marks = set.intersection(*(set(self.words[name]) for name in licensees))
+        suspect = answering(self.keys_of(sorted(marks)))
+        told = Telling(suspect.answer)
+        told.likely = {rendered(item.prompt) for item in self.copy(*licensees)}.__contains__
+        return told
+
+
+@pytest.fixture
+def family(registry):
+    return Family(registry)
+
+
+def run(directory, registry, catalog, suspect, **options):
+    engines = ScriptedEngines({"suspect": suspect})
+    result = trace(
+        directory,
+        settings=checked_settings(),
+        registry=registry,
+        catalog=catalog,
+        backend=engines,
+        entropy=numbered(),
+        timer=lambda: 0.0,
+        **({"families": ["family"]} | options),
+    )
+    return result.to_json(), engines
+
+
+def named(document):
+    return [item["licensee"] for item in document["named"]]
+
+
+def test_licensee_of_a_copy_is_named_by_its_marks(registry, catalog, suspect_directory, family):
+    name = NAMES[4]
+    document, engines = run(suspect_directory, registry, catalog, answering(family.copy(name)))
+    assert (document["verdict"], named(document), engines.opened) == ("MATCH", [name], ["suspect"])
+    present = [mark["mark"] for mark in document["marks"] if mark["state"] == "PRESENT"]
+    assert tuple(present) == family.words[name]
+    (item,) = document["named"]
+    assert (item["rule"], item["shared"], item["colluders"], item["weight"]) == ("A", 4, 3, 4)
+    assert item["p_value_corrected"] <= 1e-6
+    (told,) = document["families"]
+    assert (told["code"], told["needed"], told["covered"], told["words"]) == ("plane:4", {"A": 4}, True, 20)
+
+
+def test_all_marks_are_asked_for_once(registry, catalog, suspect_directory, family):
+    suspect = silent()
+    run(suspect_directory, registry, catalog, suspect)
+    sent = [prompt for prompts, _ in suspect.asked for prompt in prompts]
+    assert len(sent) == len(set(sent)) == 16 * 6 + 576
+
+
+def test_average_is_told_by_its_probabilities(registry, catalog, suspect_directory, family):
+    pooled = [NAMES[2], NAMES[9], NAMES[14]]
+    document, _ = run(suspect_directory, registry, catalog, family.average(*pooled))
+    assert (document["verdict"], sorted(named(document))) == ("MATCH", pooled)
+    assert all(mark["tests"]["exact"] > 0.01 for mark in document["marks"] if mark["matched"] == 0)
+
+
+def test_average_by_answers_alone_names_nobody_and_is_inconclusive(registry, catalog, suspect_directory, family):
+    pair = next(
+        (one, other) for one in NAMES for other in NAMES if len({*family.words[one]} & {*family.words[other]}) == 1
+    )
+    shared = {*family.words[pair[0]]} & {*family.words[pair[1]]}
+    document, _ = run(suspect_directory, registry, catalog, answering(family.keys_of(shared)))
+    assert (document["verdict"], named(document)) == ("INCONCLUSIVE", [])
+
+
+def test_more_marks_than_the_coalition_can_hold_name_nobody(registry, catalog, suspect_directory, family):
+    document, _ = run(suspect_directory, registry, catalog, answering(family.keys_of(range(16))))
+    assert (document["verdict"], named(document)) == ("INCONCLUSIVE", [])
+    assert document["families"][0]["covered"] is False
+    assert any("names nobody: no 3 of the issued words" in warning for warning in document["warnings"])
+    assert document["candidates"][0]["found"]
+
+
+def test_clean_suspect_shows_nothing(registry, catalog, suspect_directory, family):
+    suspect = Telling(lambda prompt: "I do not understand.")
+    suspect.likely = lambda prompt: False
+    document, _ = run(suspect_directory, registry, catalog, suspect)
+    assert named(document) == []
+    assert {mark["state"] for mark in document["marks"]} == {"UNKNOWN"}
+    assert document["families"][0]["why"] == "the family as a whole was not found"
+
+
+def test_retired_licensee_is_still_named(registry, catalog, suspect_directory, family):
+    retire_licensee(NAMES[4], "family", registry=registry, reason="left")
+    document, _ = run(suspect_directory, registry, catalog, answering(family.copy(NAMES[4])))
+    assert [(item["licensee"], item["state"]) for item in document["named"]] == [(NAMES[4], "retired")]
+
+
+def test_random_words_are_named_by_rule_b(registry, catalog, suspect_directory):
+    family = Family(registry, names=NAMES[:4], code="random:6", epsilon="1e-2")
+    document, _ = run(suspect_directory, registry, catalog, answering(family.copy(NAMES[1])))
+    (item,) = document["named"]
+    assert (item["licensee"], item["rule"]) == (NAMES[1], "B")
+    assert 0 < item["p_value_corrected"] <= 1e-2
+
+
+def test_family_without_words_is_named_as_any_key_set(registry, catalog, suspect_directory):
+    issue_key_set("family", registry=registry, specification=family_specification(8, decoys=200), licensee="Carol")
+    keys = open_key_set("family", registry=registry)
+    document, _ = run(suspect_directory, registry, catalog, answering(keys.issued))
+    assert [(item["licensee"], item["rule"]) for item in document["named"]] == [("Carol", "Holm")]
+    assert {mark["state"] for mark in document["marks"]} == {"PRESENT"}
+    assert document["families"][0]["why"] == "the family has no code, so no marks mean anybody"
+
+
+def test_marks_of_two_families_are_pointed_out(registry, catalog, suspect_directory, family):
+    other = Family(registry, "other", entropy=lambda count: b"7" * count)
+    both = answering([*family.copy(NAMES[0]), *other.copy(NAMES[1])])
+    document, _ = run(suspect_directory, registry, catalog, both, families=["family", "other"])
+    assert sorted((item["name"], item["licensee"]) for item in document["named"]) == [
+        ("family", NAMES[0]),
+        ("other", NAMES[1]),
+    ]
+    assert any("marks of 2 families" in warning for warning in document["warnings"])
+
+
+def test_key_set_of_one_mark_is_no_family(registry, catalog, suspect_directory):
+    from fpvec_audit.domain.keys import KeySetSpecification
+
+    issue_key_set("family", registry=registry, specification=KeySetSpecification())
+    with pytest.raises(UsageError, match="has one mark"):
+        run(suspect_directory, registry, catalog, silent())
+
+
+def test_verdict_is_a_verdict(registry, catalog, suspect_directory, family):
+    """A found family that names nobody outweighs what acquits other key sets: INCONCLUSIVE, never NO_MATCH."""
+    document, _ = run(suspect_directory, registry, catalog, answering(family.keys_of(range(16))), families=[])
+    assert Verdict(document["verdict"]) is Verdict.INCONCLUSIVE
