@@ -20,10 +20,12 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from fpvec_audit.domain.code_choice import chance_bound
-from fpvec_audit.domain.codes import RULE_A, RULE_B, Code
+from fpvec_audit.domain.codes import RULE_A, RULE_B, Code, most_colluders
 from fpvec_audit.domain.mark_reading import MarkReading, present
 
-MOST_STEPS = 200_000
+MOST_COPIES = 4
+"""Coalitions that are looked for beyond c, to say what shared marks would bear."""
+MOST_STEPS = 20_000
 """Steps of the search for a set of words that covers all marks; where they run out, such a set is taken to exist."""
 
 
@@ -34,7 +36,8 @@ class Suspected:
     Attributes:
         number: of the word.
         shared: |Y ∩ W|.
-        colluders: largest c for which rule A would name the licensee, 0 for none; all words where words share nothing.
+        colluders: largest c for which rule A would name the licensee, 0 for none; all licensees where words share
+            nothing.
         rules: the rules that name the licensee → p-value over all licensees together.
     """
 
@@ -99,10 +102,11 @@ def name_licensees(
     if not seen:
         return Naming(seen, (), why="no mark is PRESENT")
     needed: dict[str, int | None] = {}
-    covered = None
+    covered, smallest = None, None
     if RULE_A in rules:
         needed[RULE_A] = colluders * code.intersection + 1
-        covered = covers(words, seen, most=colluders, needed=colluders * code.intersection + 1)
+        smallest = _smallest_cover(words, seen, code, most=max(colluders, min(most_colluders(code), MOST_COPIES)))
+        covered = smallest is not None and smallest <= colluders
     if RULE_B in rules:
         chances = _chances(code, len(words), seen, families)
         needed[RULE_B] = next((count for count, chance in enumerate(chances) if chance <= epsilon), None)
@@ -115,7 +119,8 @@ def name_licensees(
             naming[RULE_A] = ascending[colluders * code.intersection]
         if RULE_B in rules and chances[count] <= epsilon:
             naming[RULE_B] = chances[count]
-        suspected.append(Suspected(number, count, _colluders_borne(code, count, len(words)), naming))
+        borne = _colluders_borne(code, count, len(words))
+        suspected.append(Suspected(number, count, borne if smallest is not None and borne >= smallest else 0, naming))
     suspected.sort(key=lambda item: (not item.rules, item.p_value, -item.shared, item.number))
     why = (
         ""
@@ -158,6 +163,15 @@ def _covers(rest: frozenset[int], useful: set[frozenset[int]], left: int, steps:
         if _covers(following, {each & following for each in useful} - {frozenset()}, left - 1, steps):
             return True
     return False
+
+
+def _smallest_cover(words: Sequence[Sequence[int]], seen: frozenset[int], code: Code, *, most: int) -> int | None:
+    """Return how few words hold all the marks that are seen; None where more than ``most`` are needed."""
+    fewest = max(1, -(-len(seen) // code.weight))
+    for copies in range(fewest, most + 1):
+        if covers(words, seen, most=copies, needed=copies * code.intersection + 1):
+            return copies
+    return None
 
 
 def _shared(words: Sequence[Sequence[int]], seen: frozenset[int]) -> Counter[int]:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fpvec_audit.reports.audit_text import p_shown, weights
+from fpvec_audit.reports.family_trace import render_families
 from fpvec_audit.reports.terminal import COLOURS, render_bullets
 from fpvec_audit.reports.trace_text import SENTENCES
 
@@ -44,9 +45,10 @@ def render_trace(document: Mapping[str, Any], console: Console) -> None:
             f"{item['decoys_matched']}/{item['decoys']}",
             *(p_shown(test["p_value"]) for test in item["tests"]),
             p_shown(item["p_value_corrected"]),
-            Text("named", style="bold green") if item["named"] else Text(""),
+            Text("named", style="bold green") if item["named"] else Text("found" if item.get("found") else ""),
         )
     console.print(table)
+    render_families(document, console)
     if len(candidates) > MOST_SHOWN:
         console.print(Text(f"and {len(candidates) - MOST_SHOWN} more that are less likely", style="dim"))
     console.print(

@@ -6,6 +6,7 @@ from typing import Any
 from fpvec_audit.domain.exchanges import Exchange
 from fpvec_audit.reports.audit_charts import ranking_chart, weights_chart
 from fpvec_audit.reports.audit_page import TONES, engine_sentence, limits, weights_group
+from fpvec_audit.reports.family_text import family_sentence, marks_of, proportions, rule_text, strips
 from fpvec_audit.reports.numbers_text import number, p_phrase, p_text
 from fpvec_audit.reports.page import Block, Group, Page, Pairs, Points, Section, Table, Text, present
 from fpvec_audit.reports.trace_text import MEANINGS, SENTENCES
@@ -59,11 +60,39 @@ def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:
     controls = document["controls"]
     return present(
         Group("All key sets, ranked", (chart,)) if chart else Text(("No key set was looked for.",)),
-        Group("Marks", (_marks_table(marks),)) if marks else None,
+        *(_family(family, marks_of(document, family)) for family in document.get("families", ())),
+        Group("Marks", (_marks_table(marks),)) if marks and not document.get("families") else None,
         weights_group(weights_chart(document), document.get("weights")),
         Group("Controls", (_controls_table(controls),))
         if controls
         else Group("Controls", (Text(("No known model was asked beside the suspect.",)),)),
+    )
+
+
+def _family(family: Mapping[str, Any], marks: Sequence[Mapping[str, Any]]) -> Group:
+    """Return what was read of a family: a strip of cells, licensees ranked, and every mark."""
+    ranked = Table(
+        "Licensees, the likeliest first",
+        ("Licensee", ">Marks", ">p", "Named"),
+        tuple(
+            (
+                str(item["licensee"]),
+                f"{item['shared']} of {item['weight']}",
+                p_text(min(item["rules"].values())) if item["rules"] else "–",
+                rule_text(item),
+            )
+            for item in family["licensees"]
+        ),
+    )
+    notes = tuple(note for note in (family["why"], proportions(marks), family["calibration"]) if note)
+    return Group(
+        family_sentence(family, marks),
+        present(
+            Text(tuple(strips(marks))),
+            ranked if family["licensees"] else None,
+            Text(notes) if notes else None,
+            _marks_table(marks),
+        ),
     )
 
 

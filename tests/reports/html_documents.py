@@ -197,6 +197,63 @@ TRACE = {
 }
 
 
+def mark(number, *, present):
+    p_value = 1e-12 if present else 0.3
+    return {
+        "key_set": "ks-0000000000000000",
+        "name": "acme-2026",
+        "mark": number,
+        "state": "PRESENT" if present else "UNKNOWN",
+        "p_value": p_value,
+        "p_value_corrected": min(1.0, 16 * p_value),
+        "tests": {"exact": p_value},
+        "matched": 6 if present else 0,
+        "keys": 6,
+        "coefficient": 0.5 if present else 0.01,
+    }
+
+
+def word(number, shared, rules):
+    return {
+        "licensee": f"Licensee {number}",
+        "number": number,
+        "state": "issued",
+        "shared": shared,
+        "weight": 4,
+        "colluders": 3 if rules else 0,
+        "named": bool(rules),
+        "rules": rules,
+    }
+
+
+FAMILY_TRACE = TRACE | {
+    "named": [
+        word(3, 4, {"A": 1.6e-9})
+        | {"key_set": "ks-0000000000000000", "name": "acme-2026", "p_value_corrected": 1.6e-9, "rule": "A"}
+    ],
+    "marks": [mark(number, present=number in (1, 5, 8, 14)) for number in range(16)],
+    "families": [
+        {
+            "key_set": "ks-0000000000000000",
+            "name": "acme-2026",
+            "found": True,
+            "p_value_corrected": 1e-20,
+            "code": "plane:4",
+            "colluders": 3,
+            "epsilon": "1e-3",
+            "rules": ["A"],
+            "words": 20,
+            "present": [1, 5, 8, 14],
+            "needed": {"A": 4},
+            "covered": True,
+            "licensees": [word(3, 4, {"A": 1.6e-9}), word(7, 1, {}) | {"state": "retired"}],
+            "why": "",
+            "calibration": "p-values of single marks are calibrated on the owner's own copies",
+        }
+    ],
+}
+
+
 def cell(name, parameters, fsr, perplexity, *, likelihood=None, gradient=None, verdict=None, kind="weight"):
     matched = round(32 * fsr)
     p_value = {True: 10.0 ** (-1.3 * matched), False: 1.0}[matched > 0]

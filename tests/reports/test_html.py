@@ -16,6 +16,7 @@ from tests.reports.documents import AUDIT, CELLS, SILENT
 from tests.reports.html_documents import (
     ATTACKS,
     EXCHANGES,
+    FAMILY_TRACE,
     FEW_ATTACKS,
     HARMFUL,
     HARMLESS,
@@ -35,6 +36,7 @@ EVERYTHING = {
     "a bare audit": AUDIT,
     "a silent audit": SILENT,
     "trace": TRACE,
+    "family": FAMILY_TRACE,
     "attacks": ATTACKS,
     "old attacks": CELLS,
     "harmlessness": HARMLESS,
@@ -144,6 +146,15 @@ def test_a_trace_names_first_and_ranks_all(rendered):
     assert "rule: Holm" in text
 
 
+def test_a_family_shows_its_marks_as_cells_and_ranks_licensees(rendered):
+    page = Reader(rendered["family"])
+    text = " ".join("".join(page.text).split())
+    assert "·■···■··■·····■·" in text
+    assert re.search(r"Licensee 3 ?4 of 4", text)
+    assert re.search(r"Licensee 7 ?1 of 4 ?–", text)
+    assert "acme-2026: found; 4 of 16 marks PRESENT, code plane:4 with 20 words" in text
+
+
 def test_an_attack_report_has_every_figure_that_its_cells_allow():
     names = [chart.name for chart in charts(report_page(ATTACKS))]
     assert names == [
@@ -216,6 +227,7 @@ HOSTILE_PLACES = {
     "warning": (MATCH, MATCH["warnings"][0]),
     "licensee": (TRACE, "Acme Robotics Ltd"),
     "traced key set": (TRACE, "globex-2026"),
+    "holder of a word": (FAMILY_TRACE, "Licensee 3"),
     "attack": (FEW_ATTACKS, "rescale"),
     "parameter": (FEW_ATTACKS, "lora"),
     "problem": (FEW_ATTACKS, FEW_ATTACKS["cells"][-1]["problem"]),

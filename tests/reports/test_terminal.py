@@ -193,3 +193,53 @@ def test_comparison_begins_with_the_verdict_and_names_what_harmed_and_what_is_mi
     assert text.startswith("HARMFUL Stamping did harm.")
     for part in ("lost more than 3 points on offline_quiz", "91.0 → 82.0 %", "2.8 %", "upper case", "boolq", "0.0410"):
         assert part in text, part
+
+
+def test_family_of_a_trace_is_a_strip_of_cells_and_licensees_ranked():
+    from fpvec_audit.reports.trace import render_trace
+    from tests.reports.html_documents import FAMILY_TRACE
+
+    text = shown(render_trace, FAMILY_TRACE)
+    assert "·■···■··■·····■·" in text
+    assert "Licensee 3" in text
+    assert "rule A, up to 3 copies pooled" in text
+    assert "not named, word retired" in text
+
+
+def test_code_says_what_it_bears_before_it_is_chosen():
+    from fpvec_audit.reports.families import render_code, render_words
+
+    code = {
+        "name": "acme-family",
+        "code": "plane:4",
+        "rules": ["A"],
+        "colluders": 3,
+        "most_colluders": 3,
+        "epsilon": "1e-3",
+        "family_marks": 16,
+        "marks": 16,
+        "weight": 4,
+        "capacity": 20,
+        "issued": 0,
+        "retired": 0,
+        "intersection": 1,
+        "expected_intersection": 1.0,
+        "keys_of_a_copy": 24,
+        "bound": {"1": 0.01},
+        "harm_by_weight": [{"weight": 4, "accuracy": -0.03, "worst": -0.05, "perplexity": 1.05}],
+        "chosen_at": None,
+        "warnings": ["one"],
+    }
+    text = shown(render_code, code)
+    for part in (
+        "plane:4 for acme-family",
+        "not yet",
+        "20: 0 in use",
+        "rule A: coalitions of up to 3",
+        "×1.050",
+        "-5.0",
+    ):
+        assert part in text
+    word = {"number": 0, "licensee": "Bob", "state": "retired", "weight": 4, "created_at": "2026-01-02"}
+    assert "4 marks" in shown(render_words, {"family": code, "words": [word], "warnings": []})
+    assert "1 5 9" in shown(render_words, {"family": code, "words": [word | {"marks": [1, 5, 9]}], "warnings": []})
