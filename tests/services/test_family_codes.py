@@ -14,7 +14,6 @@ from fpvec_audit.services.family_codes import (
     family_words,
     retire_licensee,
 )
-from fpvec_audit.services.family_harm import Harm, record_harm
 from fpvec_audit.services.key_life import retire_key_set
 from fpvec_audit.services.keys import issue_key_set, show_key_set
 from tests.registry.builders import model_record, vector_record
@@ -149,14 +148,6 @@ def test_swapped_word_is_noticed_when_it_is_used(registry, family):
     tamper(registry, "UPDATE code SET binding = 'ff'")
     with pytest.raises(RegistryError, match="not those that were bound"):
         words_of(registry, ["Globex"])
-
-
-def test_measured_harm_is_shown_with_the_code(registry, family):
-    assert family_code("family", registry=registry).to_json()["harm_by_weight"] == []
-    with registry.unit_of_work() as uow:
-        record_harm(uow, family.id, {4: Harm(4, -0.087, -0.125, 1.1)}, model="m")
-    told = family_code("family", registry=registry).to_json()["harm_by_weight"]
-    assert told == [{"weight": 4, "accuracy": -0.087, "worst": -0.125, "perplexity": 1.1}]
 
 
 def test_code_whose_copies_cannot_reach_a_match_says_so(registry, family):
