@@ -37,6 +37,7 @@ MODEL = {
 VECTOR = {
     "vector_id": "vec-0123456789abcdef",
     "key_set": "acme",
+    "mark": 0,
     "base": "base-7b",
     "architecture": "gpt2",
     "norm": 1.25,
