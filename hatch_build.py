@@ -19,8 +19,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 LIBRARY = Path("fpvec_audit/tensors/native/_kernels.so")
 FLAGS = ("-O3", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-Wno-psabi")
 VARIANTS = {
-    "avx512": ("-DLANES=16", "-march=skylake-avx512", "-mprefer-vector-width=512"),
-    "avx2": ("-DLANES=8", "-march=haswell"),
+    "avx512": ("block_kernels.c", "-DLANES=16", "-march=skylake-avx512", "-mprefer-vector-width=512"),
+    "avx2": ("block_kernels.c", "-DLANES=8", "-march=haswell"),
+    "vaes": ("carrier_kernels.c", "-DLANES=16", "-march=icelake-server", "-mprefer-vector-width=512"),
+    "aes": ("carrier_kernels.c", "-DLANES=8", "-march=haswell", "-maes"),
 }
 
 
@@ -58,14 +60,14 @@ def compile_library(library: Path) -> str:
     source = library.parent
     with tempfile.TemporaryDirectory() as place:
         objects = []
-        for variant, flags in VARIANTS.items():
+        for variant, (loops, *flags) in VARIANTS.items():
             objects.append(f"{place}/{variant}.o")
-            command = [compiler, *FLAGS, *flags, f"-DSUFFIX={variant}", "-c", str(source / "block_kernels.c")]
+            command = [compiler, *FLAGS, *flags, f"-DSUFFIX={variant}", "-c", str(source / loops)]
             problem = _run([*command, "-o", objects[-1]])
             if problem:
                 return problem
         made = f"{place}/{library.name}"
-        problem = _run([compiler, *FLAGS, "-shared", str(source / "dispatch.c"), *objects, "-o", made])
+        problem = _run([compiler, *FLAGS, "-shared", str(source / "dispatch.c"), *objects, "-lm", "-o", made])
         if not problem:
             beside = library.with_name(f"{library.name}.new")
             shutil.copyfile(made, beside)

@@ -104,14 +104,14 @@ class Inputs:
 
     @classmethod
     def look_at(cls, orders: "Sequence[StampOrder]", *, registry: "Registry", reread: bool) -> "Inputs":
-        """Look at what stamps with the same vectors are about to read.
+        """Look at what stamps are about to read.
 
         Args:
             orders: the stamps.
             registry: where it is recorded what files were digested to.
             reread: believe nothing.
         """
-        found = {item.vector.description.id: item.vector for item in orders[0].plan.vectors}
+        found = {item.vector.description.id: item.vector for order in orders for item in order.plan.vectors}
         vectors = {name: look_at(vector.files, VECTOR) for name, vector in found.items()}
         digests = {name: vector.description.digest for name, vector in found.items()}
         targets = tuple(look_at(order.plan.target, order.adapter.name) for order in orders)

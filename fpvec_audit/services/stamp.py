@@ -1,4 +1,4 @@
-"""Use case: stamp downstream models with fingerprint vectors, one copy for each licensee.
+"""Use case: stamp downstream models with fingerprint vectors, one copy for each licensee, alike or by code words.
 
 Everything is checked on headers before the first byte is written. What needs the model's identity – another base, a
 fingerprint that it carries already – is known when its bytes have passed, and stops the stamp before the result is
@@ -26,35 +26,28 @@ from fpvec_audit.services.stamp_orders import (
     StampOrder,
     adapter_mode,
     copies,
-    open_vector,
     plan_order,
     skipped_roles,
     vocabulary_policy,
+    with_vectors,
 )
 from fpvec_audit.services.stamp_recognition import recognised
+from fpvec_audit.services.stamp_staging import staged_copies
+from fpvec_audit.services.stamp_vectors import (
+    CodeWords,
+    family_vectors,
+    named_vectors,
+    refuse_second_copy,
+    with_carriers,
+    words_of_licensees,
+)
 from fpvec_audit.services.stamped_model import StampedModel, adapter_fields, peak_memory, stamp_warnings
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
     from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
     from fpvec_audit.tensors.stamp import StampCopy
-    from fpvec_audit.tensors.stamp_journal import WrittenTensor
     from fpvec_audit.tensors.stamp_outcome import StampOutcome
-
-
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """What an interrupted run did of a copy.
-
-    Attributes:
-        asked: digest of what is asked and of what it is read from.
-        leftover: its staging directory; None where there is none to go on with.
-        written: stored tensor → what was written and is right.
-    """
-
-    asked: str
-    leftover: Path | None
-    written: "Mapping[str, WrittenTensor]"
 
 
 def begin_to_read(downstreams: Sequence[Path], vectors: Sequence[str]) -> None:
@@ -78,6 +71,9 @@ def stamp_models(
     registry: "Registry",
     catalog: "Catalog",
     licensees: Sequence[str] = (),
+    family: str | None = None,
+    code_words: CodeWords = words_of_licensees,
+    carrier: float | None = None,
     base: Path | None = None,
     vocabulary: str = "refuse",
     skip: Sequence[str] = (),
@@ -98,6 +94,9 @@ def stamp_models(
         registry: where vectors are found and stamps are recorded.
         catalog: plugins.
         licensees: for whom; a copy each.
+        family: family of marks, instead of vectors: each licensee's copy gets those of its code word.
+        code_words: gives the code words of licensees.
+        carrier: strength of the owner's carrier and of the licensee's, a share of the vectors' spread; None for none.
         base: base of downstream models whose origin is not registered; checked, then remembered. Of a LoRA adapter
             that does not name a base that is here, it is the base that is stamped.
         vocabulary: ``refuse`` or ``shared``: what to do with rows that vector and model do not share.
@@ -114,24 +113,27 @@ def stamp_models(
         one result per copy, downstream models in the order given, licensees within.
 
     Raises:
-        UsageError: an unknown vector, policy, role, mode or adapter, a bad scale, two copies with one name, or a LoRA
-            adapter of which nobody says what becomes of it or where its base is.
+        UsageError: an unknown vector, policy, role, mode or adapter, a bad scale, two copies with one name, a LoRA
+            adapter of which nobody says what becomes of it or where its base is, a licensee without a code word, or
+            carriers for vectors of no key set.
         CheckpointError: a model cannot be read, is quantised, or holds NaN or Inf.
-        VectorError: a vector does not fit a model, or the model carries it already.
-        KeySetError: a vector carries a key set that is retired or compromised.
+        VectorError: a vector does not fit a model, or the model carries it already; a licensee has another copy.
+        KeySetError: a vector carries a key set that is retired or compromised, or a licensee's code word is retired.
         OutputError: something else is at the output, or the disk is full.
     """
     policy, roles, mode = vocabulary_policy(vocabulary), skipped_roles(skip), adapter_mode(adapter)
-    scaled = [open_vector(text, registry=registry) for text in vectors]
-    if not scaled:
-        raise UsageError("no vector to stamp with", advice="give one with --vector")
+    if family is None:
+        sets = named_vectors(vectors, licensees, registry=registry)
+    else:
+        sets = family_vectors(family, licensees, registry=registry, code_words=code_words)
     with registry.snapshot() as uow:
-        known = [uow.vectors.find(item.vector.description.id) for item in scaled]
+        ids = dict.fromkeys(item.vector.description.id for own in sets for item in own.vectors)
+        known = [uow.vectors.find(identifier) for identifier in ids]
         _refuse_ended(uow, [record for record in known if record is not None])
     planned = [
         plan_order(
             path,
-            scaled,
+            sets[0].vectors,
             catalog=catalog,
             architecture=architecture,
             vocabulary=policy,
@@ -147,7 +149,14 @@ def stamp_models(
         raise UsageError(
             f"--adapter {mode.value}: none of the downstream models is an adapter", advice="leave --adapter out"
         )
-    orders = copies(planned, out=out, licensees=licensees)
+    wanted = [
+        replace(with_vectors(order, own.vectors, licensee=own.licensee), family=own.family)
+        for order in planned
+        for own in sets
+    ]
+    orders = copies(wanted, out=out)
+    if carrier is not None:
+        orders = with_carriers(orders, carrier, registry=registry)
     there = {
         order.out: recognised(order, registry=registry, progress=progress)
         for order in orders
@@ -172,7 +181,7 @@ def _compared(orders: Sequence[StampOrder], base: Path, *, catalog: "Catalog", p
     if all(order.stamps_given_base for order in orders):
         return list(orders)
     model = identify_model(base, catalog=catalog, architecture=orders[0].adapter.name, progress=progress)
-    for scaled in orders[0].plan.vectors:
+    for scaled in {item.vector.files.path: item for order in orders for item in order.plan.vectors}.values():
         if scaled.vector.description.base_digest != model.digest:
             raise VectorError(
                 f"{scaled.vector.description.id} was not extracted from {base}: its base has digest "
@@ -209,7 +218,7 @@ class _Manner:
 def _carry_out(
     orders: Sequence[StampOrder], manner: _Manner, *, registry: "Registry", progress: Progress
 ) -> list[StampedModel]:
-    """Make the copies that are not there yet, all in one reading of the vectors."""
+    """Make the copies that are not there yet, many in one reading of the vectors."""
     from fpvec_audit.tensors.staging import sole_finisher
     from fpvec_audit.tensors.stamp import write_stamps
 
@@ -218,16 +227,24 @@ def _carry_out(
     started = time.perf_counter()
     detail = {
         "copies": [
-            {"downstream": str(order.source), "licensee": order.licensee, "out": str(order.out)}
+            {
+                "downstream": str(order.source),
+                "licensee": order.licensee,
+                "out": str(order.out),
+                "vectors": [f"{vector}:{scale!r}" for vector, scale in order.vectors],
+            }
             | {name: str(value) for name, value in adapter_fields(order).items()}
             for order in orders
-        ],
-        "vectors": [f"{vector}:{scale!r}" for vector, scale in orders[0].vectors],
+        ]
     }
     with recorded_job(registry, "stamp", detail), ExitStack() as stack:
         claim = stack.enter_context(sole_finisher())
         inputs = Inputs.look_at(orders, registry=registry, reread=manner.reread)
-        places = _staged(orders, inputs, stack, resume=manner.resume, progress=progress)
+        with registry.snapshot() as uow:
+            for order, manifest in zip(orders, inputs.manifests, strict=True):
+                if manifest is not None:  # else it is known when the bytes have passed
+                    refuse_second_copy(uow, order, manifest.digest)
+        places = staged_copies(orders, inputs, stack, resume=manner.resume, progress=progress)
         outcomes = write_stamps(places, checked=inputs.checked, progress=progress)
         for adapted in (order.adapted for order in orders):
             if adapted is not None:
@@ -254,6 +271,8 @@ def _carry_out(
             bytes_written=outcome.bytes_written,
             applied_ratio=outcome.applied_ratio,
             cosine=outcome.cosine,
+            carrier=None if order.carrier is None else order.carrier.strength,
+            carried_ratio=outcome.carried_ratio,
             roles={
                 role.value: {
                     "applied_ratio": rounding.applied_ratio,
@@ -275,48 +294,6 @@ def _carry_out(
         )
         for order, outcome, files, record, stems in zip(orders, outcomes, digests, records, known, strict=True)
     ]
-
-
-def _staged(
-    orders: Sequence[StampOrder], inputs: Inputs, stack: ExitStack, *, resume: bool, progress: Progress
-) -> "list[StampCopy]":
-    """Open a staging directory for each copy: a new one, or one that an interrupted run left.
-
-    The copies share a disk. So what earlier runs left of any of them is removed before the room for all is checked, and
-    what is gone on with has its room already.
-    """
-    from fpvec_audit.tensors.staging import remove_leftovers, staged_directory, written_bytes
-    from fpvec_audit.tensors.stamp import StampCopy
-    from fpvec_audit.tensors.stamp_journal import StampJournal
-
-    begun = [_begun(order, resume=resume, progress=progress) for order in orders]
-    for order, found in zip(orders, begun, strict=True):
-        remove_leftovers(order.out, but=found.leftover, progress=progress)
-    needed = sum(order.plan.bytes for order in orders)
-    needed -= sum(written_bytes(found.leftover) for found in begun if found.leftover is not None)
-    places = []
-    for order, found, known in zip(orders, begun, inputs.manifests, strict=True):
-        context = staged_directory(order.out, needed, resumed=found.leftover, progress=progress)
-        staging = stack.enter_context(context)
-        journal = StampJournal(staging, found.asked, found.written, resumed=found.leftover is not None)
-        places.append(StampCopy(order.plan, staging, journal, known))
-    return places
-
-
-def _begun(order: StampOrder, *, resume: bool, progress: Progress) -> _Begun:
-    """Look for what an interrupted run wrote of a copy, and check it."""
-    from fpvec_audit.tensors.staging import leftovers
-    from fpvec_audit.tensors.stamp_journal import order_digest, reread
-
-    inputs = {f"vector {place}": item.vector.files for place, item in enumerate(order.plan.vectors)}
-    if order.adapted is not None:
-        inputs["adapter"] = order.adapted.adapter.files
-    asked = order_digest(order.asked(""), {"target": order.plan.target, **inputs})
-    for leftover in leftovers(order.out) if resume else ():
-        written = reread(leftover, asked, order.plan.target, progress=progress)
-        if written is not None:
-            return _Begun(asked, leftover, written)
-    return _Begun(asked, None, {})
 
 
 def _file_digests(place: "StampCopy", *, progress: Progress) -> dict[str, str]:
@@ -349,6 +326,7 @@ def _record_origin(uow: "UnitOfWork", order: StampOrder, outcome: "StampOutcome"
         parent = add_model(uow, order.base, registry=registry, role=ModelRole.BASE).id
     downstream = IdentifiedModel(order.plan.target, order.adapter, outcome.target)
     add_model(uow, downstream, registry=registry, role=ModelRole.DOWNSTREAM, parent=parent)
+    refuse_second_copy(uow, order, downstream.digest)
     if not order.again:
         for vector in records:
             refuse_carrier(uow, downstream.digest, vector)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.canonical_json import canonical_digest
+from fpvec_audit.domain.carrier import SCHEME
 from fpvec_audit.domain.ports import TensorRole
 from fpvec_audit.domain.vector import Vocabulary, checked_scale
 from fpvec_audit.errors import CheckpointError, UsageError, VectorError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from fpvec_audit.domain.ports import ArchitectureAdapter
     from fpvec_audit.registry.unit_of_work import Registry
     from fpvec_audit.tensors.adapter import PeftAdapter
+    from fpvec_audit.tensors.carrier import CopyCarriers
     from fpvec_audit.tensors.stamp_plan import ScaledVector, StampPlan
 
 
@@ -76,6 +78,35 @@ class AdaptedBase:
 
 
 @dataclass(frozen=True, slots=True)
+class CarrierOrder:
+    """The carriers of one copy, as they are asked for.
+
+    Attributes:
+        key_set: whose carriers.
+        strength: ε of each.
+        commitments: what the ledger holds of the owner's own, and of the licensee's.
+        keys: the carriers.
+    """
+
+    key_set: str
+    strength: float
+    commitments: tuple[str, ...]
+    keys: "CopyCarriers"
+
+    @property
+    def trace(self) -> dict[str, Any]:
+        """What the stamp's identifier and record hold of it."""
+        return {
+            "carrier": {
+                "scheme": SCHEME,
+                "key_set": self.key_set,
+                "strength": repr(self.strength),
+                "commitments": list(self.commitments),
+            }
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class StampOrder:
     """One copy to make.
 
@@ -89,6 +120,8 @@ class StampOrder:
         again: whether a model that carries the fingerprint may be stamped again.
         base: base that the downstream was compared with, None if it was not.
         adapted: adapter that belongs to the downstream, None for a whole model.
+        family: id of the key set whose code word decides on the vectors, None where they were named.
+        carrier: what is added beside the vectors, None for nothing.
     """
 
     plan: "StampPlan"
@@ -100,6 +133,8 @@ class StampOrder:
     again: bool
     base: IdentifiedModel | None = None
     adapted: AdaptedBase | None = None
+    family: str | None = None
+    carrier: CarrierOrder | None = None
 
     @property
     def source(self) -> Path:
@@ -120,7 +155,7 @@ class StampOrder:
     def policies(self) -> dict[str, Any]:
         """What the registry remembers of how it was done."""
         policies = {"vocabulary": self.vocabulary.value, "again": self.again, "skip": sorted(self.skip)}
-        return policies | (self.adapted.trace if self.adapted is not None else {})
+        return policies | self._asked_beside
 
     def stamp_id(self, downstream: str) -> str:
         """Return the identifier of what was asked."""
@@ -135,7 +170,13 @@ class StampOrder:
             "vocabulary": self.vocabulary.value,
         }
         skipped = {"skip": sorted(self.skip)} if self.skip else {}
-        return asked | skipped | (self.adapted.trace if self.adapted is not None else {})
+        return asked | skipped | self._asked_beside
+
+    @property
+    def _asked_beside(self) -> dict[str, Any]:
+        """What adapters and carriers add to that."""
+        adapted = self.adapted.trace if self.adapted is not None else {}
+        return adapted | (self.carrier.trace if self.carrier is not None else {})
 
 
 def vocabulary_policy(vocabulary: str) -> Vocabulary:
@@ -301,19 +342,35 @@ def _base_of(adapter: "PeftAdapter", given: Path | None) -> tuple[Path, bool]:
     return found, named is None
 
 
-def copies(orders: Sequence[StampOrder], *, out: Path, licensees: Sequence[str]) -> list[StampOrder]:
-    """Return one order per copy: DIR itself for one, DIR/<downstream name>[-<licensee>] for several.
+def with_vectors(order: StampOrder, vectors: "Sequence[ScaledVector]", *, licensee: str) -> StampOrder:
+    """Return the same order with other vectors, for a licensee.
+
+    Raises:
+        VectorError: a vector does not fit.
+    """
+    from fpvec_audit.tensors.stamp_plan import plan_stamp
+
+    old = order.plan
+    if tuple(vectors) == old.vectors:
+        return replace(order, licensee=licensee)
+    new = plan_stamp(
+        old.target, vectors, order.adapter, vocabulary=order.vocabulary, skip=order.skip, merged=old.merged
+    )
+    return replace(order, plan=replace(new, others=old.others), licensee=licensee)
+
+
+def copies(orders: Sequence[StampOrder], *, out: Path) -> list[StampOrder]:
+    """Return the orders, each with its place: DIR itself for one, DIR/<downstream name>[-<licensee>] for several.
 
     Raises:
         UsageError: two copies would have one directory.
     """
-    pairs = [(order, licensee) for order in orders for licensee in (licensees or [""])]
-    if len(pairs) == 1:
-        return [replace(pairs[0][0], out=out, licensee=pairs[0][1])]
+    if len(orders) == 1:
+        return [replace(orders[0], out=out)]
     taken: dict[str, str] = {}
     named = []
-    for order, licensee in pairs:
-        source = order.source
+    for order in orders:
+        source, licensee = order.source, order.licensee
         name = source.resolve().name + (f"-{_file_name(licensee)}" if licensee else "")
         asked = f"{source} for {licensee}" if licensee else str(source)
         if name in taken:
@@ -321,7 +378,7 @@ def copies(orders: Sequence[StampOrder], *, out: Path, licensees: Sequence[str])
                 f"{taken[name]} and {asked} would both become {out / name}", advice="stamp them in two commands"
             )
         taken[name] = asked
-        named.append(replace(order, out=out / name, licensee=licensee))
+        named.append(replace(order, out=out / name))
     return named
 
 

@@ -49,6 +49,7 @@ def recognised(order: StampOrder, *, registry: "Registry", progress: Progress) -
         downstream_digest=downstream,
         stamp_id=record.id,
         already=True,
+        carrier=None if order.carrier is None else order.carrier.strength,
         warnings=(),
         seconds=time.perf_counter() - started,
         peak_memory_bytes=peak_memory(),

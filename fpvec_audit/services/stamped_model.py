@@ -45,6 +45,8 @@ class StampedModel:
         warnings: what the owner should know, in sentences.
         seconds: wall time.
         peak_memory_bytes: largest resident memory of this process so far.
+        carrier: strength of the carriers that were added, None without.
+        carried_ratio: ‖carriers as rounded‖ / ‖vectors‖; 0 without carriers, or when it was there.
         adapter: what became of the adapter of the downstream, ``keep`` or ``merge``; None for a whole model.
         adapter_digest: digest of that adapter's configuration and weights; None for a whole model.
         adapter_base: directory of that adapter's base; None for a whole model.
@@ -67,6 +69,8 @@ class StampedModel:
     warnings: tuple[str, ...]
     seconds: float
     peak_memory_bytes: int
+    carrier: float | None = None
+    carried_ratio: float = 0.0
     adapter: str | None = None
     adapter_digest: str | None = None
     adapter_base: Path | None = None
@@ -85,6 +89,8 @@ class StampedModel:
             "applied_ratio": self.applied_ratio,
             "cosine": self.cosine,
             "roles": {role: dict(rounding) for role, rounding in self.roles.items()},
+            "carrier": self.carrier,
+            "carried_ratio": self.carried_ratio,
             "file_digests": dict(self.file_digests),
             "resumed": self.resumed,
             "adapter": self.adapter,

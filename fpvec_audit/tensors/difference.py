@@ -6,7 +6,7 @@ is said.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -18,6 +18,7 @@ from fpvec_audit.errors import CheckpointError, VectorError
 from fpvec_audit.tensors.index import read_checkpoint, refuse_quantised
 from fpvec_audit.tensors.naming import NamedParameters, named_parameters
 from fpvec_audit.tensors.reader import OpenFiles
+from fpvec_audit.tensors.source import TensorSource
 
 if TYPE_CHECKING:
     import torch
@@ -87,6 +88,20 @@ class ModelDifference:
         for files in self._files:
             files.close()
 
+    @property
+    def directories(self) -> tuple[Path, Path]:
+        """Where base and suspect lie."""
+        return self._files[0].directory, self._files[1].directory
+
+    def sources(self, name: str, start: int, count: int) -> tuple[TensorSource, TensorSource]:
+        """Return ``count`` elements of a parameter from ``start`` on, of base and of suspect, to be streamed."""
+        pair = self.pairs[name]
+        before, after = (
+            files.source(_part(spec, start, count))
+            for files, spec in zip(self._files, (pair.base, pair.suspect), strict=True)
+        )
+        return before, after
+
     def role(self, name: str) -> TensorRole:
         """Return what a parameter does; OTHER without an adapter."""
         return TensorRole.OTHER if self._adapter is None else self._adapter.role(name)
@@ -130,6 +145,12 @@ class ModelDifference:
             for name, pair in self.pairs.items()
             if pair.base.shape != pair.suspect.shape
         ]
+
+
+def _part(spec: TensorSpec, start: int, count: int) -> TensorSpec:
+    """Return where consecutive elements of a tensor lie."""
+    first = spec.start + start * spec.dtype.size
+    return replace(spec, shape=(count,), start=first, end=first + count * spec.dtype.size)
 
 
 def _counterparts(ours: NamedParameters, theirs: NamedParameters) -> dict[str, TensorSpec]:

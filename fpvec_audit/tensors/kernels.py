@@ -16,8 +16,9 @@ from fpvec_audit.tensors.blocks import Block
 
 if TYPE_CHECKING:
     from fpvec_audit.tensors.arithmetic import BlockArithmetic
+    from fpvec_audit.tensors.carrier import TensorCarriers
 
-_FORMATS = {Dtype.F32: 0, Dtype.BF16: 1, Dtype.F16: 2}
+FORMATS = {Dtype.F32: 0, Dtype.BF16: 1, Dtype.F16: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,13 @@ class Sums:
         applied: Σ (after − before)².
         wanted: Σ (Σ scale · τ)².
         product: Σ (after − before) · (Σ scale · τ).
+        carried: Σ (after − before)² of carriers that were added afterwards, which the others know nothing of.
     """
 
     applied: float
     wanted: float
     product: float
+    carried: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +80,37 @@ class BlockKernels:
         loaded = self._compiled
         if loaded is None or not _known(target, *(block for block, _ in parts)):
             return self._add_with_torch(target, parts, out)
-        items = (native.Part * max(1, len(parts)))()
-        for item, (block, scale) in zip(items, parts, strict=False):
-            item.data, item.count, item.format = block.address, block.count, _FORMATS[block.dtype]
-            item.scale = scale
-        form = _FORMATS[target.dtype]
+        form, items = FORMATS[target.dtype], _parts(parts)
         loaded.fpvec_add(target.address, form, out.address, target.count, items, len(parts), self._sums)
         return Sums(*self._sums)
+
+    def carry(
+        self, values: Block, parts: Sequence[tuple[Block, float]], start: int, carriers: "TensorCarriers"
+    ) -> float:
+        """Add carriers to elements that were stamped, in place, and return Σ (after − before)².
+
+        Args:
+            values: the stamped elements.
+            parts: blocks of τ with their scales, as they were added.
+            start: flat position of the first element; a multiple of ``carrier.CHUNK``.
+            carriers: what to add.
+        """
+        from fpvec_audit.tensors.carrier import CHUNK, carry
+
+        assert not start % CHUNK
+        said = values.first(max((block.count for block, _ in parts), default=0))  # beyond, no vector has a say
+        loaded = native.carrier_library() if self._compiled is not None else None
+        if loaded is None or not _known(values, *(block for block, _ in parts)):
+            return carry(parts, said, start, carriers)
+        items, keys = _parts(parts), (native.Carrier * len(carriers.keys))()
+        for item, (cipher, strength) in zip(keys, carriers.keys, strict=True):
+            item.key[:], item.strength = cipher, strength
+        rounding = (ctypes.c_uint32 * 2)(*carriers.rounding)
+        loaded.fpvec_carry(
+            items, len(parts), said.address, FORMATS[said.dtype], start, said.count, keys, len(keys),
+            carriers.nonce, rounding, self._sums,
+        )  # fmt: skip
+        return float(self._sums[0])
 
     def subtract(self, base: Block, other: Block, tau: Block) -> Subtracted:
         """Write τ = other − base to ``tau``: −0.0 where the two have equal bits."""
@@ -91,7 +118,7 @@ class BlockKernels:
         if loaded is None or not _known(base, other, tau):
             return self._subtract_with_torch(base, other, tau)
         found = self._difference
-        formats = [_FORMATS[block.dtype] for block in (base, other, tau)]
+        formats = [FORMATS[block.dtype] for block in (base, other, tau)]
         loaded.fpvec_subtract(
             base.address, formats[0], other.address, formats[1], tau.address, formats[2], base.count,
             ctypes.addressof(found),
@@ -133,5 +160,13 @@ class BlockKernels:
         )
 
 
+def _parts(parts: Sequence[tuple[Block, float]]) -> "ctypes.Array[native.Part]":
+    items = (native.Part * max(1, len(parts)))()
+    for item, (block, scale) in zip(items, parts, strict=False):
+        item.data, item.count, item.format = block.address, block.count, FORMATS[block.dtype]
+        item.scale = scale
+    return items
+
+
 def _known(*blocks: Block) -> bool:
-    return all(block.dtype in _FORMATS for block in blocks)
+    return all(block.dtype in FORMATS for block in blocks)

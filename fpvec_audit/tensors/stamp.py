@@ -7,8 +7,8 @@ Laws:
 * a head tied in the target is stamped once, whether it is stored once or twice, and stays tied;
 * all other bytes of the checkpoint are those of the target (see ``rewrite``);
 * where an adapter is merged, target stands for the target with the adapter's part, in float32 and not rounded between;
-* of many targets and copies that are stamped together, each comes out as if it were stamped alone, and every block of a
-  vector is read once for all of them.
+* of many targets and copies that are stamped together, each comes out as if it were stamped alone, whichever vectors it
+  gets, and every block of a target or vector is read once for ``AT_ONCE`` of them.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,19 @@ from pathlib import Path
 
 from fpvec_audit.domain.manifest import Manifest
 from fpvec_audit.progress import NO_PROGRESS, Progress
+from fpvec_audit.tensors.carrier import CopyCarriers
 from fpvec_audit.tensors.rewrite import copy_files
 from fpvec_audit.tensors.staging import sync_tree
+from fpvec_audit.tensors.stamp_addition import Addition
 from fpvec_audit.tensors.stamp_journal import StampJournal
 from fpvec_audit.tensors.stamp_outcome import StampOutcome
 from fpvec_audit.tensors.stamp_plan import StampPlan
-from fpvec_audit.tensors.stamp_units import Addition, VectorFeed, stamp_works
+from fpvec_audit.tensors.stamp_units import stamp_works
 from fpvec_audit.tensors.stream import run
+from fpvec_audit.tensors.vector_feed import StampSources
+
+AT_ONCE = 16
+"""Copies that are made in one reading: as many as messages are hashed side by side, and few enough open files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +43,14 @@ class StampCopy:
         journal: keeps what is written, so that an interrupted run can go on; None without.
         known: digests of the target's tensors, if its files have not changed since they were taken; its bytes are then
             read but not hashed.
+        carriers: what is added beside vectors, None for nothing.
     """
 
     plan: StampPlan
     directory: Path
     journal: StampJournal | None = None
     known: Manifest | None = None
+    carriers: CopyCarriers | None = None
 
 
 def write_stamp(plan: StampPlan, directory: Path, *, progress: Progress = NO_PROGRESS) -> StampOutcome:
@@ -53,10 +61,10 @@ def write_stamp(plan: StampPlan, directory: Path, *, progress: Progress = NO_PRO
 def write_stamps(
     copies: Sequence[StampCopy], *, checked: frozenset[str] = frozenset(), progress: Progress = NO_PROGRESS
 ) -> list[StampOutcome]:
-    """Carry out stamps with the same vectors; what was written is durable when this returns.
+    """Carry out stamps; what was written is durable when this returns.
 
     Args:
-        copies: what to add to what, and where to write.
+        copies: what to add to what, and where to write; each may have vectors of its own.
         checked: ids of vectors whose files have not changed since they were found to be what they say; their bytes are
             read but not hashed.
         progress: where to report.
@@ -66,17 +74,24 @@ def write_stamps(
         VectorError: the vectors add up to nothing, a sum does not fit the dtype, or a vector was changed on disk.
         OSError: the disk is full, or something else that a staging directory translates.
     """
+    outcomes: list[StampOutcome] = []
     with ExitStack() as stack:
-        feeds = [
-            VectorFeed(scaled.vector, stack, checked=scaled.vector.description.id in checked)
-            for scaled in copies[0].plan.vectors
+        sources = StampSources(stack, checked=checked)
+        for first in range(0, len(copies), AT_ONCE):
+            outcomes += _write_together(copies[first : first + AT_ONCE], sources, progress=progress)
+        sources.check()
+    return outcomes
+
+
+def _write_together(copies: Sequence[StampCopy], sources: StampSources, *, progress: Progress) -> list[StampOutcome]:
+    with ExitStack() as stack:
+        additions = [
+            Addition(item.plan, sources, journal=item.journal, known=item.known, carriers=item.carriers)
+            for item in copies
         ]
-        additions = [Addition(item.plan, stack, item.journal, item.known) for item in copies]
         for addition, item in zip(additions, copies, strict=True):
             addition.open(item.directory, stack)
-        run(stamp_works(additions, feeds), label="stamp", progress=progress)
-        for feed in feeds:
-            feed.check()
+        run(stamp_works(additions, sources), label="stamp", progress=progress)
     for item in copies:
         copy_files(item.plan.others.carried, item.directory)
         if item.journal is not None:
@@ -92,9 +107,8 @@ def foresee_stamp(plan: StampPlan, *, progress: Progress = NO_PROGRESS) -> Stamp
         CheckpointError, VectorError: as :func:`write_stamps`.
     """
     with ExitStack() as stack:
-        feeds = [VectorFeed(scaled.vector, stack) for scaled in plan.vectors]
-        addition = Addition(plan, stack)
-        run(stamp_works([addition], feeds), label="foresee", progress=progress)
-        for feed in feeds:
-            feed.check()
+        sources = StampSources(stack)
+        addition = Addition(plan, sources)
+        run(stamp_works([addition], sources), label="foresee", progress=progress)
+        sources.check()
     return addition.outcome()

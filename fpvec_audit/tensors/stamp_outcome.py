@@ -45,6 +45,7 @@ class StampOutcome:
         target: tensors of the target as it was read, by digest.
         stamped: tensors of the stamped model, by digest.
         resumed: number of tensors that an interrupted run had written already.
+        carried_ratio: ‖carriers as applied‖ / ‖Σ scale · τ‖; 0 without carriers.
     """
 
     rounding: Rounding
@@ -53,6 +54,7 @@ class StampOutcome:
     target: Manifest
     stamped: Manifest
     resumed: int
+    carried_ratio: float = 0.0
 
     @property
     def tensors(self) -> int:

@@ -30,6 +30,8 @@ _MOST_STREAMS = 64
 _MOST_WASTE = 1.07
 _MOST_ROOM = 176 << 20
 """Bytes of all blocks of all threads."""
+_SHORTEST_BLOCK = 1 << 16
+"""Elements of a block that the disk still takes well."""
 _FETCHERS = 3
 """Threads that wait for the disk beside each thread that computes."""
 _POLL_SECONDS = 0.1
@@ -124,7 +126,9 @@ class _Passage:
 
     def __init__(self, works: Sequence[TensorWork], threads: int) -> None:
         self._streams = max((len(work.hashed) for work in works), default=0)
-        self._slots = _slots(self._streams, max((_room(work) for work in works), default=0) * threads)
+        self._block = _block_elements(works, threads)
+        room = max((_room(work, self._block) for work in works), default=0)
+        self._slots = _slots(self._streams, room * threads)
         self._waiting = deque(_longest_first(works, self._slots * threads))
         self._lock = threading.Lock()
         self._stopped = False
@@ -150,7 +154,7 @@ class _Passage:
     def _work(self, writer: ThreadPoolExecutor, fetchers: ThreadPoolExecutor) -> None:
         kernels = BlockKernels()
         lanes = digest_lanes(max(1, self._streams) * self._slots)
-        slots = [_Slot(number * self._streams) for number in range(self._slots)]
+        slots = [_Slot(number * self._streams, self._block) for number in range(self._slots)]
         while not self._stopped:
             for slot in slots:
                 while slot.work is None and (work := self._next()) is not None:
@@ -190,11 +194,12 @@ class _Passage:
 class _Slot:
     """One work under way in a thread, and the memory of its blocks: two sets, one of which may still be written."""
 
-    def __init__(self, first_lane: int) -> None:
+    def __init__(self, first_lane: int, block_elements: int) -> None:
         self.work: TensorWork | None = None
         self.lanes: list[int] = []
         self.passed = 0
         self._first_lane = first_lane
+        self._block = block_elements
         self._place = 0
         self._sets = (_BlockSet(), _BlockSet())
         self._lengths: list[int] = []
@@ -228,7 +233,7 @@ class _Slot:
         assert work is not None
         memory, other = self._sets
         self._sets = (other, memory)
-        count = min(blocks.BLOCK_ELEMENTS, work.elements - start)
+        count = min(self._block, work.elements - start)
         memory.wait()
         read = self._finish_reading(memory, start)
         if start + count < work.elements:
@@ -249,7 +254,7 @@ class _Slot:
         """Lay out the input blocks at a flat position, and have those fetched that come from a slow place."""
         work = self.work
         assert work is not None
-        count = min(blocks.BLOCK_ELEMENTS, work.elements - start)
+        count = min(self._block, work.elements - start)
         memory.read, memory.fetching = [], []
         for room, source, fetched, length in zip(
             memory.inputs, work.inputs, self._fetched, self._lengths, strict=False
@@ -344,9 +349,19 @@ def _slots(streams: int, room: int) -> int:
     return next((slots for slots in choices if waste(slots) <= _MOST_WASTE), min(choices, key=waste))
 
 
-def _room(work: TensorWork) -> int:
+def _block_elements(works: Sequence[TensorWork], threads: int) -> int:
+    """Return how long blocks are: the usual length, halved until works with very many streams fit into the room."""
+    elements = blocks.BLOCK_ELEMENTS
+    while (
+        elements > _SHORTEST_BLOCK and threads * max((_room(work, elements) for work in works), default=0) > _MOST_ROOM
+    ):
+        elements //= 2
+    return elements
+
+
+def _room(work: TensorWork, block_elements: int) -> int:
     """Return the bytes of both sets of blocks."""
-    count = min(blocks.BLOCK_ELEMENTS, work.elements)
+    count = min(block_elements, work.elements)
     width = sum(source.dtype.size for source in work.inputs) + sum(sink.dtype.size for sink in work.outputs)
     return 2 * count * width
 

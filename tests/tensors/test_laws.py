@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from fpvec_audit.domain.ports import TensorRole
 from fpvec_audit.domain.vector import StoredDtype, Vocabulary
 from fpvec_audit.tensors import blocks, kernels, writer
+from fpvec_audit.tensors import stamp as stamping
 from fpvec_audit.tensors.delta import plan_extraction, write_vector
 from fpvec_audit.tensors.digest import canonical_digest
 from fpvec_audit.tensors.index import read_checkpoint
@@ -198,14 +199,14 @@ def check_difference(place, adapters, data):
     assert description.digest == canonical_digest(read_vector(place / "vector").files, None)
 
 
-def test_stamps_are_the_plain_sums_for_every_target_layout_and_scale(tmp_path_factory, adapters, drawn):
+def test_stamps_are_the_plain_sums_for_every_target_layout_and_choice_of_vectors(tmp_path_factory, adapters, drawn):
     drawn(lambda data: check_sum(tmp_path_factory.mktemp("law"), adapters["gpt2"], data))
 
 
 def check_sum(place, adapter, data):
     shape = data.draw(shapes())
     vectors, scaled = [], []
-    for number in range(data.draw(st.integers(1, 2))):
+    for number in range(data.draw(st.integers(1, 3))):
         base, layout = data.draw(models(shape, tied=True))
         fingerprinted = nudged(base, number, 1e-2)
         fingerprinted[EMBEDDING].view(-1)[0] += 1  # never nothing
@@ -222,21 +223,26 @@ def check_sum(place, adapter, data):
         rows, positions = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 20))
         tensors, layout = data.draw(models(shape, rows=rows, positions=positions))
         targets.append((tensors, layout, write(place / f"t{number}", tensors, layout)))
+    chosen = st.lists(st.sampled_from(range(len(vectors))), min_size=1, unique=True)
+    copies = [(target, own) for target in targets for own in data.draw(st.lists(chosen, min_size=1, max_size=2))]
     plans = [
-        plan_stamp(read_checkpoint(path), scaled, adapter, vocabulary=Vocabulary.SHARED, skip=skip)
-        for _, _, path in targets
+        plan_stamp(
+            read_checkpoint(path), [scaled[place] for place in own], adapter, vocabulary=Vocabulary.SHARED, skip=skip
+        )
+        for (_, _, path), own in copies
     ]
     for number in range(len(plans)):
         (place / f"o{number}").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCK_ELEMENTS", data.draw(st.sampled_from([1, 7, 64, 1 << 18])))
         patch.setattr(writer, "WORTH_DIRECT", data.draw(st.sampled_from([0, 1 << 40])))
+        patch.setattr(stamping, "AT_ONCE", data.draw(st.integers(1, 5)))
         foreseen = [foresee_stamp(plan) for plan in plans]
         outcomes = write_stamps([StampCopy(plan, place / f"o{number}") for number, plan in enumerate(plans)])
-    for number, (tensors, layout, path) in enumerate(targets):
+    for number, ((tensors, layout, path), own) in enumerate(copies):
         expected = {}
         for name, tensor in tensors.items():
-            taus = [(tau[EMBEDDING if name == HEAD else name], scale) for tau, scale in vectors]
+            taus = [(tau[EMBEDDING if name == HEAD else name], scale) for tau, scale in (vectors[item] for item in own)]
             kept = not tensor.is_floating_point() or role_of(adapter, name) in skip
             expected[name] = tensor if kept else plain_sum(tensor, taus)
         assert same(tensors_of(place / f"o{number}"), stored(expected, layout))

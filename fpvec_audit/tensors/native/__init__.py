@@ -35,6 +35,12 @@ class Difference(ctypes.Structure):
     )
 
 
+class Carrier(ctypes.Structure):
+    """``fpvec_carrier`` of kernels.h."""
+
+    _fields_ = (("key", ctypes.c_uint8 * 16), ("strength", ctypes.c_double))
+
+
 class Message(ctypes.Structure):
     """``fpvec_message`` of kernels.h."""
 
@@ -57,6 +63,29 @@ def library() -> ctypes.CDLL | None:
     loaded.fpvec_sha256.argtypes = [pointer, size]
     for function in (loaded.fpvec_add, loaded.fpvec_subtract, loaded.fpvec_sha256):
         function.restype = None
+    return loaded
+
+
+@cache
+def carrier_library() -> ctypes.CDLL | None:
+    """Return the compiled loops if they know carriers and this processor has the instructions for them."""
+    loaded = library()
+    try:
+        level = 0 if loaded is None else int(loaded.fpvec_carrier_level())
+    except AttributeError:  # built before there were carriers
+        return None
+    if loaded is None or level not in LEVELS:
+        return None
+    integer, pointer, size, wide = ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint64
+    loaded.fpvec_carry.argtypes = [
+        pointer, size, pointer, integer, wide, size, pointer, size, pointer, pointer, pointer
+    ]  # fmt: skip
+    loaded.fpvec_levels.argtypes = [
+        pointer, integer, pointer, integer, size, ctypes.c_double, pointer, pointer, pointer, pointer
+    ]  # fmt: skip
+    loaded.fpvec_read_carriers.argtypes = [pointer, size, pointer, wide, size, pointer, pointer, pointer, pointer]
+    loaded.fpvec_carry.restype = loaded.fpvec_read_carriers.restype = None
+    loaded.fpvec_levels.restype = wide
     return loaded
 
 

@@ -20,6 +20,16 @@ typedef struct {
     double square;                                           /* sum of squares of tau */
 } fpvec_difference;
 
+enum {
+    FPVEC_CHUNK = 4096, /* elements that share one spread; a multiple of 128 times eight registers of blocks */
+    FPVEC_MOST_CARRIERS = 8
+};
+
+typedef struct {
+    uint8_t key[16];
+    double strength; /* share of the vectors' spread */
+} fpvec_carrier;
+
 typedef struct {
     uint32_t state[8];
     const uint8_t *data;
@@ -37,5 +47,16 @@ typedef struct {
 
 FPVEC_DECLARE(avx2)
 FPVEC_DECLARE(avx512)
+
+#define FPVEC_DECLARE_CARRIERS(suffix)                                                                                 \
+    void fpvec_carry_##suffix(const fpvec_part *, size_t, void *, int, uint64_t, size_t, const fpvec_carrier *, size_t, \
+                              const uint8_t *, const uint32_t *, double *);                                            \
+    uint64_t fpvec_levels_##suffix(const void *, int, const void *, int, size_t, double, uint8_t *, uint8_t *,         \
+                                   uint8_t *, uint64_t *);                                                             \
+    void fpvec_read_carriers_##suffix(const uint8_t *, size_t, const uint8_t *, uint64_t, size_t, const uint8_t *,     \
+                                      const uint8_t *, const uint8_t *, int64_t *);
+
+FPVEC_DECLARE_CARRIERS(aes)
+FPVEC_DECLARE_CARRIERS(vaes)
 
 #endif
