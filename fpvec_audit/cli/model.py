@@ -1,10 +1,11 @@
-"""``fpvec model``: register, list, show, verify and identify checkpoints."""
+"""``fpvec model``: register, list, show, verify and identify checkpoints, and read the carriers in their weights."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fpvec_audit.cli.audit import EXIT_CODES
 from fpvec_audit.cli.listing import (
     PANEL,
     AfterOption,
@@ -21,6 +22,7 @@ from fpvec_audit.cli.listing import (
     show_list,
 )
 from fpvec_audit.cli.wiring import ArchitectureOption, HomeOption, JsonOption, RegistryOption, open_bench
+from fpvec_audit.domain.audit import Verdict
 from fpvec_audit.domain.records import ModelRole
 from fpvec_audit.domain.selection import CREATED
 
@@ -201,6 +203,46 @@ def identify(
         path, registry=bench.registry, catalog=bench.catalog, architecture=architecture, progress=bench.progress
     )
     bench.emit(result.to_json(), render_recognition)
+
+
+@app.command()
+def carriers(
+    suspect: Annotated[Path, typer.Argument(help="Checkpoint directory.")],
+    key: Annotated[str, typer.Option("--key", help="Key set or family of whose copies the carriers are looked for.")],
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Model without carriers to compare with.  \\[default: the nearest of those recorded]"),
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="Significance level, for your own and for all licensees'.")] = 1e-6,
+    architecture: ArchitectureOption = None,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Say whose carriers a model's weights hold, of all licensees at once, in one reading and without running it.
+
+    Exit code 0 means that some carrier is there, 3 that none was found, which clears nobody.
+
+    Example: fpvec model carriers ./leaked-7b --key acme
+    """
+    from fpvec_audit.reports.carriers import render_carriers
+    from fpvec_audit.services.carriers import read_carriers
+
+    bench = open_bench(home, registry, json)
+    with bench.registry.snapshot() as uow:
+        key_set = uow.code_words.key_set_of(key).id
+    result = read_carriers(
+        suspect,
+        key_set=key_set,
+        registry=bench.registry,
+        catalog=bench.catalog,
+        against=against,
+        alpha=alpha,
+        architecture=architecture,
+        progress=bench.progress,
+    )
+    bench.emit(result.to_json(), render_carriers)
+    return EXIT_CODES[Verdict.MATCH if result.found else Verdict.INCONCLUSIVE]
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""``fpvec stamp``: add a fingerprint vector to downstream models."""
+"""``fpvec stamp``: add fingerprint vectors to downstream models, the same for all or those of licensees' code words."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from fpvec_audit.cli.wiring import ArchitectureOption, HomeOption, JsonOption, RegistryOption, open_bench
+from fpvec_audit.domain.carrier import DEFAULT_STRENGTH
+from fpvec_audit.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -15,10 +17,13 @@ def register(app: typer.Typer) -> None:
 
 def stamp(
     downstreams: Annotated[list[Path], typer.Argument(metavar="DOWNSTREAM...", help="Models of the vector's base.")],
-    vector: Annotated[
-        list[str], typer.Option("--vector", metavar="V[:SCALE]", help="Vector by id or directory; repeatable.")
-    ],
     out: Annotated[Path, typer.Option("--out", help="Directory of the stamped model, or of several.")],
+    vector: Annotated[
+        list[str] | None, typer.Option("--vector", metavar="V[:SCALE]", help="Vector by id or directory; repeatable.")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option(help="Family of marks instead: each licensee's copy gets those of its code word.")
+    ] = None,
     licensee: Annotated[list[str] | None, typer.Option(help="For whom; one copy each; repeatable.")] = None,
     base: Annotated[
         Path | None, typer.Option(help="Base of an unregistered downstream, to check that it is; or a LoRA adapter's.")
@@ -35,7 +40,23 @@ def stamp(
             help="For a LoRA adapter: stamp its base and keep it in OUT/adapter, or merge it into the stamped model.",
         ),
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Stamp a model that carries the vector already.")] = False,
+    carrier: Annotated[
+        bool | None,
+        typer.Option(
+            "--carrier/--no-carrier",
+            help="Also add a keyed pattern of the owner's and one of the licensee's, to be found in weights.  "
+            "\\[default: with --family]",
+            show_default=False,
+        ),
+    ] = None,
+    carrier_strength: Annotated[
+        float,
+        typer.Option("--carrier-strength", metavar="SHARE", help="Size of each: a share of the vectors' spread."),
+    ] = DEFAULT_STRENGTH,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Stamp a model that carries the vector already, or a second copy."),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted run left.")] = False,
     file_digests: Annotated[
         bool, typer.Option("--file-digests", help="Also give the SHA-256 of every file, by a second reading.")
@@ -53,19 +74,28 @@ def stamp(
     The stamped directory says nowhere that it is stamped; the registry remembers.
 
     Example: fpvec stamp ./chat-7b --vector ./vector --out ./chat-7b-release --licensee "Globex"
+
+    Example: fpvec stamp ./chat-7b --family acme --licensee Globex --licensee Initech --out ./release
     """
     from fpvec_audit.reports.terminal import render_stamps
     from fpvec_audit.services.stamp import begin_to_read, stamp_models
 
-    begin_to_read(downstreams, vector)
+    if bool(vector) == bool(family):
+        raise UsageError(
+            "nothing says what to stamp with" if not vector else "--vector and --family at once",
+            advice="give vectors with --vector, or a family of marks with --family and whose copies with --licensee",
+        )
+    begin_to_read(downstreams, vector or [])
     bench = open_bench(home, registry, json)
     stamps = stamp_models(
         downstreams,
-        vectors=vector,
+        vectors=vector or [],
         out=out,
         registry=bench.registry,
         catalog=bench.catalog,
         licensees=licensee or [],
+        family=family,
+        carrier=carrier_strength if (family is not None if carrier is None else carrier) else None,
         base=base,
         vocabulary=vocabulary,
         skip=skip or [],

@@ -187,13 +187,15 @@ def read_carriers(
         timer: gives seconds from any beginning.
 
     Raises:
-        UsageError: the key set has no carriers, or nothing to compare with is at hand.
+        UsageError: the key set has no carriers, nothing to compare with is at hand, or a level that is none.
         CheckpointError: a model cannot be read, or is of another shape.
         RegistryError: the vault cannot give the secret, or it is not the one that was committed to.
     """
     from fpvec_audit.tensors import carrier_reading
     from fpvec_audit.tensors.index import read_checkpoint
 
+    if not 0 < alpha < 1:
+        raise UsageError(f"{alpha:g} is no significance level", advice="give one between 0 and 1, such as 1e-6")
     started = timer()
     adapter = catalog.architecture_for(read_checkpoint(suspect).description, override=architecture)
     with registry.unit_of_work() as uow:

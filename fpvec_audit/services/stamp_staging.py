@@ -1,4 +1,4 @@
-"""Where the copies of a stamp are written until all of them are whole: new directories, or what an interrupted run left."""
+"""Where the copies of a stamp are written until all are whole: new directories, or what an interrupted run left."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack

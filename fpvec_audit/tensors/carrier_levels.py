@@ -70,7 +70,8 @@ def levels_of(before: Block, after: Block, *, compiled: bool = True) -> Levels:
         before.address, FORMATS[before.dtype], after.address, FORMATS[after.dtype], before.count, STEP, *views,
         ctypes.byref(square),
     )  # fmt: skip
-    return Levels(*planes, square=int(square.value), broken=bool(broken))
+    signs, ones, twos = planes
+    return Levels(signs, ones, twos, int(square.value), bool(broken))
 
 
 def products_of(
@@ -115,8 +116,10 @@ def _levels_with_torch(before: Block, after: Block) -> Levels:
                 level = sum((sizes >= numpy.float32(edge) * unit).astype(numpy.int8) for edge in (0.5, 1.5, 2.5))
                 levels[start : start + len(piece)] = numpy.where(piece < 0, -level, level)
     large = numpy.abs(levels)
-    planes = (numpy.packbits(plane, bitorder="little").tobytes() for plane in (levels < 0, large % 2 == 1, large >= 2))
-    return Levels(*planes, square=int((large.astype(numpy.int64) ** 2).sum()), broken=broken)
+    signs, ones, twos = (
+        numpy.packbits(plane, bitorder="little").tobytes() for plane in (levels < 0, large % 2 == 1, large >= 2)
+    )
+    return Levels(signs, ones, twos, int((large.astype(numpy.int64) ** 2).sum()), broken)
 
 
 def _products_with_numpy(levels: Levels, ciphers: Sequence[bytes], nonce: bytes, start: int) -> list[int]:

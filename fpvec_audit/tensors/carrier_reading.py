@@ -30,7 +30,7 @@ SPAN = 1 << 19
 """Elements that are read, or left out, together."""
 MOST_PRODUCTS = 1 << 43
 """Products of an element and a sign up to which a reading takes a minute or two on two cores."""
-_SLOWER = 1 << 6
+_SLOWER = 1 << 4
 """How many times slower they are where the loops are not compiled."""
 
 Chosen = Callable[[str, int], bool]
