@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fpvec_audit.domain.selection import Selection
 from fpvec_audit.errors import UsageError, VectorError
 from fpvec_audit.services.carriers import commit_carriers
+from fpvec_audit.services.lineage import ancestry
 from fpvec_audit.services.stamp_orders import CarrierOrder, StampOrder, open_vector
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def _by_key_set(uow: "UnitOfWork", orders: Sequence[StampOrder]) -> dict[str, li
 
 
 def refuse_second_copy(uow: "UnitOfWork", order: StampOrder, downstream: str) -> None:
-    """Refuse another copy of a downstream model for a licensee that has one of the same family.
+    """Refuse another copy of a downstream model for a licensee that has one, and a copy of what is one of this family.
 
     The same copy made again, to the same place or another, is not another.
 
@@ -187,10 +188,18 @@ def refuse_second_copy(uow: "UnitOfWork", order: StampOrder, downstream: str) ->
         downstream: digest of the downstream model.
 
     Raises:
-        VectorError: there is one that differs.
+        VectorError: there is one that differs, or the downstream model carries marks of the family.
     """
     if order.family is None or order.again or uow.models.find(downstream) is None:
         return
+    for model in ancestry(uow, downstream):
+        for stamp in uow.stamps.of_model(model.id):
+            vectors = (uow.vectors.find(identifier) for identifier, _ in stamp.vectors)
+            if any(vector is not None and vector.key_set == order.family for vector in vectors):
+                raise VectorError(
+                    f"{model.name} carries marks of this family already, from stamp {stamp.id}",
+                    advice="stamp the downstream it was made from, or use --again if you mean it",
+                )
     where = {"key": order.family, "licensee": order.licensee, "downstream": downstream}
     own = order.stamp_id(downstream)
     other = next((stamp for stamp in uow.stamps.select(Selection(where=where)) if stamp.id != own), None)

@@ -125,6 +125,11 @@ def _recorded(stamp: str, *, registry: "Registry") -> "tuple[StampRecord, Manife
             f"stamp {record.id} was made of a base and an adapter: there is no model to give back",
             advice="the base and the adapter lie where they lay before",
         )
+    if record.policies.get("carrier"):
+        raise VectorError(
+            f"stamp {record.id} has a carrier, which is added with rounding by chance and cannot be taken off again",
+            advice="use the downstream model itself; `fpvec model show` says where it lay",
+        )
     if manifest is None:
         raise VectorError(
             f"the tensors of the downstream model of {record.id} are not recorded, so that nothing can be checked",

@@ -1,0 +1,216 @@
+"""Copies of a family: each licensee's own code word, and a carrier beside it."""
+
+import json
+
+import pytest
+import torch
+
+from fpvec_audit.catalog import load_catalog
+from fpvec_audit.domain.records import ModelRole
+from fpvec_audit.errors import KeySetError, RegistryError, UnknownNameError, UsageError, VectorError
+from fpvec_audit.services.carriers import CARRIER, COMMITTED, key_sets_with_carriers, read_carriers
+from fpvec_audit.services.code_words import code_words
+from fpvec_audit.services.family_codes import Wanted, add_licensees, retire_licensee
+from fpvec_audit.services.models import register_model
+from fpvec_audit.services.stamp import stamp_models
+from fpvec_audit.services.unstamp import unstamp_model
+from tests.marked import make_family
+from tests.tiny import make_tiny, perturb, rewrite, tensors_of
+
+NAMES = ["Globex", "Initech", "Umbrella"]
+STRENGTH = 0.2
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    return load_catalog()
+
+
+@pytest.fixture
+def tools(registry, catalog):
+    return {"registry": registry, "catalog": catalog}
+
+
+@pytest.fixture
+def base(tmp_path, tools):
+    path = make_tiny(tmp_path / "base", "gpt2", hidden=32)
+    register_model(path, role=ModelRole.BASE, **tools)
+    return path
+
+
+@pytest.fixture
+def family(tmp_path, base, tools):
+    key_set = make_family(tmp_path, base, marks=4, **tools)
+    add_licensees(NAMES, "acme", registry=tools["registry"], wanted=Wanted(code="random:2"))
+    return key_set
+
+
+@pytest.fixture
+def downstream(tmp_path, base, family, tools):
+    path = perturb(base, tmp_path / "chat", seed=2, size=1e-2)
+    register_model(path, parent="base", **tools)
+    return path
+
+
+def stamp(downstream, out, tools, names=NAMES, **options):
+    return stamp_models(
+        [downstream], vectors=(), family="acme", licensees=names, out=out, **({"carrier": STRENGTH} | options), **tools
+    )
+
+
+def test_each_copy_has_the_vectors_of_its_licensees_word(tmp_path, tools, registry, family, downstream):
+    results = stamp(downstream, tmp_path / "out", tools, carrier=None)
+    with registry.unit_of_work() as uow:
+        words = code_words(uow, "acme", NAMES, purpose="test")
+    before = tensors_of(downstream)
+    for result in results:
+        taus = [tensors_of(tmp_path / f"mark-{mark:02}") for mark in words[result.licensee]]
+        after = tensors_of(result.out)
+        for name, tensor in before.items():
+            expected = tensor if name not in taus[0] else tensor + (taus[0][name] + taus[1][name])
+            assert torch.equal(after[name], expected)
+        assert len(result.vectors) == 2
+    assert [result.out.name for result in results] == [f"chat-{name}" for name in NAMES]
+    assert [result.carrier for result in results] == [None] * 3
+    again = stamp(downstream, tmp_path / "out", tools, carrier=None)
+    assert [result.already for result in again] == [True] * 3
+    assert [result.stamp_id for result in again] == [result.stamp_id for result in results]
+
+
+def test_carriers_are_committed_to_before_they_are_added_and_found_again(tmp_path, tools, registry, family, downstream):
+    results = stamp(downstream, tmp_path / "out", tools)
+    with registry.unit_of_work() as uow:
+        events = [entry.event for entry in uow.ledger.entries()]
+        assert events.index("stamp.made") > max(place for place, event in enumerate(events) if event == COMMITTED)
+        assert key_sets_with_carriers(uow) == (family,)
+        stored = uow.stamps.get(results[0].stamp_id).policies["carrier"]
+        assert stored["commitments"][1] != stored["commitments"][0]
+        assert stored["strength"] == repr(STRENGTH)
+        assert uow.ledger.verify() is None
+    assert all(0 < result.carried_ratio < 1 for result in results)
+    for result in results:
+        found = read_carriers(result.out, key_set=family, **tools)
+        assert (found.owner.present, [named.licensee for named in found.named]) == (True, [result.licensee])
+        assert found.reference.role == "downstream"
+        assert found.elements == found.shared
+        document = json.loads(json.dumps(found.to_json()))
+        assert document["verdict"] == "MATCH"
+        assert document["named"][0]["rule"] == "carrier"
+        assert document["candidates"] == 3
+    clean = read_carriers(perturb(downstream, tmp_path / "other", seed=9), key_set=family, **tools)
+    assert not clean.found
+    assert clean.to_json()["verdict"] == "INCONCLUSIVE"
+
+
+def test_average_of_two_copies_names_both_and_nobody_else(tmp_path, tools, family, downstream):
+    first, second, _ = stamp(downstream, tmp_path / "out", tools)
+    other = tensors_of(second.out)
+    average = rewrite(first.out, tmp_path / "average", lambda name, tensor: (tensor + other[name]) / 2)
+    found = read_carriers(average, key_set=family, **tools)
+    assert {named.licensee for named in found.named} == {first.licensee, second.licensee}
+
+
+def test_the_same_copy_has_the_same_bits_wherever_it_is_made(tmp_path, tools, family, downstream):
+    first = stamp(downstream, tmp_path / "one", tools, NAMES[:1])
+    second = stamp(downstream, tmp_path / "two", tools, NAMES[:1])
+    assert first[0].digest == second[0].digest
+    assert first[0].stamp_id == second[0].stamp_id
+
+
+def test_a_second_copy_that_differs_is_refused(tmp_path, tools, family, downstream):
+    (first,) = stamp(downstream, tmp_path / "one", tools, NAMES[:1])
+    with pytest.raises(VectorError, match=f"'Globex' has another copy of .*chat already: {first.stamp_id}"):
+        stamp(downstream, tmp_path / "two", tools, NAMES[:1], carrier=None)
+    assert not (tmp_path / "two").exists()
+    assert stamp(downstream, tmp_path / "two", tools, NAMES[:1], carrier=None, again=True)
+    with pytest.raises(VectorError, match="carries marks of this family already"):
+        stamp(first.out, tmp_path / "three", tools, NAMES[1:2])
+
+
+def test_licensees_without_a_word_are_refused(tmp_path, tools, registry, family, downstream):
+    with pytest.raises(UsageError, match="--licensee"):
+        stamp(downstream, tmp_path / "out", tools, [])
+    with pytest.raises(UnknownNameError):
+        stamp(downstream, tmp_path / "out", tools, ["Nobody"])
+    with pytest.raises(UsageError, match="twice"):
+        stamp(downstream, tmp_path / "out", tools, ["Globex", "Globex"])
+    retire_licensee("Initech", "acme", registry=registry, reason="went away")
+    with pytest.raises(KeySetError, match="retired"):
+        stamp(downstream, tmp_path / "out", tools)
+    with pytest.raises(UnknownNameError):
+        stamp_models([downstream], vectors=(), family="nothing", licensees=NAMES, out=tmp_path / "out", **tools)
+    assert not (tmp_path / "out").exists()
+
+
+def test_family_of_another_base_is_refused(tmp_path, tools, family):
+    stranger = make_tiny(tmp_path / "stranger", "gpt2", hidden=32, seed=5)
+    register_model(stranger, role=ModelRole.BASE, name="stranger", **tools)
+    theirs = perturb(stranger, tmp_path / "theirs", seed=3)
+    register_model(theirs, parent="stranger", **tools)
+    with pytest.raises(VectorError, match="from another"):
+        stamp(theirs, tmp_path / "out", tools)
+
+
+def test_mark_without_a_vector_is_named(tmp_path, tools, family, downstream):
+    for mark in range(4):
+        (tmp_path / f"mark-{mark:02}").rename(tmp_path / f"gone-{mark}")
+    with pytest.raises(VectorError, match=r"mark \d of acme has no vector here"):
+        stamp(downstream, tmp_path / "out", tools)
+
+
+def test_vectors_of_no_key_set_have_no_carriers(tmp_path, tools, base, downstream):
+    from fpvec_audit.services.extract import extract_vector
+
+    vector = extract_vector(base, perturb(base, tmp_path / "own", exact=True, seed=77), out=tmp_path / "v", **tools)
+    with pytest.raises(UsageError, match="carry a key set"):
+        stamp_models([downstream], vectors=[vector.vector_id], out=tmp_path / "out", carrier=0.05, **tools)
+
+
+@pytest.mark.parametrize("strength", [0, -0.1, 0.6, float("nan")])
+def test_strengths_that_are_none_are_refused(tmp_path, tools, family, downstream, strength):
+    with pytest.raises(UsageError, match="no share"):
+        stamp(downstream, tmp_path / "out", tools, carrier=strength)
+
+
+def test_plain_stamps_of_a_key_set_may_have_carriers_too(tmp_path, tools, family, downstream):
+    vector = str(tmp_path / "mark-00")
+    (result,) = stamp_models([downstream], vectors=[vector], out=tmp_path / "out", carrier=STRENGTH, **tools)
+    found = read_carriers(result.out, key_set=family, **tools)
+    assert found.owner.present
+    assert found.licensees == ()
+    with pytest.raises(VectorError, match="carrier"):
+        unstamp_model(result.out, stamp=result.stamp_id, out=tmp_path / "back", **tools)
+
+
+def test_secret_that_is_not_the_committed_one_is_refused(tmp_path, tools, registry, family, downstream, monkeypatch):
+    (result,) = stamp(downstream, tmp_path / "out", tools, NAMES[:1])
+    from fpvec_audit.registry.vault import DatabaseVault
+
+    monkeypatch.setattr(DatabaseVault, "unseal", lambda self, kind, subject, *, purpose: bytes(32))
+    with pytest.raises(RegistryError, match="not the one that ledger entry"):
+        read_carriers(result.out, key_set=family, **tools)
+
+
+def test_downstream_that_was_changed_is_not_compared_with(tmp_path, tools, family, downstream):
+    (result,) = stamp(downstream, tmp_path / "out", tools, NAMES[:1])
+    changed = perturb(downstream, tmp_path / "changed", seed=4)
+    for file in changed.glob("*.safetensors"):
+        (downstream / file.name).write_bytes(file.read_bytes())
+    found = read_carriers(result.out, key_set=family, **tools)
+    assert found.reference.role == "base"
+    assert any("not what was recorded any more" in remark for remark in found.remarks)
+
+
+def test_key_set_without_carriers_is_said(tmp_path, tools, family, downstream):
+    with pytest.raises(UsageError, match="no copy"):
+        read_carriers(downstream, key_set=family, **tools)
+
+
+def test_carrier_secret_is_sealed_and_its_disclosures_recorded(tmp_path, tools, registry, family, downstream):
+    (result,) = stamp(downstream, tmp_path / "out", tools, NAMES[:1])
+    read_carriers(result.out, key_set=family, **tools)
+    with registry.unit_of_work() as uow:
+        told = [
+            entry for entry in uow.ledger.about(family, events=("secret.revealed",)) if entry.content["kind"] == CARRIER
+        ]
+    assert [entry.content["purpose"] for entry in told] == [f"carriers of {result.out}"]
