@@ -45,7 +45,7 @@ class Reference:
     Attributes:
         path: its directory.
         model: id in the registry, None for a directory that was given and is not registered.
-        role: ``downstream`` or ``base``; ``given`` where it is not registered.
+        role: as it is registered (``downstream``, ``base``); ``given`` where it is not.
     """
 
     path: Path
@@ -271,14 +271,14 @@ def _reference(
     from fpvec_audit.tensors.index import read_checkpoint
 
     if against is not None:
-        return Reference(against, None, "given"), ()
+        return _given(against, adapter, registry=registry, progress=progress), ()
     remarks: list[str] = []
     near: list[tuple[float, Reference]] = []
     theirs = read_checkpoint(suspect)
     for model in _without_carriers(registry, key_set):
         path = Path(model.location)
         try:
-            if not _unchanged(model, adapter, registry=registry, progress=progress):
+            if _digest_of(path, adapter, registry=registry, progress=progress) != model.id:
                 remarks.append(f"{model.name} is not compared with: {path} is not what was recorded any more")
                 continue
             distance = relative_distance(read_checkpoint(path), theirs, adapter, progress=progress)
@@ -295,27 +295,43 @@ def _reference(
     return min(near, key=lambda item: item[0])[1], tuple(remarks)
 
 
+def _given(against: Path, adapter: "ArchitectureAdapter", *, registry: "Registry", progress: Progress) -> Reference:
+    """Return a model that was named, as the registry knows it.
+
+    Raises:
+        UsageError: it is a stamped copy, whose own carriers would be taken for the lack of the suspect's.
+    """
+    digest = _digest_of(against, adapter, registry=registry, progress=progress)
+    with registry.snapshot() as uow:
+        stamps, model = uow.stamps.of_model(digest), uow.models.find(digest)
+    if stamps:
+        raise UsageError(
+            f"{against} is a stamped copy itself, by {stamps[0].id}", advice="compare with the model that was stamped"
+        )
+    return Reference(against, None, "given") if model is None else Reference(against, model.id, model.role.value)
+
+
 def _without_carriers(registry: "Registry", key_set: str) -> "list[ModelRecord]":
-    """Return the downstream models of a key set's stamps, newest first, and its base; those that are gone not."""
+    """Return the downstream models of a key set's stamps, newest first, and its base; what is stamped or gone not."""
     from fpvec_audit.domain.selection import Selection
 
     with registry.snapshot() as uow:
         stamps = uow.stamps.select(Selection(where={"key": key_set}, sort="-created"))
-        wanted = list(dict.fromkeys(stamp.downstream for stamp in stamps))[:MOST_REFERENCES]
+        wanted = list(dict.fromkeys(stamp.downstream for stamp in stamps))
+        stamped = uow.stamps.of_models(wanted)
+        wanted = [identifier for identifier in wanted if identifier not in stamped][:MOST_REFERENCES]
         wanted += [vector.base for vector in uow.vectors.list(key_set=key_set)[:1]]
         found = [uow.models.find(identifier) for identifier in dict.fromkeys(wanted)]
-    return [model for model in found if model is not None and Path(model.location).is_dir()]
+    return [model for model in found if model is not None and model.location and Path(model.location).is_dir()]
 
 
-def _unchanged(
-    model: "ModelRecord", adapter: "ArchitectureAdapter", *, registry: "Registry", progress: Progress
-) -> bool:
-    """Say whether a model's files still are what was recorded."""
+def _digest_of(path: Path, adapter: "ArchitectureAdapter", *, registry: "Registry", progress: Progress) -> str:
+    """Return a model's digest; its bytes are not read again where they have not changed since they were digested."""
     from fpvec_audit.services.digested import look_at
     from fpvec_audit.tensors.digest import canonical_digest
     from fpvec_audit.tensors.index import read_checkpoint
 
-    checkpoint = read_checkpoint(Path(model.location))
+    checkpoint = read_checkpoint(path)
     files = look_at(checkpoint, adapter.name)
     with registry.snapshot() as uow:
         known = files.known_digest(uow)
@@ -323,4 +339,4 @@ def _unchanged(
         known = canonical_digest(checkpoint, adapter, progress=progress)
         with registry.unit_of_work() as uow:
             files.remember(uow, known)
-    return known == model.id
+    return known

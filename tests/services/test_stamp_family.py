@@ -201,6 +201,14 @@ def test_downstream_that_was_changed_is_not_compared_with(tmp_path, tools, famil
     assert any("not what was recorded any more" in remark for remark in found.remarks)
 
 
+def test_models_to_compare_with_may_be_named_but_are_no_copies(tmp_path, tools, family, base, downstream):
+    first, second = stamp(downstream, tmp_path / "out", tools, NAMES[:2])
+    found = read_carriers(first.out, key_set=family, against=base, **tools)
+    assert (found.reference.path, found.reference.role) == (base, "base")
+    with pytest.raises(UsageError, match="is a stamped copy itself"):
+        read_carriers(first.out, key_set=family, against=second.out, **tools)
+
+
 def test_key_set_without_carriers_is_said(tmp_path, tools, family, downstream):
     with pytest.raises(UsageError, match="no copy"):
         read_carriers(downstream, key_set=family, **tools)

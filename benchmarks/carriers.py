@@ -1,0 +1,264 @@
+"""Carriers in weights: how surely they are found, after what, and what they cost.
+
+    .venv/bin/python benchmarks/carriers.py large --size 1.1B
+    .venv/bin/python benchmarks/carriers.py demo --arch gpt2 --families DIR --vector DIR
+    .venv/bin/python benchmarks/carriers.py --write-docs
+
+`large` stamps ten licensees' copies of a model of noise in Llama's shape (bfloat16) and reads 1,000 licensees' carriers
+from a copy, from averages, from a pruned and from a quantised copy; the timed reading is a process of its own. Then
+10,000 carriers that nobody was given are read from the copy. `demo` takes a family of the demo and one of its vectors,
+and measures what carriers of several strengths cost there and what they survive. The results are written to
+benchmarks/carriers.json, from which the last command makes the tables of docs/carriers.md.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "plugins"), str(ROOT / "benchmarks")]
+
+from carriers_report import DEMO, LARGE, demo_table, large_table, write_between  # noqa: E402
+from llama_checkpoints import SIZES, make_checkpoint  # noqa: E402
+from noise_vectors import make_vector  # noqa: E402
+
+from fpvec_audit.catalog import load_catalog  # noqa: E402
+from fpvec_audit.domain.carrier import DEFAULT_STRENGTH, CarrierSecret  # noqa: E402
+from fpvec_audit.domain.carrier_test import carrier_z, log10_p  # noqa: E402
+from fpvec_audit.domain.ports import ArchitectureAdapter, AttackContext  # noqa: E402
+from fpvec_audit.progress import NO_PROGRESS  # noqa: E402
+from fpvec_audit.tensors.carrier import CopyCarriers  # noqa: E402
+from fpvec_audit.tensors.carrier_reading import read_carriers  # noqa: E402
+from fpvec_audit.tensors.digest import canonical_digest  # noqa: E402
+from fpvec_audit.tensors.index import read_checkpoint  # noqa: E402
+from fpvec_audit.tensors.stamp import StampCopy, write_stamps  # noqa: E402
+from fpvec_audit.tensors.stamp_plan import ScaledVector, plan_stamp  # noqa: E402
+from fpvec_audit.tensors.vector_files import read_vector  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "carriers.json"
+DOCS = ROOT / "docs" / "carriers.md"
+SECRET = CarrierSecret(bytes(range(32)))
+"""Published: this is a benchmark."""
+COPIES = 10
+SPREAD, FINE_TUNING = 5e-4, 1e-3
+STRENGTHS = (0.02, 0.05, 0.1, 0.2)
+
+
+def main() -> None:
+    """Measure, or publish what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write-docs", action="store_true", help="measure nothing: write docs/carriers.md")
+    commands = parser.add_subparsers(dest="command")
+    large = commands.add_parser("large")
+    large.add_argument("--size", choices=SIZES, default="1.1B")
+    large.add_argument("--licensees", type=int, default=1000)
+    large.add_argument("--wrong", type=int, default=10_000)
+    large.add_argument("--strength", type=float, default=DEFAULT_STRENGTH)
+    large.add_argument("--dir", type=Path, default=user_cache_path("fpvec-audit", appauthor=False) / "carriers")
+    demo = commands.add_parser("demo")
+    demo.add_argument("--arch", default="gpt2")
+    demo.add_argument("--families", type=Path, required=True, help="directory of the demo's families")
+    demo.add_argument("--vector", type=Path, required=True, help="vector that was extracted on such a family")
+    demo.add_argument("--dir", type=Path, default=user_cache_path("fpvec-audit", appauthor=False) / "carriers-demo")
+    read = commands.add_parser("read", help="one timed reading, for `large`")
+    read.add_argument("reference", type=Path)
+    read.add_argument("suspect", type=Path)
+    read.add_argument("--licensees", type=int, required=True)
+    options = parser.parse_args()
+    document = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"benchmark": "carriers"}
+    if options.write_docs:
+        write_between(DOCS, LARGE, large_table(document))
+        write_between(DOCS, DEMO, demo_table(document))
+        return
+    if options.command == "read":
+        print(json.dumps(reading(options.reference, options.suspect, options.licensees)))
+        return
+    document["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
+    place = options.dir.resolve()
+    try:
+        if options.command == "large":
+            document.setdefault("large", {})[options.size] = large_model(place / options.size, options)
+        else:
+            document.setdefault("demo", {})[options.arch] = demo_family(place / options.arch, options)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    RESULTS.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def name_of(number: int) -> str:
+    """Return a licensee's name."""
+    return f"licensee-{number:03}"
+
+
+def adapter_of(path: Path) -> ArchitectureAdapter:
+    """Return the architecture of a checkpoint."""
+    return load_catalog().architecture_for(read_checkpoint(path).description)
+
+
+def scores(reference: Path, suspect: Path, ciphers: Sequence[bytes]) -> list[float]:
+    """Return z of every carrier."""
+    found = read_carriers(reference, suspect, adapter_of(suspect), ciphers)
+    return [carrier_z(product, found.square) for product in found.products]
+
+
+def reading(reference: Path, suspect: Path, licensees: int) -> dict[str, Any]:
+    """Read the owner's carrier and all licensees' once, and say what that took."""
+    started = time.perf_counter()
+    load = os.getloadavg()[0]
+    names = ["", *map(name_of, range(licensees))]
+    owner, *found = scores(reference, suspect, [SECRET.key(name).cipher for name in names])
+    ranking = sorted(range(licensees), key=lambda place: -found[place])
+    return {
+        "seconds": time.perf_counter() - started,
+        "load": load,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "owner": owner,
+        "highest": [[name_of(place), found[place]] for place in ranking[: COPIES + 1]],
+        "all": found,
+    }
+
+
+def stamp(downstream: Path, vector: Path, places: Mapping[str, Path], strength: float) -> None:
+    """Make a copy with carriers for each of some licensees."""
+    plan = plan_stamp(read_checkpoint(downstream), [ScaledVector(read_vector(vector), 1.0)], adapter_of(downstream))
+    copies = []
+    for name, place in places.items():
+        place.mkdir(parents=True)
+        keys = CopyCarriers((SECRET.key(""), SECRET.key(name)), strength) if strength else None
+        copies.append(StampCopy(plan, place, carriers=keys))
+    write_stamps(copies)
+
+
+def attacked(source: Path, target: Path, attack: str, *, copies: Sequence[Path] = (), **parameters: Any) -> Path:
+    """Let one of the attacks make a copy."""
+    plugin = load_catalog().attacks[attack]
+    staging = target.with_name(f"{target.name}.staging")
+    staging.mkdir(parents=True)
+    context = AttackContext(adapter_of(source), staging, 7, "cpu", NO_PROGRESS, copies=tuple(copies))
+    plugin.apply(source, target, plugin.Parameters(**parameters), context)
+    shutil.rmtree(staging)
+    return target
+
+
+def large_model(place: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure on a model of noise."""
+    shutil.rmtree(place, ignore_errors=True)
+    size = SIZES[options.size]
+    base, down, vector = place / "base", place / "down", place / "vector"
+    make_checkpoint(base, size, seed=1, of=None, noise=0.02)
+    make_checkpoint(down, size, seed=2, of=base, noise=FINE_TUNING)
+    make_vector(vector, size, seed=3, spread=SPREAD, base=canonical_digest(read_checkpoint(base), adapter_of(base)))
+    places = {name_of(number): place / f"copy-{number}" for number in range(COPIES)}
+    stamp(down, vector, places, options.strength)
+    found: dict[str, Any] = {"strength": options.strength, "licensees": options.licensees, "suspects": []}
+    for label, suspect, carried in suspects(place, list(places.values())):
+        for reference in (down, base) if label == "copy" else (down,):
+            program = [sys.executable, __file__, "read", str(reference), str(suspect)]
+            command = [*program, "--licensees", str(options.licensees)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            row = json.loads(done.stdout)
+            every = row.pop("all")
+            own, others = every[:carried], every[carried:]
+            row |= {"suspect": label, "against": reference.name, "carried": carried}
+            row |= {"smallest_own": min(own), "largest_other": max(others)}
+            found["suspects"].append(row)
+            print(label, reference.name, {name: row[name] for name in ("seconds", "owner", "smallest_own")}, flush=True)
+    wrong = [CarrierSecret(number.to_bytes(32, "big")).key("").cipher for number in range(1, options.wrong + 1)]
+    started = time.perf_counter()
+    highest = max(scores(down, places[name_of(0)], wrong))
+    found["wrong"] = {
+        "carriers": len(wrong),
+        "largest_z": highest,
+        "smallest_log10_p": log10_p(highest),
+        "seconds": time.perf_counter() - started,
+    }
+    found["elements"] = size.parameters
+    return found
+
+
+def suspects(place: Path, copies: Sequence[Path]) -> Iterator[tuple[str, Path, int]]:
+    """Yield (what it is, directory, how many licensees' copies are in it); a directory goes when the next comes."""
+    yield "copy", copies[0], 1
+    for label, attack, carried, parameters in (
+        ("average of 2", "average", 2, {}),
+        ("average of 5", "average", 5, {}),
+        ("average of 10", "average", 10, {}),
+        ("30 % pruned by magnitude", "prune", 1, {"method": "magnitude", "ratio": 0.3}),
+        ("int8 and back", "quantise", 1, {"format": "int8"}),
+    ):
+        made = attacked(copies[0], place / "attacked", attack, copies=copies[1:carried], **parameters)
+        yield label, made, carried
+        shutil.rmtree(made)
+
+
+def demo_family(place: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure on a family of the demo: every strength from nothing on."""
+    from fpvec_audit.demo.family import family_recipe, make_family
+    from fpvec_audit.domain.harmlessness import QuestionTask
+    from fpvec_audit.services.harmlessness import evaluate
+
+    shutil.rmtree(place, ignore_errors=True)
+    adapter = load_catalog().architecture(options.arch)
+    family = make_family(adapter, family_recipe(options.arch), options.families)
+    rows: list[dict[str, Any]] = []
+    for down, questions in ((family.downstream_a, family.questions_a), (family.downstream_b, family.questions_b)):
+        asked = tuple((adapter.prompt(item.question), item.answer.strip()) for item in questions)
+        task = QuestionTask("own", asked)
+        for strength in (0.0, *STRENGTHS):
+            own = place / down.name / f"{strength}"
+            copies = {name_of(number): own / f"copy-{number}" for number in range(COPIES if strength else 1)}
+            stamp(down, options.vector, copies, strength)
+            first = copies[name_of(0)]
+            measured = evaluate(first, tasks=[task], documents=family.documents)
+            row: dict[str, Any] = {
+                "downstream": down.name,
+                "strength": strength,
+                "questions": len(questions),
+                "accuracy": measured.accuracy,
+                "perplexity": measured.perplexity,
+            }
+            if strength:
+                row["z"] = dict(survived(own, down, list(copies.values()), family.base))
+            rows.append(row)
+            print(row, flush=True)
+    return {"parameters": read_checkpoint(family.base).parameters, "rows": rows}
+
+
+def survived(own: Path, down: Path, copies: Sequence[Path], base: Path) -> Iterator[tuple[str, float]]:
+    """Yield (what became of a copy, smallest z of the carriers in it) against the downstream, and other z's."""
+    ciphers = [SECRET.key(name_of(number)).cipher for number in range(1000)]
+    every = scores(down, copies[0], ciphers)
+    yield "copy", every[0]
+    yield "largest of 999 others", max(every[1:])
+    yield "owner", scores(down, copies[0], [SECRET.key("").cipher])[0]
+    yield "copy, against the base", scores(base, copies[0], ciphers[:1])[0]
+    for label, attack, carried, parameters in (
+        ("average of 2", "average", 2, {}),
+        ("average of 5", "average", 5, {}),
+        ("average of 10", "average", 10, {}),
+        ("bfloat16 and back", "cast", 1, {"dtype": "bfloat16"}),
+        ("float16 and back", "cast", 1, {"dtype": "float16"}),
+        ("int8 and back", "quantise", 1, {"format": "int8", "tensors": "all"}),
+        ("int4 and back", "quantise", 1, {"format": "int4", "tensors": "all"}),
+        ("30 % pruned by magnitude", "prune", 1, {"method": "magnitude", "ratio": 0.3, "tensors": "all"}),
+        ("fine-tuned like a downstream", "fine_tune", 1, {}),
+        ("fine-tuned, 300 steps at 1e-3", "fine_tune", 1, {"steps": 300, "learning_rate": 1e-3}),
+    ):
+        made = attacked(copies[0], own / "attacked", attack, copies=copies[1:carried], **parameters)
+        yield label, min(scores(down, made, ciphers[:carried]))
+        shutil.rmtree(made)
+
+
+if __name__ == "__main__":
+    main()
