@@ -17,7 +17,6 @@ import os
 import platform
 import resource
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "plugins"), str(ROOT / "benchmarks")]
 from carriers_report import DEMO, LARGE, demo_table, large_table, write_between  # noqa: E402
 from llama_checkpoints import SIZES, make_checkpoint  # noqa: E402
 from noise_vectors import make_vector  # noqa: E402
+from own_memory import output_of  # noqa: E402
 
 from fpvec_audit.catalog import load_catalog  # noqa: E402
 from fpvec_audit.domain.carrier import DEFAULT_STRENGTH, CarrierSecret  # noqa: E402
@@ -164,10 +164,7 @@ def large_model(place: Path, options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"strength": options.strength, "licensees": options.licensees, "suspects": []}
     for label, suspect, carried in suspects(place, list(places.values())):
         for reference in (down, base) if label == "copy" else (down,):
-            program = [sys.executable, __file__, "read", str(reference), str(suspect)]
-            command = [*program, "--licensees", str(options.licensees)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            row = json.loads(done.stdout)
+            row = json.loads(output_of(__file__, "read", reference, suspect, "--licensees", str(options.licensees)))
             every = row.pop("all")
             own, others = every[:carried], every[carried:]
             row |= {"suspect": label, "against": reference.name, "carried": carried}

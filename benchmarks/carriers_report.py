@@ -29,7 +29,7 @@ def large_table(document: Mapping[str, Any]) -> str:
         lines.append(
             f"\n{size} ({found['elements']:,} weights, bfloat16), {found['licensees']:,} licensees, "
             f"strength {found['strength']:g}:\n\n"
-            "| suspect | compared with | owner's z | smallest z of those in it | largest z of others | seconds | memory |\n"
+            "| suspect | compared with | owner's z | smallest z of those in it | largest other z | seconds | memory |\n"
             "|---|---|---|---|---|---|---|\n"
         )
         for row in found["suspects"]:

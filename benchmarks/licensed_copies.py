@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "plugins"), str(ROOT / "benchmarks")]
 
 from llama_checkpoints import SIZES, make_checkpoint  # noqa: E402
 from noise_vectors import make_vector  # noqa: E402
+from own_memory import FPVEC, output_of  # noqa: E402
 
 from fpvec_audit.catalog import load_catalog  # noqa: E402
 from fpvec_audit.domain.keys import KeySetSpecification  # noqa: E402
@@ -156,7 +156,7 @@ def stamped(place: Path, names: Sequence[str], carrier: str) -> dict[str, Any]:
     command += [part for name in names for part in ("--licensee", name)]
     load = os.getloadavg()[0]
     started = time.perf_counter()
-    copies = fpvec(*command, "--home", str(home(place)))
+    copies = json.loads(output_of(*FPVEC, *command, "--home", home(place), "--json"))
     seconds = time.perf_counter() - started
     shutil.rmtree(out)
     return {
@@ -167,21 +167,6 @@ def stamped(place: Path, names: Sequence[str], carrier: str) -> dict[str, Any]:
         "applied_ratio": copies[0]["applied_ratio"],
         "carried_ratio": copies[0]["carried_ratio"],
     }
-
-
-def fpvec(*arguments: str) -> Any:
-    """Run a command of the program under measurement and return its document.
-
-    Raises:
-        SystemExit: it failed.
-    """
-    program = "import sys; from fpvec_audit.cli.main import run; sys.exit(run(sys.argv[1:]))"
-    command = [sys.executable, "-c", program, *arguments, "--json"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[:2])}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
-    if done.returncode:
-        raise SystemExit(f"fpvec {' '.join(arguments[:4])} … exited with {done.returncode}")
-    return json.loads(done.stdout)
 
 
 def table(document: Mapping[str, Any]) -> str:

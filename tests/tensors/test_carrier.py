@@ -13,12 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fpvec_audit.domain.carrier import CarrierKey, CarrierSecret, spans_chosen, tensor_nonce
+from fpvec_audit.domain.carrier_test import carrier_z
 from fpvec_audit.domain.checkpoint import Dtype
-from fpvec_audit.tensors import carrier_levels, native
+from fpvec_audit.errors import CheckpointError
+from fpvec_audit.tensors import blocks, carrier_levels, carrier_reading, native
 from fpvec_audit.tensors.blocks import BlockMemory, torch_dtype
 from fpvec_audit.tensors.carrier import CHUNK, CopyCarriers, round_by_chance, sign_bytes
 from fpvec_audit.tensors.carrier_levels import STEP, levels_of, products_of
+from fpvec_audit.tensors.carrier_reading import read_carriers
+from fpvec_audit.tensors.delta import plan_extraction, write_vector
+from fpvec_audit.tensors.index import read_checkpoint
 from fpvec_audit.tensors.kernels import BlockKernels
+from fpvec_audit.tensors.stamp import StampCopy, write_stamps
+from fpvec_audit.tensors.stamp_plan import ScaledVector, plan_stamp
+from fpvec_audit.tensors.vector_files import read_vector
+from tests.tiny import make_tiny, perturb, rewrite
 
 FORMATS = (Dtype.F32, Dtype.BF16, Dtype.F16)
 HALVES = (torch.bfloat16, torch.float16)
@@ -262,3 +271,80 @@ def test_pieces_that_are_read_are_a_keyed_share():
     assert 400 < sum(chosen(*place) for place in places) < 600
     assert any(chosen(*place) != other(*place) for place in places)
     assert all(spans_chosen(CarrierSecret(bytes(32)), 1.0)(*place) for place in places)
+
+
+DIFFERENCES = {
+    "one number": [5.0] + [0.0] * 4095,
+    "three numbers": [1.0, -2.0, 0.5] + [0.0] * 4093,
+    "heavy tails": [math.tan(1.57 * (2 * k / 4096 - 1)) for k in range(4096)],
+    "alternating": [(-1.0) ** k for k in range(4096)],
+}
+
+
+@pytest.mark.parametrize("difference", DIFFERENCES)
+def test_wrong_carriers_reach_a_z_no_oftener_than_the_bound_says(difference):
+    delta = torch.tensor(DIFFERENCES[difference])
+    levels = levels_of(block_of(torch.zeros(len(delta))), block_of(delta))
+    ciphers = [CarrierSecret(number.to_bytes(32, "big")).key("").cipher for number in range(4000)]
+    found = numpy.array([carrier_z(product, levels.square) for product in products_of(levels, ciphers, bytes(12), 0)])
+    for z in (0.5, 1, 2, 3, 4):
+        bound = math.exp(-z * z / 2)
+        assert (found >= z).mean() <= bound + 4 * math.sqrt(bound * (1 - bound) / len(found)) + 1e-9
+    assert abs(found.mean()) < 4 / math.sqrt(len(found))
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory, adapters):
+    """Return a bfloat16 model whose head is stored twice, and a vector for it."""
+    place = tmp_path_factory.mktemp("halves")
+    base = make_tiny(place / "base", "gpt2", dtype="bfloat16", hidden=64, tokenizer=False)
+    fingerprinted = perturb(base, place / "fp", size=1e-3, exact=True)
+    plan = plan_extraction(read_checkpoint(base), read_checkpoint(fingerprinted), adapters["gpt2"])
+    (place / "vector").mkdir()
+    write_vector(plan, place / "vector", tool_version="0")
+    return perturb(base, place / "down", seed=2), place / "vector"
+
+
+def stamped(place, halves, adapter, carriers):
+    down, vector = halves
+    plan = plan_stamp(read_checkpoint(down), [ScaledVector(read_vector(vector), 1.0)], adapter)
+    place.mkdir()
+    return write_stamps([StampCopy(plan, place, carriers=carriers)])[0]
+
+
+def test_a_copy_has_the_same_bits_whatever_makes_it(tmp_path, halves, adapters, monkeypatch):
+    carriers = CopyCarriers((KEY, OTHER), 0.1)
+    outcome = stamped(tmp_path / "usual", halves, adapters["gpt2"], carriers)
+    assert 0.1 < outcome.carried_ratio < 1
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 2 * CHUNK)
+    assert stamped(tmp_path / "short blocks", halves, adapters["gpt2"], carriers).stamped == outcome.stamped
+    monkeypatch.setattr(native, "library", lambda: None)
+    assert stamped(tmp_path / "torch", halves, adapters["gpt2"], carriers).stamped == outcome.stamped
+    plain = stamped(tmp_path / "plain", halves, adapters["gpt2"], None)
+    assert plain.carried_ratio == 0
+    assert (plain.applied_ratio, plain.cosine) == pytest.approx((outcome.applied_ratio, outcome.cosine))
+
+
+def test_carriers_in_a_half_precision_copy_are_found(tmp_path, halves, adapters, monkeypatch):
+    stamped(tmp_path / "copy", halves, adapters["gpt2"], CopyCarriers((KEY, OTHER), 0.2))
+    wrong = [CarrierSecret(number.to_bytes(32, "big")).key("").cipher for number in range(200)]
+    ciphers = [KEY.cipher, OTHER.cipher, *wrong]
+    found = read_carriers(halves[0], tmp_path / "copy", adapters["gpt2"], ciphers)
+    own, other, *rest = (carrier_z(product, found.square) for product in found.products)
+    assert min(own, other) > 9
+    assert max(rest) < 5
+    assert found.elements == found.shared
+    monkeypatch.setattr(carrier_reading, "SPAN", CHUNK)  # more pieces, the same sums
+    assert read_carriers(halves[0], tmp_path / "copy", adapters["gpt2"], ciphers).products == found.products
+    chosen = spans_chosen(CarrierSecret(bytes(32)), 0.5)
+    part = read_carriers(halves[0], tmp_path / "copy", adapters["gpt2"], ciphers[:1], chosen=chosen)
+    assert 0.3 < part.elements / part.shared < 0.7
+    assert carrier_z(part.products[0], part.square) > 5
+
+
+def test_model_that_is_not_finite_is_named(tmp_path, halves, adapters):
+    broken = rewrite(
+        halves[0], tmp_path / "broken", lambda name, tensor: tensor * math.nan if "ln_f" in name else tensor
+    )
+    with pytest.raises(CheckpointError, match=r"ln_f.*nan"):
+        read_carriers(halves[0], broken, adapters["gpt2"], [KEY.cipher])
