@@ -93,6 +93,11 @@ class CarrierEvidence:
         """Whether any carrier is there."""
         return self.owner.present or bool(self.named)
 
+    @property
+    def named_json(self) -> list[dict[str, Any]]:
+        """One object for everybody who is named by a carrier."""
+        return [{**finding.to_json(), "key_set": self.key_set, "rule": CARRIER} for finding in self.named]
+
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that scripts read; of those who are not named, only how many and the largest z."""
         others = [finding.z for finding in self.licensees if not finding.present]
@@ -101,7 +106,7 @@ class CarrierEvidence:
             "key_set": self.key_set,
             "verdict": "MATCH" if self.found else "INCONCLUSIVE",
             "owner": self.owner.to_json(),
-            "named": [{**finding.to_json(), "key_set": self.key_set, "rule": "carrier"} for finding in self.named],
+            "named": self.named_json,
             "candidates": len(self.licensees),
             "largest_z_of_others": max(others, default=None),
             "reference": {

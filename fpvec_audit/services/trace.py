@@ -40,6 +40,7 @@ from fpvec_audit.services.spending import announce_spending
 from fpvec_audit.services.subjects import Bench, Subject, answer_length, open_key_sets, open_subject
 from fpvec_audit.services.suspects import is_endpoint, printable
 from fpvec_audit.services.trace_result import TracedKeySet, TraceResult, trace_verdict
+from fpvec_audit.services.traced_carriers import traced_carriers, verdict_with_carriers
 from fpvec_audit.services.transcripts import TranscriptKeeper
 
 if TYPE_CHECKING:
@@ -149,6 +150,8 @@ def _trace(suspect: str, records: Sequence[KeySetRecord], bench: Bench, announce
     traced.sort(key=lambda item: (item.p_value_corrected, item.record.name))
     verdict, why = trace_verdict(traced)
     weights, untold = described_weights(subject.suspect, cases[0].base, bench)
+    carriers, unread = traced_carriers(subject.suspect, records, bench)
+    verdict, told = verdict_with_carriers(verdict, carriers)
     return TraceResult(
         trace_id=bench.trace,
         verdict=verdict,
@@ -166,9 +169,12 @@ def _trace(suspect: str, records: Sequence[KeySetRecord], bench: Bench, announce
             *(warning for case in cases for warning in life_warnings(case.record, registry=bench.registry)),
             *why,
             *untold,
+            *unread,
+            *told,
         ),
         seconds=bench.timer() - started,
         weights=weights,
+        carriers=carriers,
         first_seen=history.first_seen,
     )
 

@@ -9,6 +9,7 @@ from fpvec_audit.domain.audit import Verdict
 from fpvec_audit.domain.ports import BackendDescription
 from fpvec_audit.domain.records import KeySetRecord
 from fpvec_audit.services.audit_result import DOES_NOT_PROVE, NOT_FOUND_DOES_NOT_PROVE, AuditResult, as_float
+from fpvec_audit.services.carriers import CarrierEvidence
 from fpvec_audit.services.family_reading import FamilyReading
 
 SCHEMA = "fpvec-audit/trace/1"
@@ -107,6 +108,7 @@ class TraceResult:
         warnings: what limits the result, in sentences.
         seconds: how long it took.
         weights: how much of each known vector the suspect's weights seem to hold; descriptive, None where not told.
+        carriers: whose carriers the suspect's weights hold, by key set; empty where none were added or nothing read.
         first_seen: when the suspect was met first, ISO 8601.
     """
 
@@ -121,6 +123,7 @@ class TraceResult:
     warnings: tuple[str, ...]
     seconds: float
     weights: Mapping[str, Any] | None = None
+    carriers: tuple[CarrierEvidence, ...] = ()
     first_seen: str = ""
 
     @property
@@ -144,7 +147,10 @@ class TraceResult:
             "schema": SCHEMA,
             "trace_id": self.trace_id,
             "verdict": self.verdict.value,
-            "named": [named for item in self.traced for named in item.named_json],
+            "named": [
+                *(named for item in self.traced for named in item.named_json),
+                *(named for item in self.carriers for named in item.named_json),
+            ],
             "marks": [mark for item in self.families for mark in item.marks_json(self._coefficients(item))],
             "families": [item.to_json() for item in self.families],
             "candidates": [item.to_json() for item in self.traced],
@@ -164,6 +170,7 @@ class TraceResult:
                 DOES_NOT_PROVE if self.verdict is Verdict.MATCH else NOT_FOUND_DOES_NOT_PROVE + DOES_NOT_PROVE[:1]
             ),
             "weights": None if self.weights is None else dict(self.weights),
+            "carriers": [item.to_json() for item in self.carriers],
             "seconds": self.seconds,
         }
 

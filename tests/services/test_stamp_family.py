@@ -1,18 +1,24 @@
 """Copies of a family: each licensee's own code word, and a carrier beside it."""
 
 import json
+import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fpvec_audit.catalog import load_catalog
+from fpvec_audit.domain.audit import Verdict
 from fpvec_audit.domain.records import ModelRole
 from fpvec_audit.errors import KeySetError, RegistryError, UnknownNameError, UsageError, VectorError
+from fpvec_audit.progress import NO_PROGRESS
 from fpvec_audit.services.carriers import CARRIER, COMMITTED, key_sets_with_carriers, read_carriers
 from fpvec_audit.services.code_words import code_words
 from fpvec_audit.services.family_codes import Wanted, add_licensees, retire_licensee
 from fpvec_audit.services.models import register_model
 from fpvec_audit.services.stamp import stamp_models
+from fpvec_audit.services.traced_carriers import OWN_ALONE, traced_carriers, verdict_with_carriers
 from fpvec_audit.services.unstamp import unstamp_model
 from tests.marked import make_family
 from tests.tiny import make_tiny, perturb, rewrite, tensors_of
@@ -222,3 +228,22 @@ def test_carrier_secret_is_sealed_and_its_disclosures_recorded(tmp_path, tools, 
             entry for entry in uow.ledger.about(family, events=("secret.revealed",)) if entry.content["kind"] == CARRIER
         ]
     assert [entry.content["purpose"] for entry in told] == [f"carriers of {result.out}"]
+
+
+def test_traces_of_weights_read_carriers_too(tmp_path, tools, registry, catalog, family, downstream):
+    (result,) = stamp(downstream, tmp_path / "out", tools, NAMES[:1])
+    with registry.unit_of_work() as uow:
+        record = uow.key_sets.get(family)
+    settings = SimpleNamespace(alpha="1e-6", architecture=None)
+    bench = SimpleNamespace(**tools, settings=settings, progress=NO_PROGRESS, timer=time.monotonic)
+    found, notes = traced_carriers(SimpleNamespace(directory=result.out), [record], bench)
+    assert [evidence.named_json[0]["licensee"] for evidence in found] == ["Globex"]
+    assert verdict_with_carriers(Verdict.NO_MATCH, found) == (Verdict.MATCH, ())
+    assert notes == ()
+    assert traced_carriers(SimpleNamespace(directory=None), [record], bench) == ((), ())
+    alone = replace(found[0], licensees=())
+    assert verdict_with_carriers(Verdict.NO_MATCH, [alone]) == (Verdict.INCONCLUSIVE, (OWN_ALONE,))
+    other = make_tiny(tmp_path / "other", "gpt2", hidden=16)
+    found, notes = traced_carriers(SimpleNamespace(directory=other), [record], bench)
+    assert (found, len(notes)) == ((), 1)
+    assert "were not read" in notes[0]
