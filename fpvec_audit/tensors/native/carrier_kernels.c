@@ -126,10 +126,17 @@ INLINE bits32 mixed(bits32 x) {
     return x ^ (x >> 16);
 }
 
-/* Even chance in 32 bits for each element; see carrier.py. */
+INLINE bits32 lane_numbers(void) {
+#if LANES == 16
+    return (bits32)_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+    return (bits32)_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+#endif
+}
+
+/* Even chance in 32 bits for each element; see carrier.py. A chunk never crosses 2^32. */
 INLINE bits32 chances(uint64_t element, const uint32_t *rounding) {
-    bits32 low;
-    for (int i = 0; i < WIDE; i++) low[i] = (uint32_t)element + (uint32_t)i; /* a chunk never crosses 2^32 */
+    bits32 low = lane_numbers() + (uint32_t)element;
     bits32 first = mixed(low ^ (rounding[0] + (uint32_t)(element >> 32) * 0x9e3779b9u));
     return mixed(first + rounding[1]);
 }
@@ -163,21 +170,41 @@ INLINE floats narrow_by_chance(floats values, int format, bits32 chance, void *t
     return narrow((floats)result, format, target);
 }
 
+/* One vector's part of a chunk; the format is a constant here, so that each becomes a loop of its own. */
+INLINE void add_part(const fpvec_part *part, int format, size_t from, size_t length, float *change) {
+    size_t left = part->count > from ? part->count - from : 0, here = left < length ? left : length;
+    size_t whole = here / WIDE * WIDE, width = size_of(format);
+    const char *data = (const char *)part->data + from * width;
+    for (size_t i = 0; i < whole; i += WIDE) {
+        floats sum;
+        memcpy(&sum, change + i, sizeof sum);
+        sum += widen(data + i * width, format) * part->scale;
+        memcpy(change + i, &sum, sizeof sum);
+    }
+    if (whole < here) {
+        char tail[4 * WIDE] = {0};
+        floats sum;
+        memcpy(tail, data + whole * width, (here - whole) * width);
+        memcpy(&sum, change + whole, sizeof sum);
+        sum += widen(tail, format) * part->scale;
+        memcpy(change + whole, &sum, sizeof sum);
+    }
+}
+
 /* Σ scale · τ over a chunk in float32, zeros behind its end; returns the sum of squares. */
 static double chunk_change(const fpvec_part *parts, size_t part_count, size_t from, size_t length, float *change) {
+    const floats nothing = (floats)((bits32){0} + 0x80000000u);
     partial_sums square;
     memset(&square, 0, sizeof square);
+    for (size_t i = 0; i < length; i += WIDE) memcpy(change + i, &nothing, sizeof nothing);
+    for (size_t p = 0; p < part_count; p++) {
+        if (parts[p].format == FPVEC_BF16) add_part(&parts[p], FPVEC_BF16, from, length, change);
+        else if (parts[p].format == FPVEC_F16) add_part(&parts[p], FPVEC_F16, from, length, change);
+        else add_part(&parts[p], FPVEC_F32, from, length, change);
+    }
     for (size_t i = 0; i < length; i += WIDE) {
-        floats sum = (floats)((bits32){0} + 0x80000000u);
-        for (size_t p = 0; p < part_count; p++) {
-            size_t width = size_of(parts[p].format), place = from + i;
-            const char *data = (const char *)parts[p].data + place * width;
-            char tail[4 * WIDE] = {0};
-            if (place >= parts[p].count) continue;
-            if (parts[p].count - place < WIDE) data = memcpy(tail, data, (parts[p].count - place) * width);
-            sum += widen(data, parts[p].format) * parts[p].scale;
-        }
-        memcpy(change + i, &sum, sizeof sum);
+        floats sum;
+        memcpy(&sum, change + i, sizeof sum);
         partial_sums wide = both_halves(sum);
         add_products(&square, wide, wide);
     }
@@ -194,58 +221,66 @@ static float rounded_amplitude(double value) {
     return single;
 }
 
-INLINE void carry_step(char *values, int format, floats change, bits32 chance, partial_sums *square) {
-    floats before = widen(values, format), after = narrow_by_chance(before + change, format, chance, values);
+typedef struct {
+    key_schedule schedule;
+    float amplitude;
+    uint8_t bits[CHUNK_BYTES];
+} chunk_carrier;
+
+INLINE void carry_step(char *values, int format, floats addend, bits32 chance, partial_sums *square) {
+    floats before = widen(values, format), after = narrow_by_chance(before + addend, format, chance, values);
     partial_sums moved = both_halves(after - before);
     add_products(square, moved, moved);
 }
 
-static void carry_chunk(char *values, int format, size_t length, const float *addend, uint64_t element,
-                        const uint32_t *rounding, partial_sums *square) {
-    size_t size = size_of(format);
-    for (size_t i = 0; i < length; i += WIDE) {
-        floats change;
-        bits32 chance = chances(element + i, rounding);
-        memcpy(&change, addend + i, sizeof change);
-        if (length - i >= WIDE) {
-            carry_step(values + i * size, format, change, chance, square);
-        } else {
-            char padded[4 * WIDE] = {0};
-            for (size_t l = length - i; l < WIDE; l++) change[l] = 0;
-            memcpy(padded, values + i * size, (length - i) * size);
-            carry_step(padded, format, change, chance, square);
-            memcpy(values + i * size, padded, (length - i) * size);
-        }
+INLINE floats addend_at(const chunk_carrier *carriers, size_t carrier_count, size_t i) {
+    floats sum = {0};
+    for (size_t c = 0; c < carrier_count; c++)
+        sum += (floats)((bits32)((floats){0} + carriers[c].amplitude) ^ minus_signs(carriers[c].bits, i));
+    return sum;
+}
+
+INLINE void carry_chunk(char *values, int format, size_t length, const chunk_carrier *carriers, size_t carrier_count,
+                        uint64_t element, const uint32_t *rounding, partial_sums *square) {
+    size_t size = size_of(format), whole = length / WIDE * WIDE;
+    partial_sums local = *square;
+    for (size_t i = 0; i < whole; i += WIDE)
+        carry_step(values + i * size, format, addend_at(carriers, carrier_count, i), chances(element + i, rounding),
+                   &local);
+    if (whole < length) {
+        char padded[4 * WIDE] = {0};
+        floats addend = addend_at(carriers, carrier_count, whole);
+        for (size_t l = length - whole; l < WIDE; l++) addend[l] = 0;
+        memcpy(padded, values + whole * size, (length - whole) * size);
+        carry_step(padded, format, addend, chances(element + whole, rounding), &local);
+        memcpy(values + whole * size, padded, (length - whole) * size);
     }
+    *square = local;
 }
 
 void KERNEL(fpvec_carry)(const fpvec_part *parts, size_t part_count, void *values, int format, uint64_t start,
                          size_t count, const fpvec_carrier *carriers, size_t carrier_count, const uint8_t *nonce,
                          const uint32_t *rounding, double *square) {
-    float change[CHUNK + WIDE], addend[CHUNK + WIDE];
-    uint8_t bits[CHUNK_BYTES];
-    key_schedule schedules[FPVEC_MOST_CARRIERS];
+    float change[CHUNK + WIDE];
+    chunk_carrier own[FPVEC_MOST_CARRIERS];
     __m128i tensor = nonce_of(nonce);
     partial_sums found;
     memset(&found, 0, sizeof found);
-    for (size_t c = 0; c < carrier_count; c++) expand(carriers[c].key, &schedules[c]);
+    for (size_t c = 0; c < carrier_count; c++) expand(carriers[c].key, &own[c].schedule);
     for (size_t from = 0; from < count; from += CHUNK) {
         size_t length = count - from < CHUNK ? count - from : CHUNK;
         double sum = chunk_change(parts, part_count, from, length, change);
         if (!(sum > 0)) continue;
         double spread = sqrt(sum / (double)length);
-        memset(addend, 0, sizeof addend);
         for (size_t c = 0; c < carrier_count; c++) {
-            const floats amplitude = (floats){0} + rounded_amplitude(carriers[c].strength * spread);
-            sign_bits(&schedules[c], tensor, (uint32_t)((start + from) / 128), bits);
-            for (size_t i = 0; i < length; i += WIDE) {
-                floats so_far;
-                memcpy(&so_far, addend + i, sizeof so_far);
-                so_far += (floats)((bits32)amplitude ^ minus_signs(bits, i));
-                memcpy(addend + i, &so_far, sizeof so_far);
-            }
+            own[c].amplitude = rounded_amplitude(carriers[c].strength * spread);
+            sign_bits(&own[c].schedule, tensor, (uint32_t)((start + from) / 128), own[c].bits);
         }
-        carry_chunk((char *)values + from * size_of(format), format, length, addend, start + from, rounding, &found);
+        char *here = (char *)values + from * size_of(format);
+        uint64_t element = start + from;
+        if (format == FPVEC_BF16) carry_chunk(here, FPVEC_BF16, length, own, carrier_count, element, rounding, &found);
+        else if (format == FPVEC_F16) carry_chunk(here, FPVEC_F16, length, own, carrier_count, element, rounding, &found);
+        else carry_chunk(here, FPVEC_F32, length, own, carrier_count, element, rounding, &found);
     }
     *square = total(&found);
 }
