@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/carriers.py demo --arch gpt2 --families DIR --vector DIR
     .venv/bin/python benchmarks/carriers.py --write-docs
 
-`large` stamps ten licensees' copies of a model of noise in Llama's shape (bfloat16) and reads 1,000 licensees' carriers
-from a copy, from averages, from a pruned and from a quantised copy; the timed reading is a process of its own. Then
+`large` stamps a copy of a model of noise in Llama's shape (bfloat16) and reads 1,000 licensees' carriers from it, from
+averages of such copies, from a pruned and from a quantised one; the timed reading is a process of its own. Then
 10,000 carriers that nobody was given are read from the copy. `demo` takes a family of the demo and one of its vectors,
 and measures what carriers of several strengths cost there and what they survive. The results are written to
 benchmarks/carriers.json, from which the last command makes the tables of docs/carriers.md.
@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
@@ -36,15 +36,22 @@ from own_memory import output_of  # noqa: E402
 from fpvec_audit.catalog import load_catalog  # noqa: E402
 from fpvec_audit.domain.carrier import DEFAULT_STRENGTH, CarrierSecret  # noqa: E402
 from fpvec_audit.domain.carrier_test import carrier_z, log10_p  # noqa: E402
+from fpvec_audit.domain.checkpoint import Dtype  # noqa: E402
 from fpvec_audit.domain.ports import ArchitectureAdapter, AttackContext  # noqa: E402
 from fpvec_audit.progress import NO_PROGRESS  # noqa: E402
+from fpvec_audit.tensors.blocks import Block, BlockMemory  # noqa: E402
 from fpvec_audit.tensors.carrier import CopyCarriers  # noqa: E402
 from fpvec_audit.tensors.carrier_reading import read_carriers  # noqa: E402
 from fpvec_audit.tensors.digest import canonical_digest  # noqa: E402
 from fpvec_audit.tensors.index import read_checkpoint  # noqa: E402
+from fpvec_audit.tensors.kernels import BlockKernels  # noqa: E402
+from fpvec_audit.tensors.recompute import recompute_checkpoint  # noqa: E402
 from fpvec_audit.tensors.stamp import StampCopy, write_stamps  # noqa: E402
 from fpvec_audit.tensors.stamp_plan import ScaledVector, plan_stamp  # noqa: E402
 from fpvec_audit.tensors.vector_files import read_vector  # noqa: E402
+
+if TYPE_CHECKING:
+    import torch
 
 RESULTS = ROOT / "benchmarks" / "carriers.json"
 DOCS = ROOT / "docs" / "carriers.md"
@@ -86,13 +93,11 @@ def main() -> None:
         return
     document["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
     place = options.dir.resolve()
-    try:
-        if options.command == "large":
-            document.setdefault("large", {})[options.size] = large_model(place / options.size, options)
-        else:
-            document.setdefault("demo", {})[options.arch] = demo_family(place / options.arch, options)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    if options.command == "large":
+        document.setdefault("large", {})[options.size] = large_model(place / options.size, options)
+    else:
+        document.setdefault("demo", {})[options.arch] = demo_family(place / options.arch, options)
+    shutil.rmtree(place, ignore_errors=True)
     RESULTS.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -153,50 +158,80 @@ def attacked(source: Path, target: Path, attack: str, *, copies: Sequence[Path] 
 
 def large_model(place: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure on a model of noise."""
-    shutil.rmtree(place, ignore_errors=True)
     size = SIZES[options.size]
-    base, down, vector = place / "base", place / "down", place / "vector"
+    base, down, vector, copy = (place / name for name in ("base", "down", "vector", "copy"))
     make_checkpoint(base, size, seed=1, of=None, noise=0.02)
     make_checkpoint(down, size, seed=2, of=base, noise=FINE_TUNING)
     make_vector(vector, size, seed=3, spread=SPREAD, base=canonical_digest(read_checkpoint(base), adapter_of(base)))
-    places = {name_of(number): place / f"copy-{number}" for number in range(COPIES)}
-    stamp(down, vector, places, options.strength)
-    found: dict[str, Any] = {"strength": options.strength, "licensees": options.licensees, "suspects": []}
-    for label, suspect, carried in suspects(place, list(places.values())):
+    if not copy.exists():
+        stamp(down, vector, {name_of(0): copy}, options.strength)
+    found: dict[str, Any] = {
+        "elements": size.parameters,
+        "strength": options.strength,
+        "licensees": options.licensees,
+        "suspects": [],
+    }
+    for label, suspect, carried in suspects(place, down, vector, copy, options.strength):
         for reference in (down, base) if label == "copy" else (down,):
             row = json.loads(output_of(__file__, "read", reference, suspect, "--licensees", str(options.licensees)))
             every = row.pop("all")
-            own, others = every[:carried], every[carried:]
             row |= {"suspect": label, "against": reference.name, "carried": carried}
-            row |= {"smallest_own": min(own), "largest_other": max(others)}
+            row |= {"smallest_own": min(every[:carried]), "largest_other": max(every[carried:])}
             found["suspects"].append(row)
-            print(label, reference.name, {name: row[name] for name in ("seconds", "owner", "smallest_own")}, flush=True)
+            print(json.dumps({name: row[name] for name in row if name != "highest"}), flush=True)
     wrong = [CarrierSecret(number.to_bytes(32, "big")).key("").cipher for number in range(1, options.wrong + 1)]
     started = time.perf_counter()
-    highest = max(scores(down, places[name_of(0)], wrong))
+    highest = max(scores(down, copy, wrong))
     found["wrong"] = {
         "carriers": len(wrong),
         "largest_z": highest,
         "smallest_log10_p": log10_p(highest),
         "seconds": time.perf_counter() - started,
     }
-    found["elements"] = size.parameters
     return found
 
 
-def suspects(place: Path, copies: Sequence[Path]) -> Iterator[tuple[str, Path, int]]:
+def suspects(place: Path, down: Path, vector: Path, copy: Path, strength: float) -> Iterator[tuple[str, Path, int]]:
     """Yield (what it is, directory, how many licensees' copies are in it); a directory goes when the next comes."""
-    yield "copy", copies[0], 1
-    for label, attack, carried, parameters in (
-        ("average of 2", "average", 2, {}),
-        ("average of 5", "average", 5, {}),
-        ("average of 10", "average", 10, {}),
-        ("30 % pruned by magnitude", "prune", 1, {"method": "magnitude", "ratio": 0.3}),
-        ("int8 and back", "quantise", 1, {"format": "int8"}),
-    ):
-        made = attacked(copies[0], place / "attacked", attack, copies=copies[1:carried], **parameters)
-        yield label, made, carried
+    yield "copy", copy, 1
+    made = place / "attacked"
+    shutil.rmtree(made, ignore_errors=True)
+    for number in (2, 5, 10):
+        average(down, vector, made, [name_of(place) for place in range(number)], strength)
+        yield f"average of {number}", made, number
         shutil.rmtree(made)
+    for label, attack, parameters in (
+        ("30 % pruned by magnitude", "prune", {"method": "magnitude", "ratio": 0.3}),
+        ("int8 and back", "quantise", {"format": "int8"}),
+    ):
+        attacked(copy, made, attack, **parameters)
+        yield label, made, 1
+        shutil.rmtree(made)
+
+
+def average(down: Path, vector: Path, target: Path, names: Sequence[str], strength: float) -> None:
+    """Write the average of licensees' copies, without writing the copies: ten of them would fill a disk."""
+    kernels = BlockKernels()
+    carriers = [CopyCarriers((SECRET.key(""), SECRET.key(name)), strength) for name in names]
+
+    def compute(name: str, values: "torch.Tensor", others: "Sequence[torch.Tensor]") -> "torch.Tensor":
+        tau = block_of(others[0].bfloat16())
+        plain = (values + others[0]).bfloat16()
+        total = values.new_zeros(values.numel())
+        for own in carriers:
+            copy = block_of(plain)
+            kernels.carry(copy, [(tau, 1.0)], 0, own.of(name))
+            total += copy.torch()
+        return (total / len(carriers)).view_as(values)
+
+    recompute_checkpoint(down, target, compute, others=[vector], adapter=adapter_of(down))
+
+
+def block_of(tensor: "torch.Tensor") -> Block:
+    """Return the elements of a bfloat16 tensor in memory of their own."""
+    block = BlockMemory().block(Dtype.BF16, tensor.numel())
+    block.torch().copy_(tensor.reshape(-1))
+    return block
 
 
 def demo_family(place: Path, options: argparse.Namespace) -> dict[str, Any]:

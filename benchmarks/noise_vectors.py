@@ -21,6 +21,9 @@ def make_vector(out: Path, size: LlamaSize, *, seed: int, spread: float, base: s
         spread: its standard deviation.
         base: canonical digest of the base that it is said to be of.
     """
+    described = out / DESCRIPTION
+    if described.is_file():  # the very same, or whoever wants another makes it elsewhere
+        return VectorDescription.from_json(json.loads(described.read_text(encoding="utf-8")), where=str(described))
     make_checkpoint(out, size, seed=seed, of=None, noise=spread)
     files = read_checkpoint(out)
     digest = canonical_digest(files, None)
@@ -45,5 +48,5 @@ def make_vector(out: Path, size: LlamaSize, *, seed: int, spread: float, base: s
         text = index.read_text(encoding="utf-8").replace('"model-', '"vector-')
         (out / INDEX_FILE.replace("model", "vector")).write_text(text, encoding="utf-8")
         index.unlink()
-    (out / DESCRIPTION).write_text(json.dumps(description.to_json()), encoding="utf-8")
+    described.write_text(json.dumps(description.to_json()), encoding="utf-8")
     return description
