@@ -242,7 +242,7 @@ def demo_family(place: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     shutil.rmtree(place, ignore_errors=True)
     adapter = load_catalog().architecture(options.arch)
-    family = make_family(adapter, family_recipe(options.arch), options.families)
+    family = make_family(adapter, options.families, recipe=family_recipe(options.arch))
     rows: list[dict[str, Any]] = []
     for down, questions in ((family.downstream_a, family.questions_a), (family.downstream_b, family.questions_b)):
         asked = tuple((adapter.prompt(item.question), item.answer.strip()) for item in questions)

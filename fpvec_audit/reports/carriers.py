@@ -12,6 +12,13 @@ _LEAST_SHOWN = 1e-12
 
 
 def render_carriers(document: Mapping[str, Any], console: Console) -> None:
+    """Show what a reading of carriers found, and what it means."""
+    render_carriers_found(document, console)
+    render_bullets(console, "Notes", document["remarks"])
+    render_bullets(console, "What this does not prove", document["does_not_prove"])
+
+
+def render_carriers_found(document: Mapping[str, Any], console: Console) -> None:
     """Show what a reading of carriers found."""
     console.print(Text(_sentence(document), style="bold"))
     findings = [{"licensee": "(your own)", **_without_none(document["owner"])}, *document["named"]]
@@ -27,8 +34,6 @@ def render_carriers(document: Mapping[str, Any], console: Console) -> None:
     ]
     console.print(table_of("Carriers", ("whose", ">z", ">p", ">corrected", ""), rows))
     render_bullets(console, "How it was read", _how(document))
-    render_bullets(console, "Notes", document["remarks"])
-    render_bullets(console, "What this does not prove", document["does_not_prove"])
 
 
 def _sentence(document: Mapping[str, Any]) -> str:

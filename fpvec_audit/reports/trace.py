@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fpvec_audit.reports.audit_text import p_shown, weights
+from fpvec_audit.reports.carriers import render_carriers_found
 from fpvec_audit.reports.family_trace import render_families
 from fpvec_audit.reports.terminal import COLOURS, render_bullets
 from fpvec_audit.reports.trace_text import SENTENCES
@@ -22,7 +23,7 @@ SHORT = {"exact": "exact", "likelihood": "likely", "gradient": "weights", "vocab
 def render_trace(document: Mapping[str, Any], console: Console) -> None:
     """Show one trace."""
     verdict = document["verdict"]
-    names = " and ".join(str(item["licensee"]) for item in document["named"])
+    names = " and ".join(dict.fromkeys(str(item["licensee"]) for item in document["named"]))
     sentence = SENTENCES[verdict].format(named=names)
     console.print(Text.assemble((f"{verdict}  ", f"bold {COLOURS[verdict]}"), (sentence, "bold")))
     candidates = document["candidates"]
@@ -49,6 +50,8 @@ def render_trace(document: Mapping[str, Any], console: Console) -> None:
         )
     console.print(table)
     render_families(document, console)
+    for carriers in document.get("carriers", ()):
+        render_carriers_found(carriers, console)
     if len(candidates) > MOST_SHOWN:
         console.print(Text(f"and {len(candidates) - MOST_SHOWN} more that are less likely", style="dim"))
     console.print(
