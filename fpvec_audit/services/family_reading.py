@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from fpvec_audit.domain.audit import Score, rank_scores
+from fpvec_audit.domain.audit import NO_MATCH_CEILING, Score, rank_scores
 from fpvec_audit.domain.audit_plan import EXACT
 from fpvec_audit.domain.code_records import CodeRecord, CodeWordRecord
 from fpvec_audit.domain.codes import Code, parse_code
 from fpvec_audit.domain.mark_reading import MarkReading, present, read_marks
 from fpvec_audit.domain.naming import Naming, Suspected, name_licensees
 from fpvec_audit.domain.records import KeySetRecord
+from fpvec_audit.domain.statistics import upper_bound
 from fpvec_audit.services.audit_result import as_float
 from fpvec_audit.services.code_summary import naming_rules
 from fpvec_audit.services.code_words import recorded_words
@@ -59,6 +60,16 @@ class FamilyReading:
     words: tuple[CodeWordRecord, ...] = field(default=(), repr=False)
     naming: Naming | None = field(default=None, repr=False)
     why: str = ""
+
+    @property
+    def not_found(self) -> bool:
+        """Whether so few keys were answered that a copy which answers a quarter of *its* keys would have shown.
+
+        A copy carries some of the marks only, so a quarter of the family's keys is more than it may have.
+        """
+        weight = 1 if self.code is None else self._parsed.weight
+        matched, keys = sum(item.matched for item in self.readings), sum(item.keys for item in self.readings)
+        return keys > 0 and upper_bound(matched, keys) * len(self.readings) < NO_MATCH_CEILING * weight
 
     @property
     def named(self) -> tuple[Suspected, ...]:

@@ -195,5 +195,12 @@ def trace_verdict(traced: Sequence[TracedKeySet]) -> tuple[Verdict, tuple[str, .
         return Verdict.INCONCLUSIVE, tuple(notes)
     if any(len(item.audit.plan.tests) == 1 for item in traced):
         return Verdict.INCONCLUSIVE, (ANSWERS_ONLY,)
-    quiet = all(item.audit.verdict is Verdict.NO_MATCH for item in traced)
-    return (Verdict.NO_MATCH if quiet else Verdict.INCONCLUSIVE), ()
+    if not all(item.audit.verdict is Verdict.NO_MATCH for item in traced):
+        return Verdict.INCONCLUSIVE, ()
+    small = [item.record.name for item in traced if item.family is not None and not item.family.not_found]
+    if small:
+        return Verdict.INCONCLUSIVE, (
+            f"a copy of {', '.join(map(repr, small))} carries so few of the family's keys that one which answers a "
+            "quarter of them could not be told from silence",
+        )
+    return Verdict.NO_MATCH, ()

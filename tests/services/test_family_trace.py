@@ -10,6 +10,7 @@ from fpvec_audit.services.audit_settings import checked_settings
 from fpvec_audit.services.code_words import code_words
 from fpvec_audit.services.family_codes import Wanted, add_licensees, retire_licensee
 from fpvec_audit.services.keys import issue_key_set, open_key_set
+from fpvec_audit.services.positive_controls import ControlSearch
 from fpvec_audit.services.trace import trace
 from tests.services.test_audit import ScriptedEngines, Telling, answering, numbered, rendered, silent
 from tests.tiny import make_tiny
@@ -34,6 +35,7 @@ class Family:
         entropy = entropy or numbered()
         issue_key_set(name, registry=registry, specification=family_specification(16), entropy=entropy)
         self.keys = open_key_set(name, registry=registry)
+        names = names[: 16 if wanted.get("code") == "random:1" else None]
         add_licensees(names, name, registry=registry, wanted=Wanted(**wanted))
         with registry.unit_of_work() as uow:
             self.words = code_words(uow, name, names, purpose="test")
@@ -122,13 +124,28 @@ def test_more_marks_than_the_coalition_can_hold_name_nobody(registry, catalog, s
     assert document["candidates"][0]["found"]
 
 
-def test_clean_suspect_shows_nothing(registry, catalog, suspect_directory, family):
+def clean():
     suspect = Telling(lambda prompt: "I do not understand.")
     suspect.likely = lambda prompt: False
-    document, _ = run(suspect_directory, registry, catalog, suspect)
-    assert named(document) == []
+    return suspect
+
+
+def test_clean_suspect_shows_nothing(registry, catalog, suspect_directory, family):
+    document, _ = run(suspect_directory, registry, catalog, clean())
+    assert (document["verdict"], named(document)) == ("INCONCLUSIVE", [])  # no positive control is registered
     assert {mark["state"] for mark in document["marks"]} == {"UNKNOWN"}
     assert document["families"][0]["why"] == "the family as a whole was not found"
+
+
+@pytest.mark.parametrize(("code", "verdict"), [("plane:4", "NO_MATCH"), ("random:1", "INCONCLUSIVE")])
+def test_clean_suspect_is_acquitted_where_a_quarter_of_a_copy_would_show(
+    registry, catalog, suspect_directory, monkeypatch, code, verdict
+):
+    """A copy has 24 or 6 of the 96 keys; none of 96 matched excludes 3.1 % of them, of 6 keys that is half."""
+    Family(registry, code=code)
+    monkeypatch.setattr("fpvec_audit.services.trace._controls", lambda *_: ControlSearch(({"verdict": "MATCH"},)))
+    document, _ = run(suspect_directory, registry, catalog, clean())
+    assert document["verdict"] == verdict
 
 
 def test_retired_licensee_is_still_named(registry, catalog, suspect_directory, family):
