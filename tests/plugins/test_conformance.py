@@ -49,6 +49,7 @@ QUICK = {
               "method=dare-ties,steps=2"],
     "subtract": ["keys=1,steps=2"],
     "average": ["", "copies=OTHER"],
+    "collusion": ["", "how=splice", "how=max"],
     "overstamp": ["keys=1,steps=2"],
     "low_rank": ["rank=2"],
     "continue_pretraining": ["steps=2,batch=2,tokens=16,data=TEXT"],
