@@ -4,7 +4,8 @@ A coalition draws its words from the licensees, an attack says which marks of th
 marks or see some that no copy carried. No model is involved: what a real average leaves of marks is measured elsewhere
 (docs/marks.md). With a million licensees the words come from the same secret order, and are counted with numpy.
 
-    python benchmarks/tracing_codes.py --out benchmarks/tracing_codes.json
+    python benchmarks/tracing_codes.py                 # simulates, writes tracing_codes.json and the page
+    python benchmarks/tracing_codes.py --write-docs    # simulates nothing: tracing_codes.json → docs/marks.md
 """
 
 import argparse
@@ -13,7 +14,7 @@ import platform
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from os import getloadavg
@@ -29,6 +30,12 @@ from fpvec_audit.domain.mark_reading import MarkReading
 from fpvec_audit.domain.marks import MarkState
 from fpvec_audit.domain.naming import Naming, name_licensees
 from fpvec_audit.domain.secret import KeySetSecret
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "tracing_codes.json"
+DOCS = ROOT / "docs" / "marks.md"
+BEGIN = "<!-- benchmarks/tracing_codes.py: begin; do not edit by hand -->"
+END = "<!-- benchmarks/tracing_codes.py: end -->"
 
 SECRET, COMMITMENT = KeySetSecret(bytes(range(32))), "5a" * 32
 EPSILON = Fraction("1e-3")
@@ -239,18 +246,27 @@ def _seconds_to_count(words: Any, code: Code) -> float:
 def main() -> None:
     """Run all of it and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--write-docs", action="store_true", help="simulate nothing, write the page anew")
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--many", type=int, default=1_000_000, help="licensees of the large family")
     parser.add_argument("--many-trials", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if not options.write_docs:
+        options.out.write_text(json.dumps(measured(options), indent=1) + "\n", encoding="utf-8")
+    if options.out == RESULTS:
+        write_docs(DOCS, json.loads(RESULTS.read_text(encoding="utf-8")))
+
+
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the document that tracing_codes.json holds."""
     started, outcomes = time.perf_counter(), []
     for setting in SETTINGS:
         outcomes += [asdict(outcome) for outcome in simulate(setting, options.trials, options.seed)]
         print(f"{setting.code}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
     many, facts = simulate_many(options.many, options.many_trials, options.seed)
-    document = {
+    return {
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "load_average": round(getloadavg()[0], 1),
         "seconds": round(time.perf_counter() - started, 1),
@@ -258,7 +274,62 @@ def main() -> None:
         "outcomes": outcomes,
         "many": {**facts, "outcomes": [asdict(outcome) for outcome in many]},
     }
-    options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """Return the tables of the page."""
+    return "\n\n".join((_table_of_rule_a(document), _table_of_rule_b(document)))
+
+
+def _table_of_rule_a(document: Mapping[str, Any]) -> str:
+    rows: dict[tuple[Any, ...], dict[tuple[float, float], Mapping[str, Any]]] = {}
+    for outcome in document["outcomes"]:
+        if outcome["attack"] != "maximum":  # of marks, the same as an average told by probabilities
+            place = tuple(outcome[name] for name in ("code", "licensees", "colluders", "coalition", "attack"))
+            rows.setdefault(place, {})[outcome["missed"], outcome["false"]] = outcome
+    trials = document["outcomes"][0]["trials"]
+    lines = [
+        f"Rule A, {trials} coalitions in each cell: percent in which a colluder was named / an innocent was.",
+        "",
+        "| code, licensees, c | pooled | how | all marks read | 5 % of marks missed | 0.5 % seen wrongly | both |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (code, licensees, colluders, coalition, attack), cells in rows.items():
+        shown = [
+            " / ".join(f"{100 * cells[reading][name] / trials:.3g}" for name in ("colluder_named", "innocent_named"))
+            for reading in READINGS
+        ]
+        beyond = " (more than c)" if coalition > colluders else ""
+        lines.append(f"| `{code}`, {licensees:,}, {colluders} | {coalition}{beyond} | {attack} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def _table_of_rule_b(document: Mapping[str, Any]) -> str:
+    many = document["many"]
+    lines = [
+        f"Rule B, `{many['code']}`, {many['licensees']:,} licensees, {many['outcomes'][0]['trials']} coalitions in "
+        f"each row. Deriving all words took {many['seconds_to_derive_all_words']:.0f} s, counting what all share "
+        f"{1000 * many['seconds_to_count_once']:.0f} ms.",
+        "",
+        "| ε | pooled | how | colluder named | innocent named | bound |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {outcome['epsilon']:g} | {outcome['coalition']} | {outcome['attack']} "
+        f"| {100 * outcome['colluder_named'] / outcome['trials']:.3g} % "
+        f"| {100 * outcome['innocent_named'] / outcome['trials']:.3g} % | {100 * outcome['bound']:.2g} % |"
+        for outcome in many["outcomes"]
+    ]
+    return "\n".join(lines)
+
+
+def write_docs(path: Path, document: Mapping[str, Any]) -> None:
+    """Replace what stands between the marks."""
+    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{path} has no section between {BEGIN!r} and {END!r}: put both lines where it belongs")
+    path.write_text(f"{before}{BEGIN}\n\n{markdown(document)}\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
