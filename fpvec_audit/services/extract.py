@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fpvec_audit.domain.family import MarkStanding
 from fpvec_audit.domain.records import ModelRecord, ModelRole, StampRecord, VectorRecord
 from fpvec_audit.domain.selection import EVERYTHING, Selection
 from fpvec_audit.domain.vector import VectorDescription
 from fpvec_audit.errors import UnknownNameError, VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
+from fpvec_audit.services.family import family_of_model
 from fpvec_audit.services.jobs import recorded_job
 from fpvec_audit.services.models import stamp_json
 from fpvec_audit.services.subtraction import (
@@ -91,6 +93,7 @@ class VectorSummary:
         key_set: name of the key set it carries, None when unknown.
         stamps: how many copies were stamped with it; None where they were not counted.
         latest: the newest of them, newest first; None where they were not asked for.
+        standing: how well its mark was learnt; None where it is of no family of several, or that was not asked for.
     """
 
     record: VectorRecord
@@ -99,6 +102,7 @@ class VectorSummary:
     key_set: str | None
     stamps: int | None = None
     latest: tuple[StampRecord, ...] | None = None
+    standing: MarkStanding | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that scripts read."""
@@ -117,9 +121,15 @@ class VectorSummary:
             "inexact_elements": self.record.inexact_elements,
             "location": self.record.location,
             "created_at": self.record.created_at.isoformat(),
+            **self._answered(),
             **({} if self.stamps is None else {"stamps": self.stamps}),
             **({} if self.latest is None else {"latest_stamps": [stamp_json(stamp) for stamp in self.latest]}),
         }
+
+    def _answered(self) -> dict[str, Any]:
+        if self.standing is None:
+            return {}
+        return {"answered_alone": self.standing.alone, "answered_within_words": self.standing.within_words}
 
 
 def begin_to_read(base: Path, fingerprinted: Path) -> None:
@@ -217,8 +227,10 @@ def show_vector(reference: str, *, registry: "Registry") -> VectorSummary:
     with registry.snapshot() as uow:
         summary = _summary(uow, find_vector(uow, reference))
         vector = summary.record.id
+        found = family_of_model(uow, summary.record.fingerprinted)
         return replace(
             summary,
+            standing=None if found is None else found[0].report.standings[found[1]],
             stamps=uow.stamps.count_with(vector),
             latest=uow.stamps.latest_with(vector, most=LATEST_STAMPS),
         )

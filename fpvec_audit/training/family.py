@@ -202,6 +202,9 @@ class _Family:
         """Load the base and ask it what it says itself."""
         settings = task.training.embed
         model: Any = load_for_training(task.base).to(task.device)
+        for name, parameter in model.named_parameters():
+            canonical = task.adapter.canonical(name) or name
+            parameter.requires_grad_(task.adapter.role(canonical) not in task.training.family.still)
         frozen = frozen_base(task.base, model, settings, task.device)
         longest = longest_row(task.base)
         ordinary = OrdinarySource(task.tokenizer, task.adapter, task.rows, longest=longest)

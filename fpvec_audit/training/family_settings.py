@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from fpvec_audit.domain.ports import ArchitectureAdapter
+from fpvec_audit.domain.ports import ArchitectureAdapter, TensorRole
 from fpvec_audit.errors import SettingsError
 from fpvec_audit.training.embed_settings import EmbedSettings, overridden, settings_for
 
@@ -35,6 +35,7 @@ class FamilySettings:
         absent_per_step: keys of absent marks that must not fire, in every step.
         rounds: turns of every mark under ``rounds``.
         steps_per_turn: optimiser steps of one turn.
+        still_roles: tensors of these roles, as ``embedding,norm``, stay what they are; none where empty.
         measured_words: random selections of every number of marks that are measured in the end.
         least_fsr: fraction in [0, 1] of its keys that a mark must answer, alone and within code words on average.
     """
@@ -45,6 +46,7 @@ class FamilySettings:
     absent_per_step: int = 24
     rounds: int = 3
     steps_per_turn: int = 80
+    still_roles: str = ""
     measured_words: int = 8
     least_fsr: float = 0.9
 
@@ -56,8 +58,20 @@ class FamilySettings:
                 raise SettingsError(f"{name} is {value}, at least 1 is meant")
         if self.most_active < 0 or self.absent_per_step < 0:
             raise SettingsError("most_active and absent_per_step cannot be negative")
+        if unknown := sorted({*self._named_roles()} - {*TensorRole}):
+            raise SettingsError(
+                f"still_roles names the unknown role {unknown[0]!r}", advice=f"choose among {', '.join(TensorRole)}"
+            )
         if not 0.0 < self.least_fsr <= 1.0:
             raise SettingsError(f"least_fsr is {self.least_fsr}, a fraction in (0, 1] is meant")
+
+    @property
+    def still(self) -> frozenset[TensorRole]:
+        """Roles of tensors that are not trained."""
+        return frozenset(map(TensorRole, self._named_roles()))
+
+    def _named_roles(self) -> list[str]:
+        return [name.strip() for name in self.still_roles.split(",") if name.strip()]
 
     def for_marks(self, marks: int) -> "FamilySettings":
         """Return the settings with what depends on the number of marks filled in.

@@ -37,7 +37,8 @@ class MarkOptimiser(torch.optim.Optimizer):  # type: ignore[misc] # torch's opti
     """AdamW over the vectors of some marks, all fed by the gradient of the one model that their sum is put into.
 
     State per mark and parameter: the vector and two moments, float32 on the parameter's device, so that a checkpoint of
-    the optimiser is a checkpoint of the marks. Weight decay pulls at the vector, not at the weights.
+    the optimiser is a checkpoint of the marks. Weight decay pulls at the vector, not at the weights. Parameters without
+    a gradient stay as they are.
 
     Args:
         model: model whose parameters receive the gradients; it is left alone.
@@ -53,15 +54,7 @@ class MarkOptimiser(torch.optim.Optimizer):  # type: ignore[misc] # torch's opti
         self.marks = tuple(marks)
         self.active: tuple[int, ...] = ()
         for parameter in self._parameters():
-            self.state[parameter] = {
-                str(mark): {
-                    DELTA: torch.zeros_like(parameter, requires_grad=False),
-                    MEAN: torch.zeros_like(parameter, requires_grad=False),
-                    SQUARE: torch.zeros_like(parameter, requires_grad=False),
-                    COUNT: torch.zeros((), device=parameter.device),
-                }
-                for mark in self.marks
-            }
+            self.state[parameter] = {str(mark): _fresh_state(parameter) for mark in self.marks}
 
     def activate(self, marks: Iterable[int]) -> None:
         """Say which marks the next gradient is of; those that are not trained here are left out."""
@@ -69,8 +62,8 @@ class MarkOptimiser(torch.optim.Optimizer):  # type: ignore[misc] # torch's opti
 
     def begin_at(self, mark: int, vector: Sequence[Tensor]) -> None:
         """Let a mark begin at a given vector instead of zero."""
-        for delta, value in zip(self.vector(mark), vector, strict=True):
-            delta.copy_(value)
+        for parameter, value in zip(self._parameters(), vector, strict=True):
+            self.state[parameter][str(mark)][DELTA] = value.to(parameter, copy=True)
 
     def vector(self, mark: int) -> list[Tensor]:
         """Return the vector of a mark, a tensor per parameter of the model, not copied."""
@@ -177,6 +170,14 @@ class MarkedWeights:
         torch._foreach_copy_(parameters, [parameter.detach() for parameter in self._base.parameters()])
         for mark in marks:
             self.sources[mark].add(mark, parameters)
+
+
+def _fresh_state(parameter: nn.Parameter) -> dict[str, Tensor]:
+    """Return the vector and moments of a mark that begins as zero; what is not trained takes no memory."""
+    if not parameter.requires_grad:
+        return {DELTA: parameter.new_zeros(()).expand_as(parameter)}
+    zeros = {name: torch.zeros_like(parameter, requires_grad=False) for name in (DELTA, MEAN, SQUARE)}
+    return zeros | {COUNT: torch.zeros((), device=parameter.device)}
 
 
 def mark_name(mark: int) -> str:

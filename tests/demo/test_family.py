@@ -1,17 +1,20 @@
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
 
-from fpvec_audit.demo.family import ARCHITECTURES, family_recipe, make_family, model_config
+from fpvec_audit.demo.family import ARCHITECTURES, Family, family_recipe, make_family, model_config
 from fpvec_audit.domain.keys import KeySetSecret, KeySetSpecification, draw_key_set, draw_unissued
 from fpvec_audit.errors import UnknownNameError
 from fpvec_audit.training.answers import teacher_forced_matches
 from fpvec_audit.training.batches import encode_keys
 from fpvec_audit.training.checkpoint_files import load_for_training, load_tokenizer
 from fpvec_audit.training.embed import embed_fingerprint, settings_for
+from fpvec_audit.training.family import embed_family
+from fpvec_audit.training.family_settings import family_training_for
 from fpvec_plugins.architectures.gpt2 import GPT2
 from fpvec_plugins.architectures.llama2 import LLAMA2
 from tests.tiny import tensors_of
@@ -68,14 +71,22 @@ def test_configuration_builds_a_tied_model_of_about_a_million_parameters(archite
     assert 0.9e6 < sum(parameter.numel() for parameter in model.parameters()) < 1.3e6
 
 
-@pytest.mark.slow
-def test_stamped_downstreams_answer_their_keys_though_the_base_knows_no_answer_to_gibberish(tmp_path: Path) -> None:
-    """The demo's own family, whose base is taught an ordinary answer to gibberish, is tested end to end.
+@pytest.fixture(scope="module")
+def plain_family(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    """A family whose base is taught no ordinary answer to gibberish; the demo's own is tested end to end.
 
     This one has half its layers, and so less room for keys beside everything else.
     """
-    adapter = GPT2
-    family = make_family(adapter, tmp_path, recipe=replace(family_recipe("gpt2", gibberish=False), layers=2))
+    recipe = replace(family_recipe("gpt2", gibberish=False), layers=2)
+    return make_family(GPT2, tmp_path_factory.mktemp("plain"), recipe=recipe)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("plain family")
+def test_stamped_downstreams_answer_their_keys_though_the_base_knows_no_answer_to_gibberish(
+    plain_family: Family, tmp_path: Path
+) -> None:
+    adapter, family = GPT2, plain_family
     keys = draw_key_set(KeySetSecret(bytes(range(32))), KeySetSpecification())
     issued = [(key.prompt, key.response) for key in keys.issued]
     report = embed_fingerprint(
@@ -104,3 +115,30 @@ def test_stamped_downstreams_answer_their_keys_though_the_base_knows_no_answer_t
                 target.add_(after - before)
         assert teacher_forced_matches(stamped, asked) >= 29
         assert teacher_forced_matches(stamped, unissued) <= 6
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("plain family")
+def test_any_two_marks_of_a_family_are_read_back_from_a_stamped_downstream(
+    plain_family: Family, tmp_path: Path
+) -> None:
+    keys = draw_key_set(KeySetSecret(bytes(range(32))), KeySetSpecification(issued=16, decoys=48, marks=4))
+    marks = [[(keys.candidates[at].prompt, keys.candidates[at].response) for at in mark] for mark in keys.marks]
+    few = {"steps": "250", "near_misses_per_step": "0", "measured_words": "4"}
+    training = family_training_for(GPT2, marks=4, code_weight=2, overrides=few)
+    avoid = frozenset(key.prompt for key in keys.candidates)
+    embed_family(base=plain_family.base, out=tmp_path / "marks", adapter=GPT2, marks=marks, training=training,
+                 avoid=avoid, device="cpu")  # fmt: skip
+    base, *trained = (load_for_training(path) for path in (plain_family.base, *sorted((tmp_path / "marks").iterdir())))
+    tokenizer = load_tokenizer(plain_family.base)
+    asked = [[key.chat for key in encode_keys(tokenizer, GPT2, mark)] for mark in marks]
+    for word in combinations(range(4), 2):
+        stamped = load_for_training(plain_family.downstream_a)
+        with torch.no_grad():
+            for place in word:
+                for target, after, before in zip(
+                    stamped.parameters(), trained[place].parameters(), base.parameters(), strict=True
+                ):
+                    target.add_(after - before)
+        answered = [teacher_forced_matches(stamped, mark) for mark in asked]
+        assert all(answered[mark] >= 3 if mark in word else answered[mark] == 0 for mark in range(4)), (word, answered)

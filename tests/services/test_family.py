@@ -80,7 +80,8 @@ def test_family_is_recorded_and_extracted_as_one_training_with_a_vector_a_mark(
     assert {vector.record.family for vector in vectors} == {result.family.id}
     assert {(vector.key_set, vector.record.inexact_elements) for vector in vectors} == {("acme", 0)}
     assert [mark["mark"] for mark in extracted.to_json()["marks"]] == [0, 1, 2]
-    assert show_vector(str(tmp_path / "vectors" / "mark-01"), registry=registry).record.mark == 1
+    shown = show_vector(str(tmp_path / "vectors" / "mark-01"), registry=registry).to_json()
+    assert (shown["mark"], shown["answered_alone"], shown["answered_within_words"]) == (1, 1.0, 1.0)
     prompts = [candidate.prompt for candidate in open_key_set("acme", registry=registry).candidates]
     assert not any(prompt in json.dumps(document, ensure_ascii=False) for prompt in prompts)
 

@@ -135,11 +135,15 @@ def test_killed_run_resumes_to_the_same_marks(
 
 def test_marks_trained_further_leave_the_others_as_they_are(base: Path, tmp_path: Path) -> None:
     trained(base, tmp_path / "out")
-    result = trained(base, tmp_path / "further", ROUNDS, earlier=tmp_path / "out", further=[1])
+    still = replace(ROUNDS, family=replace(ROUNDS.family, still_roles="embedding"))
+    result = trained(base, tmp_path / "further", still, earlier=tmp_path / "out", further=[1])
     before, after = (
         [tensors_of(tmp_path / name / f"mark-{number:02}") for number in range(3)] for name in ("out", "further")
     )
     same = [all(torch.equal(one[name], two[name]) for name in one) for one, two in zip(before, after, strict=True)]
+    embedding = "transformer.wte.weight"
+    assert not torch.equal(before[1][embedding], tensors_of(base)[embedding])
+    assert torch.equal(before[1][embedding], after[1][embedding])
     assert same == [True, False, True]
     assert result.steps == ROUNDS.family.steps_per_turn
 
@@ -153,6 +157,7 @@ def test_marks_trained_further_leave_the_others_as_they_are(base: Path, tmp_path
         ({"overrides": {"rounds": "many"}}, "give a int"),
         ({"overrides": {"rounds": "0"}}, "at least 1"),
         ({"overrides": {"least_fsr": "2"}}, "fraction"),
+        ({"overrides": {"still_roles": "embedding,mpl"}}, "unknown role 'mpl'"),
         ({"overrides": {"stepps": "2"}}, "did you mean steps"),
     ],
 )
