@@ -124,8 +124,7 @@ def test_any_two_marks_of_a_family_are_read_back_from_a_stamped_downstream(
 ) -> None:
     keys = draw_key_set(KeySetSecret(bytes(range(32))), KeySetSpecification(issued=16, decoys=48, marks=4))
     marks = [[(keys.candidates[at].prompt, keys.candidates[at].response) for at in mark] for mark in keys.marks]
-    few = {"steps": "250", "near_misses_per_step": "0", "measured_words": "4"}
-    training = family_training_for(GPT2, marks=4, code_weight=2, overrides=few)
+    training = family_training_for(GPT2, marks=4, code_weight=2, overrides={"measured_words": "4"})
     avoid = frozenset(key.prompt for key in keys.candidates)
     embed_family(base=plain_family.base, out=tmp_path / "marks", adapter=GPT2, marks=marks, training=training,
                  avoid=avoid, device="cpu")  # fmt: skip

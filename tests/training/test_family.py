@@ -170,3 +170,8 @@ def test_single_settings_of_either_kind_are_replaced() -> None:
     training = family_training_for(GPT2, marks=3, overrides={"steps": "7", "rounds": "5"}, code_weight=1)
     assert (training.embed.steps, training.family.rounds, training.family.most_active) == (7, 5, 2)
     assert family_training_for(GPT2, marks=3).family.most_active == 3
+
+
+@pytest.mark.parametrize(("marks", "weight", "steps"), [(8, 3, 400), (16, 4, 667), (3, 2, 188)])
+def test_there_are_as_many_steps_as_make_every_mark_active_often_enough(marks: int, weight: int, steps: int) -> None:
+    assert family_training_for(GPT2, marks=marks, code_weight=weight).embed.steps == steps
