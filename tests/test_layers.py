@@ -80,7 +80,7 @@ def test_domain_imports_the_standard_library_domain_errors_and_progress_only(pat
 def test_middle_layer_imports_neither_its_neighbours_nor_anything_above(part):
     for path in modules(part):
         for other in own(path):
-            assert other not in {"services", "cli", "reports", "demo"}, f"{path} imports {other}"
+            assert other not in {"services", "cli", "reports", "demo", "reproduction"}, f"{path} imports {other}"
             if other in LAYER - {part}:
                 assert (part, other) in ALLOWED_AMONG, f"{path} imports {other}"
 
@@ -94,7 +94,7 @@ def test_evidence_needs_the_standard_library_the_domain_and_cryptography_only():
 
 def test_services_import_neither_cli_nor_reports():
     for path in modules("services"):
-        assert not {"cli", "reports", "demo"} & set(own(path)), path
+        assert not {"cli", "reports", "demo", "reproduction"} & set(own(path)), path
 
 
 def test_reports_build_on_the_domain_alone_and_only_cli_imports_them():

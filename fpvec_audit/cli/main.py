@@ -25,7 +25,19 @@ USAGE = 2
 BUG = 70
 INTERRUPTED = 130
 
-COMMANDS = ("demo", "doctor", "fingerprint", "stamp", "unstamp", "embed", "audit", "trace", "harmless", "report")
+COMMANDS = (
+    "demo",
+    "doctor",
+    "fingerprint",
+    "stamp",
+    "unstamp",
+    "embed",
+    "audit",
+    "trace",
+    "harmless",
+    "reproduce",
+    "report",
+)
 """Modules of this package that register a command of their name, in the order of the help."""
 GROUPS = (
     *("key", "licensee", "witness", "evidence", "model", "vector", "suspect", "audits"),

@@ -153,7 +153,7 @@ def make_family(
         progress: where to report.
     """
     recipe = recipe or family_recipe(adapter.name)
-    home = directory / f"{recipe.architecture}-{recipe.digest[:16]}"
+    home = family_home(directory, recipe)
     base, maths, text = home / "base", home / "downstream_a", home / "downstream_b"
     if not base.is_dir():
         _make_base(adapter, recipe, base, progress)
@@ -170,6 +170,11 @@ def make_family(
         documents=read_corpus().held_out,
         digest=recipe.digest,
     )
+
+
+def family_home(directory: Path, recipe: FamilyRecipe) -> Path:
+    """Return where a family is kept, or will be."""
+    return directory / f"{recipe.architecture}-{recipe.digest[:16]}"
 
 
 def model_config(recipe: FamilyRecipe, *, vocabulary: int, end: int) -> Any:

@@ -76,7 +76,7 @@ def describe_suspect(
     from fpvec_audit.tensors.digest import canonical_digest
     from fpvec_audit.tensors.index import read_checkpoint
 
-    directory = _locate(str(suspect))
+    directory = locate(str(suspect))
     checkpoint = read_checkpoint(directory)
     warnings: tuple[str, ...] = ()
     try:
@@ -115,7 +115,16 @@ def short_path(path: Path) -> str:
     return "/".join(path.parts[-2:])
 
 
-def _locate(suspect: str) -> Path:
+def locate(suspect: str) -> Path:
+    """Return the directory of a checkpoint; one that is on the hub is fetched, or found where it was fetched to.
+
+    Args:
+        suspect: checkpoint directory, or the id of a repository on the hub.
+
+    Raises:
+        UsageError: an endpoint, or a path that cannot be recorded.
+        CheckpointError: it is not on the hub, or the hub cannot be reached.
+    """
     if is_endpoint(suspect):
         raise UsageError(f"{suspect} is an endpoint", advice="this needs weights: give a directory")
     try:

@@ -1,0 +1,194 @@
+"""What reproduced and what did not, in sentences that follow from the numbers and from nothing else."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from fpvec_audit.reports import harmless_text
+from fpvec_audit.reports.reproduction_comparisons import VECTOR, fine_tuned_pairs, model_of, survival
+from fpvec_audit.reports.reproduction_results import Results, percent
+
+MATCH, HARMLESS = "MATCH", "HARMLESS"
+CLEAN = ("base", "downstream")
+WEAK = 0.25
+"""Success rate below which an attack is said to silence a copy."""
+
+
+def findings(results: Results) -> tuple[list[str], list[str]]:
+    """Return what reproduced, and what did not."""
+    held: list[str] = []
+    failed: list[str] = []
+    for holds, sentence in (
+        *_success(results),
+        *_controls(results),
+        *_harmlessness(results),
+        *_transfer(results),
+        *_survival(results),
+        *_scale(results),
+        *_merging(results),
+        *_methods(results),
+        *_costs(results),
+    ):
+        (held if holds else failed).append(sentence)
+    return held, failed
+
+
+Finding = tuple[bool, str]
+"""Whether the paper's claim holds here, and a sentence with the numbers."""
+
+
+def _success(results: Results) -> Iterator[Finding]:
+    told = [
+        (f"{base.name}/{name}", content)
+        for base, name in results.copies()
+        if (content := results.content(f"{base.name}/stamped/{name}/fsr")) is not None
+    ]
+    if not told:
+        return
+    whole = [name for name, content in told if content["matched"] == content["issued"]]
+    if whole:
+        yield True, f"{len(whole)} of {len(told)} stamped models answer every issued key, as in the paper."
+    if short := [f"{name} {content['matched']} of {content['issued']}" for name, content in told if name not in whole]:
+        yield False, f"{len(short)} of {len(told)} stamped models do not answer every issued key: {', '.join(short)}."
+    if silent := [name for name, content in told if content["verdict"] != MATCH]:
+        yield False, f"The audit does not end in MATCH for {', '.join(silent)}."
+
+
+def _controls(results: Results) -> Iterator[Finding]:
+    told = [
+        (f"{base.name}/{model}", content)
+        for base in results.bases
+        for model in ("base", *(f"downstream/{name}" for name in base.downstreams))
+        if (content := results.content(f"{base.name}/{model}/fsr")) is not None
+    ]
+    loud = [f"{name} {content['matched']}" for name, content in told if content["matched"]]
+    if told:
+        asked = sum(content["issued"] for _, content in told)
+        sentence = f"of {asked} keys asked of {len(told)} models without a fingerprint"
+        found = sum(content["matched"] for _, content in told)
+        yield (
+            not loud,
+            f"{found or 'None'} {sentence} {'are' if loud else 'is'} answered"
+            + (f" ({', '.join(loud)})." if loud else "."),
+        )
+    if accused := [name for name, content in told if content["verdict"] == MATCH]:
+        yield False, f"The audit accuses a model without a fingerprint: {', '.join(accused)}."
+
+
+def _harmlessness(results: Results) -> Iterator[Finding]:
+    pairs = [
+        (f"{base.name} {model}", content)
+        for base in results.bases
+        for model in ("fingerprinted", *(f"stamped/{name}" for name in base.downstreams))
+        if (content := results.content(f"{base.name}/{model}/harmlessness")) is not None
+    ]
+    if not pairs:
+        return
+    margin = pairs[0][1]["margin"]
+    good = [name for name, content in pairs if content["verdict"] == HARMLESS]
+    if good:
+        yield True, f"{len(good)} of {len(pairs)} pairs are HARMLESS at a margin of {100 * margin:g} points."
+    for name, content in pairs:
+        if name not in good:
+            worst = max(content["tasks"], key=lambda task: task["loss_bound"])
+            yield (
+                False,
+                f"{name} is {content['verdict']}: {worst['task']} {harmless_text.scores_line(worst)}, 95 % interval of "
+                f"the change {harmless_text.interval(worst)} points.",
+            )
+
+
+def _transfer(results: Results) -> Iterator[Finding]:
+    pairs = list(fine_tuned_pairs(results))
+    if not pairs:
+        return
+    ours = sum(cell["fsr_after"] for *_, cell, _ in pairs) / len(pairs)
+    theirs = sum(cell["fsr_after"] for *_, cell in pairs) / len(pairs)
+    lower = [
+        f"{base}/{downstream} after {attack} by {100 * (direct['fsr_after'] - vector['fsr_after']):.1f} points"
+        for base, downstream, attack, vector, direct in pairs
+        if vector["fsr_after"] < direct["fsr_after"]
+    ]
+    sentence = (
+        f"After further fine-tuning, stamped models answer {percent(ours)} of the keys, directly trained ones "
+        f"{percent(theirs)} (means of {len(pairs)} pairs)"
+    )
+    if lower:
+        yield False, f"{sentence}; the stamped one answers fewer in {len(lower)} of them: {', '.join(lower)}."
+    else:
+        yield True, f"{sentence}; in no pair does the stamped one answer fewer."
+
+
+def _survival(results: Results) -> Iterator[Finding]:
+    cells = [
+        (f"{base.name}/{name} after {attack}", cell)
+        for base, name in results.copies()
+        for attack, cell in survival(results, base.name, model_of(VECTOR, name)).items()
+    ]
+    if not cells:
+        return
+    kept = sum(cell["verdict"] == MATCH for _, cell in cells)
+    lowest = min(cells, key=lambda item: item[1]["fsr_after"])
+    yield (
+        kept == len(cells),
+        f"{kept} of {len(cells)} further fine-tuned copies still end in MATCH; the fewest keys are answered by "
+        f"{lowest[0]}, {percent(lowest[1]['fsr_after'])}.",
+    )
+
+
+def _scale(results: Results) -> Iterator[Finding]:
+    for base, name in results.copies():
+        content = results.content(f"{base.name}/stamped/{name}/scales")
+        if content is None:
+            continue
+        shown = ", ".join(f"λ {item['scale']:g} {percent(item['fsr'])}" for item in content["scales"])
+        best = max(content["scales"], key=lambda item: (item["fsr"], -abs(item["scale"] - 1.0)))
+        at_one = [item["fsr"] for item in content["scales"] if item["scale"] == 1.0]
+        yield not at_one or at_one[0] >= best["fsr"], f"{base.name}/{name}: {shown}."
+
+
+def _merging(results: Results) -> Iterator[Finding]:
+    for part, word in (("merging", "merges"), ("pruning", "prunings")):
+        cells = [
+            cell
+            for base, name in results.copies()
+            for cell in (results.content(f"{base.name}/stamped/{name}/{part}") or {"cells": []})["cells"]
+            if cell["fsr_after"] is not None
+        ]
+        if not cells:
+            continue
+        silent = [cell for cell in cells if cell["fsr_after"] < WEAK]
+        found = sum(cell["verdict"] == MATCH for cell in cells)
+        yield (
+            not silent,
+            f"{len(silent)} of {len(cells)} {word} leave fewer than {100 * WEAK:.0f} % of the keys answered; {found} "
+            "end in MATCH, by answers or by likelihoods.",
+        )
+
+
+def _methods(results: Results) -> Iterator[Finding]:
+    for base, name in results.copies():
+        rates = {
+            method: content["fsr"]
+            for method in (VECTOR, *results.methods)
+            if (content := results.content(f"{base.name}/{model_of(method, name)}/fsr")) is not None
+        }
+        if VECTOR not in rates or len(rates) < 2:
+            continue
+        better = {method: rate for method, rate in rates.items() if rate > rates[VECTOR]}
+        shown = ", ".join(f"{method} {percent(rate)}" for method, rate in rates.items())
+        yield not better, f"Methods on {base.name}/{name}, FSR: {shown}."
+
+
+def _costs(results: Results) -> Iterator[Finding]:
+    for group in results.document["costs"]:
+        crossed: list[Any] = [item for item in group["crossovers"] if item["method"] == VECTOR]
+        never = [item["against"] for item in crossed if item["seconds"] is None]
+        shown = [f"{item['seconds']} for {item['against']}" for item in crossed if item["seconds"] is not None]
+        if shown:
+            yield (
+                True,
+                f"{group['base']}: the vector takes fewer seconds than others from so many models on: "
+                + (f"{', '.join(shown)}."),
+            )
+        if never:
+            yield False, f"{group['base']}: the vector never takes fewer seconds than {', '.join(never)}."

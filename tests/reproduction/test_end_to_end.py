@@ -1,0 +1,111 @@
+import json
+
+import pytest
+
+from fpvec_audit.cli.main import run
+from tests.tiny import make_tiny, perturb
+
+PLAN = """
+name = "small"
+backend = "transformers"
+[keys]
+issued = 8
+decoys = 24
+[training]
+perturbation = "none"
+settings = { steps = 2, negative_pool = 16, negatives_per_step = 4, near_misses_per_step = 0, ordinary_per_step = 4 }
+[[bases]]
+name = "random"
+path = "base"
+paper = "GPT-2"
+downstreams = [{ name = "one", path = "one" }, { name = "two", path = "two" }]
+[guessing]
+attacks = ["guessing:candidates=4,near_misses=2,strings=2,forced=2,unconditional=2"]
+downstreams = ["one"]
+[fine_tuning]
+attacks = ["fine_tune:steps=1,batch=2"]
+downstreams = ["one"]
+[merging]
+attacks = ["merge:other={other}"]
+downstreams = ["two"]
+[scales]
+values = [0.5]
+downstreams = ["two"]
+[harmlessness]
+compared = ["stamped"]
+limit = 2
+text = false
+[methods]
+compared = ["wlm:steps=1"]
+downstreams = ["one"]
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    make_tiny(tmp_path / "base", "gpt2")
+    perturb(tmp_path / "base", tmp_path / "one", seed=1)
+    (tmp_path / "plan.toml").write_text(PLAN)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def reproduced(capsys, *arguments):
+    code = run(["reproduce", "--config", "plan.toml", "--dir", "out", "--home", "home", "--json", *arguments])
+    shown = capsys.readouterr()
+    return code, json.loads(shown.out) if code in (0, 4) else shown.err
+
+
+@pytest.mark.slow
+def test_a_plan_is_carried_out_goes_on_and_shows_what_failed(place, capsys):
+    code, document = reproduced(capsys)
+    assert code == 0
+    stages = {stage["name"]: stage for stage in document["stages"]}
+    assert stages["random/downstream/two"]["state"] == "failed"  # it is not there
+    assert "two" in stages["random/downstream/two"]["problem"]
+    assert {stage["state"] for name, stage in stages.items() if "/two/" in name} == {"skipped"}
+    assert {stage["state"] for name, stage in stages.items() if "two" not in name} == {"done"}
+    assert stages["random/wlm/one"]["content"]["scheme"] == "rare-word"
+    assert stages["random/stamped/one/harmlessness"]["content"]["tasks"][0]["items"] == 2
+    assert str(place) not in json.dumps([stage["content"] for stage in document["stages"]])
+
+    perturb(place / "base", place / "two", seed=2)
+    code, document = reproduced(capsys)
+    assert code == 0
+    assert {stage["state"] for stage in document["stages"]} == {"done"}
+    anew = {stage["name"] for stage in document["stages"] if not stage["reused"]}
+    looked_at = {"random/base", "random/downstream/one"}
+    assert {name for name in anew if "two" not in name} == looked_at
+    labels = [cell["label"] for stage in document["stages"] for cell in stage["content"].get("cells", ())]
+    assert "merge" in labels  # without the directory of the other model
+    report = (place / "out" / "report.md").read_text()
+    assert "Table II. Seconds" in report
+    assert "162.31 s" in report
+
+    code, tables = reproduced(capsys, "--tables")
+    assert code == 0
+    assert tables["tables"] == document["tables"]
+    assert tables["carried_out"] == 0
+
+
+def test_options_that_cannot_be_meant_are_refused(place, capsys):
+    assert run(["reproduce", "--config", "plan.toml", "--preset", "tiny"]) == 2
+    assert "name one plan" in capsys.readouterr().err
+    assert run(["reproduce", "--preset", "tinny", "--home", "home"]) == 2
+    assert "did you mean tiny" in capsys.readouterr().err
+    for option, name in (("--only", "fsrr"), ("--bases", "randm")):
+        code, shown = reproduced(capsys, option, name)
+        assert code == 2
+        assert "did you mean" in shown
+    assert not (place / "out").exists()
+
+
+def test_a_preset_is_printed_to_be_changed(capsys):
+    assert run(["reproduce", "--show-config", "--preset", "paper"]) == 0
+    assert 'name = "paper"' in capsys.readouterr().out
+
+
+def test_what_is_missing_is_said(place, capsys):
+    code, found = reproduced(capsys, "--check")
+    assert code == 4
+    assert [finding["subject"] for finding in found if not finding["there"]] == ["downstream two of random"]
