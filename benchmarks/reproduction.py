@@ -23,7 +23,7 @@ RESULTS = ROOT / "benchmarks" / "reproduction.json"
 DOCS = ROOT / "docs" / "reproduction.md"
 BEGIN, END = "<!-- reproduction: written by benchmarks/reproduction.py -->", "<!-- reproduction: end -->"
 DOCUMENT = "report.json"
-LEFT_OUT = ("tests", "warnings", "audit_id", "attack_run_id", "key_set", "tables")
+LEFT_OUT = ("tests", "warnings", "audit_id", "attack_run_id", "key_set", "tables", "parameters")
 """What is not published: it is long, or means something in one registry alone."""
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fpvec_audit.domain.cost import QUANTITIES
 from fpvec_audit.domain.frontier import utility_loss
 from fpvec_audit.reports import harmless_text
 from fpvec_audit.reports.audit_text import p_shown
@@ -189,13 +190,18 @@ def _method(results: Results, base: str, downstream: str, method: str, attacks: 
         if audit is None
         else rate_text(audit["fsr"], audit["interval"], of=audit["issued"]),
         NOTHING if audit is None else f"{audit['decoys_matched']} of {audit['decoys']}",
-        NOTHING if guesses is None else percent(guesses["cells"][0]["fsr_after"]),
+        _guessed(guesses),
         NOTHING if harm is None else _largest_bound(harm),
         results.absence(f"{model}/harmlessness") if harm is None else str(harm["verdict"]),
         NOTHING if harm is None else perplexity_text(harm),
         *(percent(survived[attack]["fsr_after"]) if attack in survived else NOTHING for attack in attacks),
         *_method_seconds(results, base, method),
     )
+
+
+def _guessed(guesses: Mapping[str, Any] | None) -> str:
+    rates = [cell["fsr_after"] for cell in (guesses or {"cells": []})["cells"] if cell["fsr_after"] is not None]
+    return percent(max(rates)) if rates else NOTHING
 
 
 def _largest_bound(harm: Mapping[str, Any]) -> str:
@@ -217,7 +223,7 @@ def _costs(results: Results) -> ResultTable:
     for group in results.document["costs"]:
         for cost in group["methods"]:
             counts = [projection["models"] for projection in cost["models"]]
-            shown = [f"{seconds_text(own['seconds'])}{' *' if own['extrapolated'] else ''}" for own in cost["models"]]
+            shown = [_projected(own) for own in cost["models"]]
             memory = max(cost[part]["peak_memory_bytes"] for part in ("once", "each")) / 2**30
             rows.append((group["base"], cost["method"], *shown, _crossing(group, cost["method"]), f"{memory:.2g} GiB"))
     heads = [f">{count} model{'' if count == 1 else 's'}" for count in counts]
@@ -226,18 +232,28 @@ def _costs(results: Results) -> ResultTable:
         ("base", "method", *heads, ">vector is cheaper from", ">peak memory"),
         tuple(rows),
         (
+            "each as wall seconds and device-seconds: those for which an accelerator was held, or processor seconds of "
+            "all threads on a CPU",
             "* extrapolated: the cost of what is made once, plus that of one model times their number; nothing else is",
             f"the paper: {results.published['methods']['note']}: {_minutes(results)}",
         ),
     )
 
 
+def _projected(cost: Mapping[str, Any]) -> str:
+    mark = " *" if cost["extrapolated"] else ""
+    return f"{seconds_text(cost['seconds'])}, {seconds_text(cost['device_seconds'])}{mark}"
+
+
 def _crossing(group: Mapping[str, Any], method: str) -> str:
     for item in group["crossovers"]:
         if item["method"] == VECTOR and item["against"] == method:
-            count = item["seconds"]
-            return "never" if count is None else f"{count} model{'' if count == 1 else 's'}"
+            return ", ".join(_models(item[quantity]) for quantity in QUANTITIES)
     return NOTHING
+
+
+def _models(count: int | None) -> str:
+    return "never" if count is None else f"{count} model{'' if count == 1 else 's'}"
 
 
 def _minutes(results: Results) -> str:

@@ -138,12 +138,17 @@ def _survival(results: Results) -> Iterator[Finding]:
 def _scale(results: Results) -> Iterator[Finding]:
     for base, name in results.copies():
         content = results.content(f"{base.name}/stamped/{name}/scales")
-        if content is None:
+        plain = [item["fsr"] for item in content["scales"] if item["scale"] == 1.0] if content else []
+        if content is None or not plain:
             continue
-        shown = ", ".join(f"λ {item['scale']:g} {percent(item['fsr'])}" for item in content["scales"])
-        best = max(content["scales"], key=lambda item: (item["fsr"], -abs(item["scale"] - 1.0)))
-        at_one = [item["fsr"] for item in content["scales"] if item["scale"] == 1.0]
-        yield not at_one or at_one[0] >= best["fsr"], f"{base.name}/{name}: {shown}."
+        shown = ", ".join(f"{percent(item['fsr'])} at {item['scale']:g}" for item in content["scales"])
+        best = plain[0] >= max(item["fsr"] for item in content["scales"])
+        yield (
+            best,
+            f"λ on {base.name}/{name}: {shown} of the keys; no other scale answers more than 1 does."
+            if best
+            else f"λ on {base.name}/{name}: {shown} of the keys; λ = 1 is not the best.",
+        )
 
 
 def _merging(results: Results) -> Iterator[Finding]:
@@ -174,21 +179,21 @@ def _methods(results: Results) -> Iterator[Finding]:
         }
         if VECTOR not in rates or len(rates) < 2:
             continue
-        better = {method: rate for method, rate in rates.items() if rate > rates[VECTOR]}
         shown = ", ".join(f"{method} {percent(rate)}" for method, rate in rates.items())
-        yield not better, f"Methods on {base.name}/{name}, FSR: {shown}."
+        better = [method for method, rate in rates.items() if rate > rates[VECTOR]]
+        said = f"{', '.join(better)} answer more" if better else "no other method answers more"
+        yield not better, f"Methods on {base.name}/{name}: {said} of their keys than stamping ({shown})."
 
 
 def _costs(results: Results) -> Iterator[Finding]:
     for group in results.document["costs"]:
         crossed: list[Any] = [item for item in group["crossovers"] if item["method"] == VECTOR]
-        never = [item["against"] for item in crossed if item["seconds"] is None]
-        shown = [f"{item['seconds']} for {item['against']}" for item in crossed if item["seconds"] is not None]
+        shown = [
+            f"{item['against']} from {item['seconds']} model{'' if item['seconds'] == 1 else 's'} on"
+            for item in crossed
+            if item["seconds"] is not None
+        ]
         if shown:
-            yield (
-                True,
-                f"{group['base']}: the vector takes fewer seconds than others from so many models on: "
-                + (f"{', '.join(shown)}."),
-            )
-        if never:
-            yield False, f"{group['base']}: the vector never takes fewer seconds than {', '.join(never)}."
+            yield True, f"On {group['base']} vectors take fewer seconds than {', '.join(shown)}."
+        if never := [item["against"] for item in crossed if item["seconds"] is None]:
+            yield False, f"On {group['base']} vectors never take fewer seconds than {', '.join(never)}."

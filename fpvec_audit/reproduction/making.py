@@ -57,7 +57,7 @@ def find_base(shop: Workshop, settings: Mapping[str, Any], _place: Path, _needed
         path = family.base
         downstreams = {"maths": str(family.downstream_a), "text": str(family.downstream_b)}
     else:
-        path = locate(settings["path"])
+        path = locate(settings["path"]).absolute()
     record = register_model(path, role=ModelRole.BASE, architecture=architecture, **shop.tools).record
     return record.id, {
         "path": str(path),
@@ -72,7 +72,7 @@ def find_base(shop: Workshop, settings: Mapping[str, Any], _place: Path, _needed
 def find_downstream(shop: Workshop, settings: Mapping[str, Any], _place: Path, needed: Needed) -> Made:
     """Find a downstream model that is given, and register it as one of its base."""
     embedded = needed["base"].content["downstreams"]
-    path = locate(settings["path"]) if settings["path"] else Path(embedded[settings["name"]])
+    path = locate(settings["path"]).absolute() if settings["path"] else Path(embedded[settings["name"]])
     return _registered(shop, path, needed)
 
 

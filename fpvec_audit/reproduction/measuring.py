@@ -28,10 +28,10 @@ OF_AN_AUDIT = (
 )
 """What is kept of an audit's document."""
 OF_A_CELL = (
-    *("name", "kind", "parameters", "state", "fsr_before", "fsr_after", "interval", "p_value", "tests", "verdict"),
+    *("name", "kind", "state", "fsr_before", "fsr_after", "interval", "p_value", "tests", "verdict"),
     *("utility_before", "utility_after", "utility_loss", "groups", "queries", "seconds", "problem", "attack_run_id"),
 )
-"""What is kept of an attack's document."""
+"""What is kept of an attack's document, beside its label, which has no directories of this machine."""
 
 
 def measure_fsr(shop: Workshop, _settings: Mapping[str, Any], _place: Path, needed: Needed) -> Made:

@@ -82,7 +82,11 @@ class Run:
         known = self.store.find(stage.name)
         if known is not None and stage.lasting and not repeat and self._holds(known, key, stage):
             return known
-        return self._carried_out(stage, key, needed)
+        place = self.store.place(stage.name, key)
+        _remove_others(place)
+        if repeat:
+            shutil.rmtree(place, ignore_errors=True)  # nor gone on with, where a stage could be
+        return self._carried_out(stage, key, place, needed)
 
     def _holds(self, known: StageResult, key: str, stage: Stage) -> bool:
         """Return whether a result is one of the very same work, and what it made is still there."""
@@ -92,9 +96,7 @@ class Run:
             return making.keys_are_there(self.shop, known.identity)
         return "path" not in known.content or Path(known.content["path"]).is_dir()
 
-    def _carried_out(self, stage: Stage, key: str, needed: Mapping[str, StageResult]) -> StageResult:
-        place = self.store.place(stage.name, key)
-        _remove_others(place)
+    def _carried_out(self, stage: Stage, key: str, place: Path, needed: Mapping[str, StageResult]) -> StageResult:
         started = self.timer()
         with self.shop.progress.step(stage.name):
             try:

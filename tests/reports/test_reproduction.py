@@ -31,7 +31,8 @@ def test_seconds_stand_beside_the_papers(document):
     seconds = table(document, "Table II.")
     assert seconds.columns == ("step", ">gpt2", ">GPT-2", ">bloom", ">Bloom-7B")
     assert seconds.rows[0] == ("fingerprint training", "10 s", "162.31 s", "10 s", "886.1 s")
-    assert seconds.rows[2] == ("stamping", "0.5 s", "0.46 s", "0.5 s", "13.14 s")
+    assert seconds.rows[1] == ("fingerprint training, device-seconds", "9 s", "–", "9 s", "–")
+    assert seconds.rows[4] == ("stamping", "0.5 s", "0.46 s", "0.5 s", "13.14 s")
 
 
 def test_harmlessness_stands_with_bound_and_verdict(document):
@@ -53,8 +54,8 @@ def test_methods_stand_side_by_side_with_survival_and_seconds(document):
     assert methods.rows[2][3] == "31 of 32, 96.9 % (86–100)"
     assert methods.rows[2][-3:] == ("87.5 %", "–", "10 s")
     costs = table(document, "Table X.")
-    assert costs.rows[0][2:5] == ("11 s", "16 s *", "60 s *")
-    assert costs.rows[1][5] == "2 models"
+    assert costs.rows[0][2:5] == ("11 s, 27 s", "16 s, 108 s *", "60 s, 918 s *")
+    assert costs.rows[1][5] == "2 models, never"
 
 
 def test_what_did_not_reproduce_is_said_with_its_numbers(document):
