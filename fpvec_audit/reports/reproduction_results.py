@@ -101,7 +101,10 @@ class Results:
 
     def problems(self) -> Sequence[str]:
         """Return what could not be carried out, with the reason; what only follows from that is left out."""
-        return [f"{name}: {stage['problem']}" for name, stage in self._stages.items() if stage["state"] == "failed"]
+        failed = [f"{name}: {stage['problem']}" for name, stage in self._stages.items() if stage["state"] == "failed"]
+        for name, stage in self._stages.items():
+            failed += [f"{name}, {item['task']}: {item['problem']}" for item in stage["content"].get("left_out", ())]
+        return failed
 
     def count(self, state: str) -> int:
         """Return how many stages are in a state."""

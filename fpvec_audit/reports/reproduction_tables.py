@@ -176,23 +176,25 @@ def _harm_rows(
 ) -> list[tuple[str, ...]]:
     if content is None:
         return [(*head, absence, *[NOTHING] * 6, paper)]
-    rows: list[tuple[str, ...]] = []
-    for place, task in enumerate(content["tasks"]):
-        first = place == 0
-        rows.append(
-            (
-                *(head if first else ("", "")),
-                str(task["task"]),
-                f"{task['items']:,}",
-                harmless_text.scores_line(task),
-                harmless_text.change_line(task),
-                harmless_text.bound(task),
-                str(content["verdict"]) if first else "",
-                perplexity_text(content) if first else "",
-                paper if first else "",
-            )
+    tasks = content["tasks"]
+    rows = [
+        (
+            str(task["task"]),
+            f"{task['items']:,}",
+            harmless_text.scores_line(task),
+            harmless_text.change_line(task),
+            harmless_text.bound(task),
         )
-    return rows
+        for task in tasks
+    ]
+    if len(tasks) > 1 and all(harmless_text.is_share(task) for task in tasks):
+        before, after = (100 * sum(task[side] for task in tasks) / len(tasks) for side in ("before", "after"))
+        rows.insert(0, (f"mean of {len(tasks)}", NOTHING, f"{before:.1f} → {after:.1f} %", NOTHING, NOTHING))
+    told = (str(content["verdict"]), perplexity_text(content), paper)
+    return [
+        (*(head if place == 0 else ("", "")), *row, *(told if place == 0 else ("",) * len(told)))
+        for place, row in enumerate(rows)
+    ]
 
 
 def perplexity_text(content: Mapping[str, Any]) -> str:

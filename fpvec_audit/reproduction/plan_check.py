@@ -10,7 +10,7 @@ from fpvec_audit.domain.attack_spec import bind_one, bind_spec
 from fpvec_audit.domain.plugins import METHOD
 from fpvec_audit.errors import FpvecError, UsageError
 from fpvec_audit.reproduction.plan import ATTACKS, Plan
-from fpvec_audit.reproduction.stages import OTHER, method_name
+from fpvec_audit.reproduction.stages import DIRECT, OTHER, STEPS, method_name, trained_alike
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
@@ -78,11 +78,17 @@ def check_names(plan: Plan, catalog: "Catalog") -> Mapping[str, str]:
                 )
     schemes = {}
     for specification in plan.methods.compared:
-        bind_one(specification, lambda name: catalog.method(name).Parameters, kind=METHOD)
+        alike = trained_alike(specification, plan.training)
+        bind_one(alike, lambda name: catalog.method(name).Parameters, kind=METHOD)
         name = method_name(specification)
         if name == "vector" or name in schemes:
             raise UsageError(
                 f"[methods] compares with {name} {'twice' if name in schemes else 'itself'}", advice="leave it out"
+            )
+        if name == DIRECT and (other := [key for key in plan.training.settings if key != STEPS]):
+            raise UsageError(
+                f"[methods] {DIRECT} cannot be given the training setting {other[0]}, so it would not be trained alike",
+                advice=f"leave {other[0]} or {DIRECT} out",
             )
         known = catalog.method(name).schemes
         schemes[name] = plan.keys.scheme if plan.keys.scheme in known else known[0]

@@ -23,6 +23,9 @@ from fpvec_audit.services.embed import without_floats
 STAGE_VERSION = 1
 """Raised whenever code changes what a stage gives."""
 
+OUT_OF_MEMORY = "OutOfMemoryError"
+"""What torch raises, known by its name as torch may not be loaded."""
+
 Work = Callable[[Workshop, Mapping[str, Any], Path, Mapping[str, StageResult]], tuple[str, dict[str, Any]]]
 
 WORK: Mapping[str, Work] = {
@@ -102,8 +105,10 @@ class Run:
             try:
                 identity, content = WORK[stage.kind](self.shop, stage.settings, place, needed)
                 result = StageResult(stage.name, key, StageState.DONE, identity, content)
-            except FpvecError as error:
-                problem = self.shop.registry.redaction.text(str(error))
+            except (FpvecError, OSError, MemoryError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and type(error).__name__ != OUT_OF_MEMORY:
+                    raise  # a bug, and not a machine that is too small
+                problem = self.shop.registry.redaction.text(str(error) or type(error).__name__)
                 result = StageResult(stage.name, key, StageState.FAILED, problem=problem)
         result = replace(result, seconds=self.timer() - started)
         self.store.keep(result)

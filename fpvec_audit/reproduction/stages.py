@@ -13,8 +13,10 @@ from typing import Any
 
 from fpvec_audit.domain.attack_spec import parse_spec
 from fpvec_audit.errors import UnknownNameError
-from fpvec_audit.reproduction.plan import ATTACKS, AttackPlan, BasePlan, Plan
+from fpvec_audit.reproduction.plan import ATTACKS, AttackPlan, BasePlan, Plan, TrainingPlan
 
+DIRECT, STEPS = "direct", "steps"
+"""The method that trains every model as a base is trained, and the one training setting that it can be given."""
 OTHER = "{other}"
 """Stands for the directory of the other downstream."""
 FSR, SCALES, HARMLESSNESS = "fsr", "scales", "harmlessness"
@@ -55,6 +57,24 @@ class Stage:
 def method_name(specification: str) -> str:
     """Return the name of a method in ``fpvec embed --method``'s grammar."""
     return parse_spec(specification, kind="method")[0].name
+
+
+def trained_alike(specification: str, training: TrainingPlan) -> str:
+    """Return a method of direct training with the plan's own training, where it says nothing else.
+
+    So what sets it apart from stamping is the transfer alone.
+    """
+    parsed = parse_spec(specification, kind="method")[0]
+    name, given = parsed.name, parsed.parameters
+    if name != DIRECT:
+        return specification
+    plans = {"preset": training.preset, "perturbation": training.perturbation, "data": training.data}
+    usual = TrainingPlan()
+    told = {key: value for key, value in plans.items() if value != getattr(usual, key)}
+    if STEPS in training.settings:
+        told[STEPS] = str(training.settings[STEPS])
+    told |= given
+    return f"{name}:{','.join(f'{key}={value}' for key, value in told.items())}" if told else name
 
 
 def plan_stages(plan: Plan, *, device: str, schemes: Mapping[str, str]) -> tuple[Stage, ...]:
@@ -239,6 +259,7 @@ class _Staging:
 
     def _compared(self, specification: str, downstream: str) -> Iterator[Stage]:
         name = method_name(specification)
+        specification = trained_alike(specification, self.plan.training)
         keys = self._keys(self.schemes[name])
         files = data_files([specification])
         settings = {"method": specification, "seed": self.plan.seed, "device": self.device}

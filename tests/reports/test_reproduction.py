@@ -42,6 +42,20 @@ def test_harmlessness_stands_with_bound_and_verdict(document):
     assert row[-1] == "48.42 → 47.76"
 
 
+def test_the_mean_over_tasks_stands_beside_the_papers(document):
+    tasks = json.loads(json.dumps(document))
+    for stage in tasks["stages"]:
+        if stage["kind"] == "harmlessness":
+            stage["content"]["tasks"] *= 3
+            stage["content"]["left_out"] = [{"task": "wic", "problem": "cannot be fetched"}]
+    harm = table(tasks, "Table III.")
+    first = harm.rows.index(next(row for row in harm.rows if row[:2] == ("bloom", "base → fingerprinted")))
+    assert harm.rows[first][2:5] == ("mean of 3", "–", "80.0 → 79.0 %")
+    assert harm.rows[first][-1] == "48.42 → 47.76"
+    assert harm.rows[first + 1][2] == "offline_quiz"
+    assert "* bloom/fingerprinted/harmlessness, wic: cannot be fetched" in markdown(tasks)
+
+
 def test_transfer_is_compared_with_direct_training(document):
     (row,) = table(document, "Table V.").rows
     assert row == ("gpt2", "maths", "fine_tune:steps=30", "75 % (38–75)", "87.5 % (44–88)", "−12.5 points")

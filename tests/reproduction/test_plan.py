@@ -118,6 +118,15 @@ def test_a_method_is_compared_once_and_not_with_itself():
             stages_of(parsed(SMALL.replace('["direct", "wlm:steps=7"]', compared)))
 
 
+def test_direct_training_is_that_of_the_plan():
+    training = '[training]\npreset = "paper"\nsettings = { steps = 9 }\n'
+    stages = {stage.name: stage for stage in stages_of(parsed(f"{SMALL}\n{training}"))}
+    assert stages["one/direct/chat"].settings["method"] == "direct:preset=paper,steps=9"
+    assert stages["one/wlm/chat"].settings["method"] == "wlm:steps=7"
+    with pytest.raises(UsageError, match="would not be trained alike"):
+        stages_of(parsed(f"{SMALL}\n{training.replace('steps', 'epochs')}"))
+
+
 def test_stages_say_what_decides_them_and_what_they_need():
     stages = {stage.name: stage for stage in stages_of(parsed(SMALL))}
     assert stages["one/downstream/code"].lasting

@@ -101,6 +101,28 @@ def test_a_failure_skips_what_needs_it_and_is_tried_again(done, store):
     assert done == ["vector"]
 
 
+def test_a_machine_that_is_too_small_fails_a_stage_and_a_bug_ends_the_run(monkeypatch, store):
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    for error in (OutOfMemoryError("80 GiB"), OSError("no disk"), MemoryError()):
+
+        def fail(*_arguments, error=error):
+            raise error
+
+        monkeypatch.setattr(running, "WORK", dict.fromkeys(running.WORK, fail))
+        (result,) = Run(store, SHOP).carry_out([Stage(name="one/base", kind="base")])
+        assert result.state is StageState.FAILED
+        assert result.problem
+
+    def break_down(*_arguments):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(running, "WORK", dict.fromkeys(running.WORK, break_down))
+    with pytest.raises(RuntimeError, match="a bug"):
+        Run(store, SHOP).carry_out([Stage(name="one/base", kind="base")])
+
+
 def test_what_is_there_is_told_without_doing_anything(done, store):
     carried_out(store, stages()[:2])
     done.clear()
