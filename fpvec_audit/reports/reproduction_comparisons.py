@@ -1,11 +1,9 @@
-"""The comparisons that came with the paper's third version, and the methods side by side."""
+"""The comparisons that came with the paper's third version: fine-tuning, transfer, scales, merging, pruning."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fpvec_audit.domain.cost import QUANTITIES
 from fpvec_audit.domain.frontier import utility_loss
-from fpvec_audit.reports import harmless_text
 from fpvec_audit.reports.audit_text import p_shown
 from fpvec_audit.reports.reproduction_results import (
     NOTHING,
@@ -14,9 +12,7 @@ from fpvec_audit.reports.reproduction_results import (
     loss_text,
     percent,
     rate_text,
-    seconds_text,
 )
-from fpvec_audit.reports.reproduction_tables import perplexity_text
 
 VECTOR, DIRECT = "vector", "direct"
 MEASURES = ("accuracy", "perplexity")
@@ -30,8 +26,6 @@ def comparison_tables(results: Results) -> list[ResultTable]:
         _scales(results),
         _attacked(results, "merging", "Table VII. Merging of stamped models"),
         _attacked(results, "pruning", "Table VIII. Pruning of stamped models"),
-        _side_by_side(results),
-        _costs(results),
     ]
     return [table for table in tables if table.rows]
 
@@ -147,114 +141,3 @@ def _scales(results: Results) -> ResultTable:
         tuple(rows),
         ("accuracy and perplexity: beside the downstream without a stamp",),
     )
-
-
-def _side_by_side(results: Results) -> ResultTable:
-    attacks = _attacks(results)
-    rows = []
-    for base, downstream in results.copies():
-        if not any(results.planned(f"{base.name}/{model_of(name, downstream)}/fsr") for name in results.methods):
-            continue
-        for method in (VECTOR, *results.methods):
-            rows.append((base.name, downstream, method, *_method(results, base.name, downstream, method, attacks)))
-    columns = ("base", "downstream", "method", ">FSR (95 %)", ">decoys", ">guessed", ">loss ≤", "harmlessness")
-    budget = results.document["plan"]["keys"]
-    return ResultTable(
-        "Table IX. Methods side by side",
-        (*columns, ">perplexity", *(f">{attack}" for attack in attacks), ">seconds once", ">seconds each"),
-        tuple(rows),
-        (
-            f"each {budget['issued']} issued keys and {budget['decoys']} decoys under its own scheme, one key set for "
-            "each scheme and base, the same audit",
-            "guessed: false triggers of what a stranger could ask; loss ≤: largest bound over the tasks; last columns "
-            "before seconds: FSR after further fine-tuning",
-        ),
-    )
-
-
-def _attacks(results: Results) -> list[str]:
-    found: dict[str, None] = {}
-    for base, downstream in results.copies():
-        for method in results.methods:
-            found |= dict.fromkeys(survival(results, base.name, model_of(method, downstream)))
-    return list(found)
-
-
-def _method(results: Results, base: str, downstream: str, method: str, attacks: list[str]) -> tuple[str, ...]:
-    model = f"{base}/{model_of(method, downstream)}"
-    audit, guesses = results.content(f"{model}/fsr"), results.content(f"{model}/guessing")
-    harm = results.content(f"{model}/harmlessness")
-    survived = survival(results, base, model_of(method, downstream))
-    return (
-        results.absence(f"{model}/fsr")
-        if audit is None
-        else rate_text(audit["fsr"], audit["interval"], of=audit["issued"]),
-        NOTHING if audit is None else f"{audit['decoys_matched']} of {audit['decoys']}",
-        _guessed(guesses),
-        NOTHING if harm is None else _largest_bound(harm),
-        results.absence(f"{model}/harmlessness") if harm is None else str(harm["verdict"]),
-        NOTHING if harm is None else perplexity_text(harm),
-        *(percent(survived[attack]["fsr_after"]) if attack in survived else NOTHING for attack in attacks),
-        *_method_seconds(results, base, method),
-    )
-
-
-def _guessed(guesses: Mapping[str, Any] | None) -> str:
-    rates = [cell["fsr_after"] for cell in (guesses or {"cells": []})["cells"] if cell["fsr_after"] is not None]
-    return percent(max(rates)) if rates else NOTHING
-
-
-def _largest_bound(harm: Mapping[str, Any]) -> str:
-    return harmless_text.bound(max(harm["tasks"], key=lambda task: task["loss_bound"]))
-
-
-def _method_seconds(results: Results, base: str, method: str) -> tuple[str, str]:
-    for group in results.document["costs"]:
-        for cost in group["methods"]:
-            if (group["base"], cost["method"]) == (base, method):
-                once = cost["once"]["seconds"]
-                return seconds_text(once) if once else NOTHING, seconds_text(cost["each"]["seconds"])
-    return NOTHING, NOTHING
-
-
-def _costs(results: Results) -> ResultTable:
-    rows = []
-    counts: list[int] = []
-    for group in results.document["costs"]:
-        for cost in group["methods"]:
-            counts = [projection["models"] for projection in cost["models"]]
-            shown = [_projected(own) for own in cost["models"]]
-            memory = max(cost[part]["peak_memory_bytes"] for part in ("once", "each")) / 2**30
-            rows.append((group["base"], cost["method"], *shown, _crossing(group, cost["method"]), f"{memory:.2g} GiB"))
-    heads = [f">{count} model{'' if count == 1 else 's'}" for count in counts]
-    return ResultTable(
-        "Table X. Cost of protecting N models of one base",
-        ("base", "method", *heads, ">vector is cheaper from", ">peak memory"),
-        tuple(rows),
-        (
-            "each as wall seconds and device-seconds: those for which an accelerator was held, or processor seconds of "
-            "all threads on a CPU",
-            "* extrapolated: the cost of what is made once, plus that of one model times their number; nothing else is",
-            f"the paper: {results.published['methods']['note']}: {_minutes(results)}",
-        ),
-    )
-
-
-def _projected(cost: Mapping[str, Any]) -> str:
-    mark = " *" if cost["extrapolated"] else ""
-    return f"{seconds_text(cost['seconds'])}, {seconds_text(cost['device_seconds'])}{mark}"
-
-
-def _crossing(group: Mapping[str, Any], method: str) -> str:
-    for item in group["crossovers"]:
-        if item["method"] == VECTOR and item["against"] == method:
-            return ", ".join(_models(item[quantity]) for quantity in QUANTITIES)
-    return NOTHING
-
-
-def _models(count: int | None) -> str:
-    return "never" if count is None else f"{count} model{'' if count == 1 else 's'}"
-
-
-def _minutes(results: Results) -> str:
-    return ", ".join(f"{name} {minutes:g}" for name, minutes in results.published["methods"]["minutes"].items())

@@ -5,6 +5,7 @@ from typing import Any
 
 from fpvec_audit.reports.reproduction_comparisons import comparison_tables
 from fpvec_audit.reports.reproduction_findings import findings
+from fpvec_audit.reports.reproduction_methods import method_tables
 from fpvec_audit.reports.reproduction_results import Results, ResultTable, seconds_text
 from fpvec_audit.reports.reproduction_tables import paper_tables
 
@@ -12,7 +13,7 @@ from fpvec_audit.reports.reproduction_tables import paper_tables
 def all_tables(document: Mapping[str, Any]) -> list[ResultTable]:
     """Return every table that a record fills."""
     results = Results(document)
-    return [*paper_tables(results), *comparison_tables(results)]
+    return [*paper_tables(results), *comparison_tables(results), *method_tables(results)]
 
 
 def summary(document: Mapping[str, Any]) -> str:

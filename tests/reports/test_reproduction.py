@@ -62,11 +62,14 @@ def test_transfer_is_compared_with_direct_training(document):
 
 
 def test_methods_stand_side_by_side_with_survival_and_seconds(document):
-    methods = table(document, "Table IX.")
-    assert [row[2] for row in methods.rows] == ["vector", "direct", "wlm"]
-    assert methods.rows[0][-3:] == ("75 %", "10 s", "0.5 s")  # training and subtraction once, a stamp each
-    assert methods.rows[2][3] == "31 of 32, 96.9 % (86–100)"
-    assert methods.rows[2][-3:] == ("87.5 %", "–", "10 s")
+    methods = table(document, "Table IX. Methods side by side: gpt2, maths")
+    assert methods.columns == ("", ">vector", ">direct", ">wlm")
+    told = {row[0]: row[1:] for row in methods.rows}
+    assert told["FSR (95 %)"][2] == "31 of 32, 96.9 % (86–100)"
+    assert told["FSR after fine_tune:steps=30"] == ("75 % (38–75)", "87.5 % (44–88)", "87.5 % (44–88)")
+    assert told["harmlessness"] == ("HARMLESS",) * 3
+    assert told["seconds, once"] == ("10 s", "–", "–")  # training and subtraction
+    assert told["seconds, each model"] == ("0.5 s", "10 s", "10 s")
     costs = table(document, "Table X.")
     assert costs.rows[0][2:5] == ("11 s, 27 s", "16 s, 108 s *", "60 s, 918 s *")
     assert costs.rows[1][5] == "2 models, never"
