@@ -74,7 +74,7 @@ def _guesses(results: Results) -> ResultTable:
     rows, kinds = [], list(_kinds(results))
     for base, downstream in results.copies():
         name = f"{base.name}/stamped/{downstream}/guessing"
-        if not results.planned(name):
+        if not results.planned(name) or not kinds:
             continue
         content = results.content(name)
         if content is None:
