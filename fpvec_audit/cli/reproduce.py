@@ -133,7 +133,7 @@ class _Order:
     """What is to be carried out.
 
     Attributes:
-        plan: the plan, of the bases that were asked for.
+        plan: the plan.
         place: directory of the reproduction.
         stages: what was asked for, with what that needs.
         again: what is repeated.
@@ -209,8 +209,7 @@ class _Order:
         from fpvec_audit.reports.reproduction_text import all_tables
         from fpvec_audit.reproduction.document import document_of
 
-        chosen = replace(self.plan, bases=tuple(base for base in self.plan.bases if base.name in self.bases))
-        document = document_of(chosen, self.stages, results, device=self.device)
+        document = document_of(self.plan, self.stages, results, device=self.device)
         return {**document, "tables": [table.to_json() for table in all_tables(document)]}
 
 

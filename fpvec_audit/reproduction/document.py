@@ -30,14 +30,14 @@ def document_of(plan: Plan, stages: Sequence[Stage], results: Sequence[StageResu
         content = {name: value for name, value in result.content.items() if name not in _DIRECTORIES}
         shown.append({**result.to_json(), "content": content, "kind": stage.kind})
     by_name = {result.name: result for result in results if result.done}
-    costs = [found for base in plan.bases if (found := _costs(plan, base.name, base.downstream_names, by_name))]
+    about = {stage.base for stage in stages}
+    bases = [base for base in plan.bases if base.name in about]
+    costs = [found for base in bases if (found := _costs(plan, base.name, base.downstream_names, by_name))]
     return {
         "schema": SCHEMA,
         "name": plan.name,
         "plan": plan.to_json(),
-        "bases": [
-            {"name": base.name, "paper": base.paper, "downstreams": base.downstream_names} for base in plan.bases
-        ],
+        "bases": [{"name": base.name, "paper": base.paper, "downstreams": base.downstream_names} for base in bases],
         "machine": {
             "device": device,
             "cores": os.cpu_count(),

@@ -98,6 +98,18 @@ def test_options_that_cannot_be_meant_are_refused(place, capsys):
     assert not (place / "out").exists()
 
 
+def test_bases_and_stages_are_left_out(place, capsys):
+    arguments = ["--preset", "tiny", "--dir", "out", "--home", "home", "--device", "cpu", "--tables", "--json"]
+    assert run(["reproduce", *arguments, "--bases", "bloom", "--only", "fsr"]) == 4  # nothing was measured yet
+    document = json.loads(capsys.readouterr().out)
+    assert [base["name"] for base in document["bases"]] == ["bloom"]
+    assert {stage["name"].split("/")[0] for stage in document["stages"]} == {"bloom"}
+    assert not any(stage["name"].endswith("harmlessness") for stage in document["stages"])
+    assert {stage["state"] for stage in document["stages"]} == {"missing", "skipped"}
+    assert (place / "out" / "report.md").exists()
+    assert not (place / "home").exists()
+
+
 def test_a_preset_is_printed_to_be_changed(capsys):
     assert run(["reproduce", "--show-config", "--preset", "paper"]) == 0
     assert 'name = "paper"' in capsys.readouterr().out
