@@ -5,7 +5,7 @@ from typing import Any
 
 from fpvec_audit.reports import harmless_text
 from fpvec_audit.reports.reproduction_comparisons import VECTOR, fine_tuned_pairs, model_of, survival
-from fpvec_audit.reports.reproduction_results import Results, percent
+from fpvec_audit.reports.reproduction_results import Results, percent, stranger_rate
 
 MATCH, HARMLESS = "MATCH", "HARMLESS"
 CLEAN = ("base", "downstream")
@@ -26,6 +26,7 @@ def findings(results: Results) -> tuple[list[str], list[str]]:
         *_scale(results),
         *_merging(results),
         *_methods(results),
+        *_strangers(results),
         *_costs(results),
     ):
         (held if holds else failed).append(sentence)
@@ -183,6 +184,21 @@ def _methods(results: Results) -> Iterator[Finding]:
         better = [method for method, rate in rates.items() if rate > rates[VECTOR]]
         said = f"{', '.join(better)} answer more" if better else "no other method answers more"
         yield not better, f"Methods on {base.name}/{name}: {said} of their keys than stamping ({shown})."
+
+
+def _strangers(results: Results) -> Iterator[Finding]:
+    for base, name in results.copies():
+        rates = {
+            method: rate
+            for method in (VECTOR, *results.methods)
+            if (rate := stranger_rate(results, f"{base.name}/{model_of(method, name)}")) is not None
+        }
+        if VECTOR not in rates or len(rates) < 2:
+            continue
+        quieter = [method for method, rate in rates.items() if rate < rates[VECTOR]]
+        shown = ", ".join(f"{method} {percent(rate)}" for method, rate in rates.items())
+        said = f"fewer for {', '.join(quieter)}" if quieter else "for no other method fewer"
+        yield not quieter, f"False triggers on {base.name}/{name}: {said} than for stamping ({shown})."
 
 
 def _costs(results: Results) -> Iterator[Finding]:

@@ -6,7 +6,15 @@ from typing import Any
 from fpvec_audit.domain.cost import QUANTITIES
 from fpvec_audit.reports import harmless_text
 from fpvec_audit.reports.reproduction_comparisons import VECTOR, model_of, survival
-from fpvec_audit.reports.reproduction_results import NOTHING, Results, ResultTable, percent, rate_text, seconds_text
+from fpvec_audit.reports.reproduction_results import (
+    NOTHING,
+    Results,
+    ResultTable,
+    percent,
+    rate_text,
+    seconds_text,
+    stranger_rate,
+)
 from fpvec_audit.reports.reproduction_tables import perplexity_text
 
 
@@ -53,7 +61,7 @@ def _method(results: Results, base: str, downstream: str, method: str) -> dict[s
         "FSR (95 %)": results.absence(f"{model}/fsr"),
         "decoys answered": NOTHING,
         "audit": NOTHING,
-        "false triggers": _guessed(results.content(f"{model}/guessing")),
+        "false triggers": _guessed(results, model),
         "harmlessness": results.absence(f"{model}/harmlessness"),
         "loss at most": NOTHING,
         "perplexity": NOTHING,
@@ -71,9 +79,9 @@ def _method(results: Results, base: str, downstream: str, method: str) -> dict[s
     return {**told, **_seconds(results, base, method)}
 
 
-def _guessed(guesses: Mapping[str, Any] | None) -> str:
-    rates = [cell["fsr_after"] for cell in (guesses or {"cells": []})["cells"] if cell["fsr_after"] is not None]
-    return percent(max(rates)) if rates else NOTHING
+def _guessed(results: Results, model: str) -> str:
+    rate = stranger_rate(results, model)
+    return NOTHING if rate is None else percent(rate)
 
 
 def _seconds(results: Results, base: str, method: str) -> dict[str, str]:

@@ -111,6 +111,18 @@ class Results:
         return sum(stage["state"] == state for stage in self._stages.values())
 
 
+def stranger_rate(results: Results, model: str) -> float | None:
+    """Return how often what a stranger could ask draws an issued response; None where it was not measured.
+
+    Args:
+        results: the record.
+        model: ``BASE/MODEL``.
+    """
+    content = results.content(f"{model}/guessing") or {"cells": []}
+    rates = [cell["fsr_after"] for cell in content["cells"] if cell["fsr_after"] is not None]
+    return max(rates) if rates else None
+
+
 def rate_text(share: float, interval: Sequence[float] | None, *, of: int | None = None) -> str:
     """Return a success rate with its interval, and the counts where they are known."""
     counted = "" if of is None else f"{round(share * of)} of {of}, "

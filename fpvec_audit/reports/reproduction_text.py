@@ -41,7 +41,7 @@ def markdown(document: Mapping[str, Any], *, level: int = 2) -> str:
     parts += _bullets(f"{mark} What did", held)
     for table in all_tables(document):
         parts.append(f"\n{mark} {table.title}\n\n{_table(table)}")
-        parts += [f"\n{note[:1].upper()}{note[1:]}.\n" for note in table.notes]
+        parts += [f"\n{_escaped(note[:1].upper() + note[1:])}.\n" for note in table.notes]
     parts += _bullets(f"{mark} What could not be carried out", results.problems())
     return "".join(parts)
 
