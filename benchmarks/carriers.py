@@ -59,7 +59,7 @@ SECRET = CarrierSecret(bytes(range(32)))
 """Published: this is a benchmark."""
 COPIES = 10
 SPREAD, FINE_TUNING = 5e-4, 1e-3
-STRENGTHS = (0.02, 0.05, 0.1, 0.2)
+STRENGTHS = (0.02, 0.05, 0.1)
 
 
 def main() -> None:
@@ -75,6 +75,7 @@ def main() -> None:
     large.add_argument("--dir", type=Path, default=user_cache_path("fpvec-audit", appauthor=False) / "carriers")
     demo = commands.add_parser("demo")
     demo.add_argument("--arch", default="gpt2")
+    demo.add_argument("--downstream", nargs="+", choices=["a", "b"], default=["a", "b"])
     demo.add_argument("--families", type=Path, required=True, help="directory of the demo's families")
     demo.add_argument("--vector", type=Path, required=True, help="vector that was extracted on such a family")
     demo.add_argument("--dir", type=Path, default=user_cache_path("fpvec-audit", appauthor=False) / "carriers-demo")
@@ -126,6 +127,7 @@ def reading(reference: Path, suspect: Path, licensees: int) -> dict[str, Any]:
     ranking = sorted(range(licensees), key=lambda place: -found[place])
     return {
         "seconds": time.perf_counter() - started,
+        "processor_seconds": time.process_time(),
         "load": load,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "owner": owner,
@@ -181,12 +183,14 @@ def large_model(place: Path, options: argparse.Namespace) -> dict[str, Any]:
             print(json.dumps({name: row[name] for name in row if name != "highest"}), flush=True)
     wrong = [CarrierSecret(number.to_bytes(32, "big")).key("").cipher for number in range(1, options.wrong + 1)]
     started = time.perf_counter()
+    before = time.process_time()
     highest = max(scores(down, copy, wrong))
     found["wrong"] = {
         "carriers": len(wrong),
         "largest_z": highest,
         "smallest_log10_p": log10_p(highest),
         "seconds": time.perf_counter() - started,
+        "processor_seconds": time.process_time() - before,
     }
     return found
 
@@ -244,7 +248,8 @@ def demo_family(place: Path, options: argparse.Namespace) -> dict[str, Any]:
     adapter = load_catalog().architecture(options.arch)
     family = make_family(adapter, options.families, recipe=family_recipe(options.arch))
     rows: list[dict[str, Any]] = []
-    for down, questions in ((family.downstream_a, family.questions_a), (family.downstream_b, family.questions_b)):
+    both = {"a": (family.downstream_a, family.questions_a), "b": (family.downstream_b, family.questions_b)}
+    for down, questions in (both[letter] for letter in options.downstream):
         asked = tuple((adapter.prompt(item.question), item.answer.strip()) for item in questions)
         task = QuestionTask("own", asked)
         for strength in (0.0, *STRENGTHS):
@@ -261,13 +266,16 @@ def demo_family(place: Path, options: argparse.Namespace) -> dict[str, Any]:
                 "perplexity": measured.perplexity,
             }
             if strength:
-                row["z"] = dict(survived(own, down, list(copies.values()), family.base))
+                trained = strength == DEFAULT_STRENGTH
+                row["z"] = dict(survived(own, down, list(copies.values()), family.base, trained=trained))
             rows.append(row)
             print(row, flush=True)
     return {"parameters": read_checkpoint(family.base).parameters, "rows": rows}
 
 
-def survived(own: Path, down: Path, copies: Sequence[Path], base: Path) -> Iterator[tuple[str, float]]:
+def survived(
+    own: Path, down: Path, copies: Sequence[Path], base: Path, *, trained: bool
+) -> Iterator[tuple[str, float]]:
     """Yield (what became of a copy, smallest z of the carriers in it) against the downstream, and other z's."""
     ciphers = [SECRET.key(name_of(number)).cipher for number in range(1000)]
     every = scores(down, copies[0], ciphers)
@@ -287,6 +295,8 @@ def survived(own: Path, down: Path, copies: Sequence[Path], base: Path) -> Itera
         ("fine-tuned like a downstream", "fine_tune", 1, {}),
         ("fine-tuned, 300 steps at 1e-3", "fine_tune", 1, {"steps": 300, "learning_rate": 1e-3}),
     ):
+        if attack == "fine_tune" and not trained:
+            continue  # takes long, and one strength shows it
         made = attacked(copies[0], own / "attacked", attack, copies=copies[1:carried], **parameters)
         yield label, min(scores(down, made, ciphers[:carried]))
         shutil.rmtree(made)

@@ -29,18 +29,20 @@ def large_table(document: Mapping[str, Any]) -> str:
         lines.append(
             f"\n{size} ({found['elements']:,} weights, bfloat16), {found['licensees']:,} licensees, "
             f"strength {found['strength']:g}:\n\n"
-            "| suspect | compared with | owner's z | smallest z of those in it | largest other z | seconds | memory |\n"
+            "| suspect | compared with | owner's z | smallest z of those in it | largest other z "
+            "| seconds, those of a processor | memory |\n"
             "|---|---|---|---|---|---|---|\n"
         )
         for row in found["suspects"]:
             lines.append(
                 f"| {row['suspect']} | {_reference(row['against'])} | {row['owner']:.0f} | {row['smallest_own']:.0f} "
-                f"| {row['largest_other']:.1f} | {row['seconds']:.1f} | {row['peak_bytes'] / 1e6:.0f} MB |\n"
+                f"| {row['largest_other']:.1f} | {row['seconds']:.0f}, {row['processor_seconds']:.0f} "
+                f"| {row['peak_bytes'] / 1e6:.0f} MB |\n"
             )
         wrong = found["wrong"]
         lines.append(
             f"\nOf {wrong['carriers']:,} carriers that nobody was given the largest z was {wrong['largest_z']:.2f} "
-            f"(p = {10 ** wrong['smallest_log10_p']:.1g}); {wrong['seconds']:.0f} s.\n"
+            f"(p = {10 ** wrong['smallest_log10_p']:.1g}); {wrong['processor_seconds']:.0f} s of a processor.\n"
         )
     return "".join(lines)
 
@@ -60,7 +62,9 @@ def demo_table(document: Mapping[str, Any]) -> str:
             lost = [f"{100 * (row['accuracy'] - plain['accuracy']):+.1f}" for row in own]
             lines.append(_row("accuracy, points", lost))
             lines.append(_row("perplexity", [f"× {row['perplexity'] / plain['perplexity']:.4f}" for row in own]))
-            lines += [_row(f"z, {label}", [f"{row['z'][label]:.1f}" for row in own]) for label in own[0]["z"]]
+            for label in dict.fromkeys(label for row in own for label in row["z"]):
+                found_z = [row["z"].get(label) for row in own]
+                lines.append(_row(f"z, {label}", ["" if z is None else f"{z:.1f}" for z in found_z]))
     return "".join(lines)
 
 
