@@ -95,13 +95,14 @@ class BlockKernels:
             start: flat position of the first element; a multiple of ``carrier.CHUNK``.
             carriers: what to add.
         """
-        from fpvec_audit.tensors.carrier import CHUNK, carry
+        from fpvec_audit.tensors.carrier import CHUNK, MOST_CARRIERS, carry
 
         assert not start % CHUNK
         said = values.first(max((block.count for block, _ in parts), default=0))  # beyond, no vector has a say
         loaded = native.carrier_library() if self._compiled is not None else None
         if loaded is None or not _known(values, *(block for block, _ in parts)):
             return carry(parts, said, start, carriers)
+        assert len(carriers.keys) <= MOST_CARRIERS
         items, keys = _parts(parts), (native.Carrier * len(carriers.keys))()
         for item, (cipher, strength) in zip(keys, carriers.keys, strict=True):
             item.key[:], item.strength = cipher, strength
