@@ -35,6 +35,15 @@ def rule_text(licensee: Mapping[str, Any]) -> str:
     return f"not named; would be if at most {borne} pooled" if borne else "not named"
 
 
+def own_copy(family: Mapping[str, Any]) -> str:
+    """Return how well an own copy was read, empty for a stranger."""
+    own = family.get("own_copy")
+    if own is None:
+        return ""
+    carried = f"an own copy with {len(own['marks'])} marks of this family by the registry"
+    return f"{carried}: {len(own['missed'])} missed, {len(own['wrong'])} read wrongly"
+
+
 def proportions(marks: Sequence[Mapping[str, Any]]) -> str:
     """Return λ̂ of the marks whose vectors were compared with the suspect's weights, empty where none was."""
     told = [f"{mark['mark']}: {mark['coefficient']:.2f}" for mark in marks if mark["coefficient"] is not None]

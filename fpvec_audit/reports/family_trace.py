@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fpvec_audit.reports.audit_text import p_shown
-from fpvec_audit.reports.family_text import family_sentence, marks_of, proportions, rule_text, strips
+from fpvec_audit.reports.family_text import family_sentence, marks_of, own_copy, proportions, rule_text, strips
 from fpvec_audit.reports.terminal import table_of
 
 MOST_SHOWN = 8
@@ -33,6 +33,6 @@ def render_families(document: Mapping[str, Any], console: Console) -> None:
         ]
         if rows:
             console.print(table_of("", ("licensee", ">marks", ">p", ""), rows))
-        for sentence in (family["why"], proportions(marks)):
+        for sentence in (family["why"], own_copy(family), proportions(marks)):
             if sentence:
                 console.print(Text(sentence, style="dim"))

@@ -6,7 +6,7 @@ from typing import Any
 from fpvec_audit.domain.exchanges import Exchange
 from fpvec_audit.reports.audit_charts import ranking_chart, weights_chart
 from fpvec_audit.reports.audit_page import TONES, engine_sentence, limits, weights_group
-from fpvec_audit.reports.family_text import family_sentence, marks_of, proportions, rule_text, strips
+from fpvec_audit.reports.family_text import family_sentence, marks_of, own_copy, proportions, rule_text, strips
 from fpvec_audit.reports.numbers_text import number, p_phrase, p_text
 from fpvec_audit.reports.page import Block, Group, Page, Pairs, Points, Section, Table, Text, present
 from fpvec_audit.reports.trace_text import MEANINGS, SENTENCES
@@ -84,7 +84,7 @@ def _family(family: Mapping[str, Any], marks: Sequence[Mapping[str, Any]]) -> Gr
             for item in family["licensees"]
         ),
     )
-    notes = tuple(note for note in (family["why"], proportions(marks), family["calibration"]) if note)
+    notes = tuple(note for note in (family["why"], own_copy(family), proportions(marks), family["calibration"]) if note)
     return Group(
         family_sentence(family, marks),
         present(

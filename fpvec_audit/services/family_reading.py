@@ -24,7 +24,7 @@ from fpvec_audit.services.code_words import recorded_words
 from fpvec_audit.services.examination import Case
 
 if TYPE_CHECKING:
-    from fpvec_audit.registry.unit_of_work import Registry
+    from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
 
 MOST_RANKED = 20
 """Licensees in a document; those that are named are always among them, as they come first."""
@@ -50,6 +50,7 @@ class FamilyReading:
         words: every word that was issued, by number.
         naming: who is named; None where nobody could be.
         why: why nobody is named, in a sentence; empty where somebody is.
+        carried: marks that the suspect carries by the registry, where it is an own copy; None for a stranger.
     """
 
     record: KeySetRecord
@@ -60,6 +61,7 @@ class FamilyReading:
     words: tuple[CodeWordRecord, ...] = field(default=(), repr=False)
     naming: Naming | None = field(default=None, repr=False)
     why: str = ""
+    carried: frozenset[int] | None = None
 
     @property
     def not_found(self) -> bool:
@@ -136,7 +138,19 @@ class FamilyReading:
             if naming is None
             else [self._licensee_json(item) for item in naming.suspected[:MOST_RANKED]],
             "why": self.why,
+            "own_copy": self._own_copy_json(),
             "calibration": CALIBRATION,
+        }
+
+    def _own_copy_json(self) -> dict[str, list[int]] | None:
+        """Return how well an own copy was read: what calibrates p-values of single marks."""
+        if self.carried is None:
+            return None
+        seen = present(self.readings)
+        return {
+            "marks": sorted(self.carried),
+            "missed": sorted(self.carried - seen),
+            "wrong": sorted(seen - self.carried),
         }
 
     @property
@@ -176,11 +190,12 @@ def read_family(
     """
     readings = _readings(case, scored, families)
     with registry.unit_of_work() as uow:
+        carried = _carried(uow, case)
         code = uow.code_words.code_of(case.record.id)
         words = () if code is None else uow.code_words.words(code)
         why = NO_CODE if code is None else NO_WORDS if not words else "" if found else NOT_FOUND
         if code is None or why:
-            return FamilyReading(case.record, found, p_value_corrected, readings, code, words, why=why)
+            return FamilyReading(case.record, found, p_value_corrected, readings, code, words, why=why, carried=carried)
         marks = recorded_words(uow, case.record, code, words, purpose=f"trace {case.keeper.identifier}")
     parsed = parse_code(code.text, marks=len(readings))
     naming = name_licensees(
@@ -192,7 +207,17 @@ def read_family(
         epsilon=Fraction(code.epsilon),
         families=families,
     )
-    return FamilyReading(case.record, found, p_value_corrected, readings, code, words, naming, naming.why)
+    return FamilyReading(
+        case.record, found, p_value_corrected, readings, code, words, naming, naming.why, carried=carried
+    )
+
+
+def _carried(uow: "UnitOfWork", case: Case) -> frozenset[int] | None:
+    """Return the marks of a family that a suspect was stamped with, None where it is no own copy."""
+    stamps = uow.stamps.of_model(case.plan.suspect["digest"])
+    vectors = [uow.vectors.find(identifier) for stamp in stamps for identifier, _ in stamp.vectors]
+    marks = [vector.mark for vector in vectors if vector is not None and vector.key_set == case.record.id]
+    return frozenset(marks) if stamps else None
 
 
 def _readings(case: Case, scored: Score, families: int) -> tuple[MarkReading, ...]:

@@ -194,3 +194,25 @@ def test_verdict_is_a_verdict(registry, catalog, suspect_directory, family):
     """A found family that names nobody outweighs what acquits other key sets: INCONCLUSIVE, never NO_MATCH."""
     document, _ = run(suspect_directory, registry, catalog, answering(family.keys_of(range(16))), families=[])
     assert Verdict(document["verdict"]) is Verdict.INCONCLUSIVE
+
+
+def test_own_copy_tells_how_well_it_was_read(registry, catalog, suspect_directory, family):
+    from fpvec_audit.domain.records import ModelRole
+    from fpvec_audit.services.suspects import describe_suspect
+    from tests.registry.builders import model_record, stamp_record, vector_record
+
+    digest = describe_suspect(str(suspect_directory), catalog=catalog).digest
+    word = family.words[NAMES[4]]
+    with registry.unit_of_work() as uow:
+        key_set = uow.key_sets.named("family").id
+        uow.models.add(model_record())
+        uow.models.add(model_record("fingerprinted", digit="b"))
+        uow.models.add(model_record("copy", id=digest, role=ModelRole.STAMPED))
+        for mark in word:
+            uow.vectors.add(vector_record(digit=f"{mark:x}", mark=mark, key_set=key_set))
+        vectors = tuple((f"vec-{f'{mark:x}' * 16}", 1.0) for mark in word)
+        uow.stamps.add(stamp_record(stamped=digest, vectors=vectors))
+    seen = family.keys_of([*word[1:], next(mark for mark in range(16) if mark not in word)])
+    document, _ = run(suspect_directory, registry, catalog, answering(seen))
+    own = document["families"][0]["own_copy"]
+    assert (own["marks"], own["missed"], len(own["wrong"])) == (list(word), [word[0]], 1)
