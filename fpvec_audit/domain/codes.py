@@ -241,9 +241,11 @@ class RandomWords:
         _check_rank(rank, self.words)
         chosen, mark = [], self.marks - 1
         for size in range(self.weight, 0, -1):
-            while comb(mark, size) > rank:
+            below = comb(mark, size)  # sets of that size among the marks below
+            while below > rank:
+                below = below * (mark - size) // mark
                 mark -= 1
-            rank -= comb(mark, size)
+            rank -= below
             chosen.append(mark)
             mark -= 1
         return tuple(reversed(chosen))
