@@ -19,7 +19,8 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ from noise_vectors import make_vector  # noqa: E402
 from own_memory import output_of  # noqa: E402
 
 from fpvec_audit.catalog import load_catalog  # noqa: E402
-from fpvec_audit.domain.carrier import DEFAULT_STRENGTH, CarrierSecret  # noqa: E402
+from fpvec_audit.domain.carrier import DEFAULT_STRENGTH, CarrierSecret, spans_chosen  # noqa: E402
 from fpvec_audit.domain.carrier_test import carrier_z, log10_p  # noqa: E402
 from fpvec_audit.domain.checkpoint import Dtype  # noqa: E402
 from fpvec_audit.domain.ports import ArchitectureAdapter, AttackContext  # noqa: E402
@@ -71,6 +72,7 @@ def main() -> None:
     large.add_argument("--size", choices=SIZES, default="1.1B")
     large.add_argument("--licensees", type=int, default=1000)
     large.add_argument("--wrong", type=int, default=10_000)
+    large.add_argument("--wrong-share", type=float, default=0.05, help="share of the weights they are read from")
     large.add_argument("--strength", type=float, default=DEFAULT_STRENGTH)
     large.add_argument("--dir", type=Path, default=user_cache_path("fpvec-audit", appauthor=False) / "carriers")
     demo = commands.add_parser("demo")
@@ -95,10 +97,16 @@ def main() -> None:
     document["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
     place = options.dir.resolve()
     if options.command == "large":
-        document.setdefault("large", {})[options.size] = large_model(place / options.size, options)
+        found = document.setdefault("large", {}).setdefault(options.size, {"suspects": []})
+        large_model(place / options.size, found, options, write=lambda: write_results(document))
     else:
         document.setdefault("demo", {})[options.arch] = demo_family(place / options.arch, options)
     shutil.rmtree(place, ignore_errors=True)
+    write_results(document)
+
+
+def write_results(document: Mapping[str, Any]) -> None:
+    """Write what is measured so far."""
     RESULTS.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -158,8 +166,8 @@ def attacked(source: Path, target: Path, attack: str, *, copies: Sequence[Path] 
     return target
 
 
-def large_model(place: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure on a model of noise."""
+def large_model(place: Path, found: dict[str, Any], options: argparse.Namespace, *, write: Callable[[], None]) -> None:
+    """Measure on a model of noise what is not measured yet, and write down every reading as it comes."""
     size = SIZES[options.size]
     base, down, vector, copy = (place / name for name in ("base", "down", "vector", "copy"))
     make_checkpoint(base, size, seed=1, of=None, noise=0.02)
@@ -167,53 +175,58 @@ def large_model(place: Path, options: argparse.Namespace) -> dict[str, Any]:
     make_vector(vector, size, seed=3, spread=SPREAD, base=canonical_digest(read_checkpoint(base), adapter_of(base)))
     if not copy.exists():
         stamp(down, vector, {name_of(0): copy}, options.strength)
-    found: dict[str, Any] = {
-        "elements": size.parameters,
-        "strength": options.strength,
-        "licensees": options.licensees,
-        "suspects": [],
-    }
-    for label, suspect, carried in suspects(place, down, vector, copy, options.strength):
+    found |= {"elements": size.parameters, "strength": options.strength, "licensees": options.licensees}
+    for label, carried, make in suspects(place, down, vector, copy, options.strength):
+        made: Path | None = None
         for reference in (down, base) if label == "copy" else (down,):
-            row = json.loads(output_of(__file__, "read", reference, suspect, "--licensees", str(options.licensees)))
+            if any((row["suspect"], row["against"]) == (label, reference.name) for row in found["suspects"]):
+                continue
+            made = made or make()
+            row = json.loads(output_of(__file__, "read", reference, made, "--licensees", str(options.licensees)))
             every = row.pop("all")
             row |= {"suspect": label, "against": reference.name, "carried": carried}
             row |= {"smallest_own": min(every[:carried]), "largest_other": max(every[carried:])}
             found["suspects"].append(row)
-            print(json.dumps({name: row[name] for name in row if name != "highest"}), flush=True)
+            write()
+        if made not in (None, copy):
+            shutil.rmtree(place / "attacked")
+    if "wrong" not in found:
+        found["wrong"] = wrong_carriers(down, copy, options)
+        write()
+
+
+def wrong_carriers(down: Path, copy: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Read carriers that nobody was given from a copy, in a keyed share of its weights."""
     wrong = [CarrierSecret(number.to_bytes(32, "big")).key("").cipher for number in range(1, options.wrong + 1)]
-    started = time.perf_counter()
     before = time.process_time()
-    highest = max(scores(down, copy, wrong))
-    found["wrong"] = {
+    chosen = spans_chosen(SECRET, options.wrong_share)
+    read = read_carriers(down, copy, adapter_of(copy), wrong, chosen=chosen)
+    highest = max(carrier_z(product, read.square) for product in read.products)
+    return {
         "carriers": len(wrong),
+        "elements": read.elements,
         "largest_z": highest,
         "smallest_log10_p": log10_p(highest),
-        "seconds": time.perf_counter() - started,
         "processor_seconds": time.process_time() - before,
     }
-    return found
 
 
-def suspects(place: Path, down: Path, vector: Path, copy: Path, strength: float) -> Iterator[tuple[str, Path, int]]:
-    """Yield (what it is, directory, how many licensees' copies are in it); a directory goes when the next comes."""
-    yield "copy", copy, 1
+def suspects(
+    place: Path, down: Path, vector: Path, copy: Path, strength: float
+) -> "Iterator[tuple[str, int, Callable[[], Path]]]":
+    """Yield (what it is, how many licensees' copies are in it, what makes it)."""
     made = place / "attacked"
     shutil.rmtree(made, ignore_errors=True)
+    yield "copy", 1, lambda: copy
     for number in (2, 5, 10):
-        average(down, vector, made, [name_of(place) for place in range(number)], strength)
-        yield f"average of {number}", made, number
-        shutil.rmtree(made)
-    for label, attack, parameters in (
-        ("30 % pruned by magnitude", "prune", {"method": "magnitude", "ratio": 0.3}),
-        ("int8 and back", "quantise", {"format": "int8"}),
-    ):
-        attacked(copy, made, attack, **parameters)
-        yield label, made, 1
-        shutil.rmtree(made)
+        names = [name_of(place) for place in range(number)]
+        yield f"average of {number}", number, partial(average, down, vector, made, names, strength)
+    pruned: dict[str, Any] = {"method": "magnitude", "ratio": 0.3}
+    yield "30 % pruned by magnitude", 1, partial(attacked, copy, made, "prune", **pruned)
+    yield "int8 and back", 1, partial(attacked, copy, made, "quantise", format="int8")
 
 
-def average(down: Path, vector: Path, target: Path, names: Sequence[str], strength: float) -> None:
+def average(down: Path, vector: Path, target: Path, names: Sequence[str], strength: float) -> Path:
     """Write the average of licensees' copies, without writing the copies: ten of them would fill a disk."""
     kernels = BlockKernels()
     carriers = [CopyCarriers((SECRET.key(""), SECRET.key(name)), strength) for name in names]
@@ -229,6 +242,7 @@ def average(down: Path, vector: Path, target: Path, names: Sequence[str], streng
         return (total / len(carriers)).view_as(values)
 
     recompute_checkpoint(down, target, compute, others=[vector], adapter=adapter_of(down))
+    return target
 
 
 def block_of(tensor: "torch.Tensor") -> Block:

@@ -36,14 +36,16 @@ def large_table(document: Mapping[str, Any]) -> str:
         for row in found["suspects"]:
             lines.append(
                 f"| {row['suspect']} | {_reference(row['against'])} | {row['owner']:.0f} | {row['smallest_own']:.0f} "
-                f"| {row['largest_other']:.1f} | {row['seconds']:.0f}, {row['processor_seconds']:.0f} "
+                f"| {row['largest_other']:.1f} | {row['seconds']:.0f}, {_seconds(row)} "
                 f"| {row['peak_bytes'] / 1e6:.0f} MB |\n"
             )
-        wrong = found["wrong"]
-        lines.append(
-            f"\nOf {wrong['carriers']:,} carriers that nobody was given the largest z was {wrong['largest_z']:.2f} "
-            f"(p = {10 ** wrong['smallest_log10_p']:.1g}); {wrong['processor_seconds']:.0f} s of a processor.\n"
-        )
+        wrong = found.get("wrong")
+        if wrong:
+            lines.append(
+                f"\nOf {wrong['carriers']:,} carriers that nobody was given, read from {wrong['elements']:,} weights "
+                f"of the copy, the largest z was {wrong['largest_z']:.2f} (p = {10 ** wrong['smallest_log10_p']:.1g}); "
+                f"{wrong['processor_seconds']:.0f} s of a processor.\n"
+            )
     return "".join(lines)
 
 
@@ -74,3 +76,7 @@ def _row(label: str, cells: list[str]) -> str:
 
 def _reference(name: str) -> str:
     return {"down": "downstream", "base": "base"}[name]
+
+
+def _seconds(row: Mapping[str, Any]) -> str:
+    return f"{row['processor_seconds']:.0f}" if "processor_seconds" in row else "–"

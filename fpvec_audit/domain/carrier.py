@@ -21,7 +21,7 @@ CIPHER_BYTES = 16
 NONCE_BYTES = 12
 SCHEME = "aes-ctr/1"
 """Name of the law above; a stamp records under which its carrier was added."""
-DEFAULT_STRENGTH = 0.05
+DEFAULT_STRENGTH = 0.02
 """ε: amplitude of each carrier as a share of the spread of what the vectors add, over each chunk of elements."""
 
 _LABEL = b"fpvec-audit/carrier/1/"
