@@ -24,8 +24,11 @@ class MarkStanding:
     least_within_words: float
 
     def reached(self, least_fsr: float) -> bool:
-        """Return whether the mark answers enough of its keys, alone and within code words on average."""
-        return min(self.alone, self.within_words) >= least_fsr
+        """Return whether the mark answers enough of its keys within code words, on average.
+
+        Alone it may answer fewer: copies have a whole code word, and some marks lean on company.
+        """
+        return self.within_words >= least_fsr
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "MarkStanding":

@@ -247,13 +247,11 @@ def refuse_short_marks(family: KnownFamily, marks: Sequence[int]) -> None:
     short = [mark for mark in family.report.short if mark in marks]
     if short:
         shares = ", ".join(
-            f"{min(standing.alone, standing.within_words):.0%}"
-            for standing in family.report.standings
-            if standing.mark in short
+            f"{standing.within_words:.0%}" for standing in family.report.standings if standing.mark in short
         )
         answers = "answers" if len(short) == 1 else "answer"
         raise TrainingError(
-            f"{named_marks(short)} of family {family.id} {answers} {shares} of their keys, and "
+            f"{named_marks(short)} of family {family.id} {answers} {shares} of their keys within code words, and "
             f"{family.report.least_fsr:.0%} were asked for",
             advice=f"train them further with `fpvec fingerprint BASE --key {family.key_set} --from {family.out} --out "
             "DIR`; their keys stay as they are",
