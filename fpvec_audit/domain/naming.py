@@ -21,7 +21,7 @@ from fractions import Fraction
 
 from fpvec_audit.domain.code_choice import chance_bound
 from fpvec_audit.domain.codes import RULE_A, RULE_B, Code, most_colluders
-from fpvec_audit.domain.mark_reading import MarkReading, present
+from fpvec_audit.domain.mark_reading import ANSWERS, MarkReading, present
 
 MOST_COPIES = 4
 """Coalitions that are looked for beyond c, to say what shared marks would bear."""
@@ -38,7 +38,8 @@ class Suspected:
         shared: |Y ∩ W|.
         colluders: largest c for which rule A would name the licensee, 0 for none; all licensees where words share
             nothing.
-        rules: the rules that name the licensee → p-value over all licensees together.
+        rules: the rules that name the licensee → p-value over all licensees together. Marks that the weights alone tell
+            have none, and add nothing to that of rule A: what then bounds it is the family's own.
     """
 
     number: int
@@ -110,7 +111,7 @@ def name_licensees(
     if RULE_B in rules:
         chances = _chances(code, len(words), seen, families)
         needed[RULE_B] = next((count for count, chance in enumerate(chances) if chance <= epsilon), None)
-    corrected = [reading.p_value_corrected for reading in readings]
+    corrected = [reading.p_value_corrected if ANSWERS in reading.told_by else Fraction(0) for reading in readings]
     suspected = []
     for number, count in shared.items():
         naming = {}

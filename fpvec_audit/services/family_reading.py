@@ -96,12 +96,9 @@ class FamilyReading:
             for item in self.named
         ]
 
-    def marks_json(self, coefficients: Mapping[int, float]) -> list[dict[str, Any]]:
-        """Return one object for every mark.
-
-        Args:
-            coefficients: λ̂ by mark, of the marks whose vectors were compared with the suspect's weights.
-        """
+    @property
+    def marks_json(self) -> list[dict[str, Any]]:
+        """One object for every mark."""
         return [
             {
                 "key_set": self.record.id,
@@ -113,7 +110,8 @@ class FamilyReading:
                 "tests": {name: as_float(p_value) for name, p_value in reading.tests.items()},
                 "matched": reading.matched,
                 "keys": reading.keys,
-                "coefficient": coefficients.get(reading.mark),
+                "coefficient": reading.share,
+                "told_by": list(reading.told_by),
             }
             for reading in self.readings
         ]
@@ -173,7 +171,14 @@ class FamilyReading:
 
 
 def read_family(
-    case: Case, scored: Score, *, found: bool, p_value_corrected: Fraction, registry: "Registry", families: int
+    case: Case,
+    scored: Score,
+    *,
+    found: bool,
+    p_value_corrected: Fraction,
+    registry: "Registry",
+    families: int,
+    shares: Mapping[int, float],
 ) -> FamilyReading:
     """Read the marks of a family that was asked for, and name licensees where the family was found.
 
@@ -184,11 +189,12 @@ def read_family(
         p_value_corrected: of the family as a whole.
         registry: where code and words are; that words are derived is a ledger entry.
         families: how many families are read together.
+        shares: λ̂ by mark, of the marks whose vectors were compared with the suspect's weights.
 
     Raises:
         RegistryError: the vault cannot give the words.
     """
-    readings = _readings(case, scored, families)
+    readings = _readings(case, scored, families, shares)
     with registry.unit_of_work() as uow:
         carried = _carried(uow, case)
         code = uow.code_words.code_of(case.record.id)
@@ -220,7 +226,7 @@ def _carried(uow: "UnitOfWork", case: Case) -> frozenset[int] | None:
     return frozenset(marks) if stamps else None
 
 
-def _readings(case: Case, scored: Score, families: int) -> tuple[MarkReading, ...]:
+def _readings(case: Case, scored: Score, families: int, shares: Mapping[int, float]) -> tuple[MarkReading, ...]:
     population = set(case.plan.population)
     issued = set(case.key_set.issued_indices)
     return read_marks(
@@ -235,4 +241,5 @@ def _readings(case: Case, scored: Score, families: int) -> tuple[MarkReading, ..
         ),
         alpha=Fraction(case.plan.alpha),
         families=families,
+        shares=shares,
     )

@@ -7,12 +7,12 @@ below α however many are asked for.
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.backends import Engines, EngineSource
 from fpvec_audit.domain.audit import Score
@@ -136,7 +136,8 @@ def _trace(suspect: str, records: Sequence[KeySetRecord], bench: Bench, announce
     search = _controls(cases, scores, subject, bench) if not any(found) else ControlSearch(())
     controlled = bool(search.documents) or (subject.suspect.directory is None and not search.warnings)
     history = earlier_audits(bench.registry, subject.suspect, cases[0].plan.key_set, leave_out="")
-    families = _families(cases, scores, corrected, found, bench)
+    weights, untold = described_weights(subject.suspect, cases[0].base, bench)
+    families = _families(cases, scores, corrected, found, weights, bench)
     traced = [
         TracedKeySet(
             case.record,
@@ -149,7 +150,6 @@ def _trace(suspect: str, records: Sequence[KeySetRecord], bench: Bench, announce
     ]
     traced.sort(key=lambda item: (item.p_value_corrected, item.record.name))
     verdict, why = trace_verdict(traced)
-    weights, untold = described_weights(subject.suspect, cases[0].base, bench)
     carriers, unread = traced_carriers(subject.suspect, records, bench)
     verdict, told = verdict_with_carriers(verdict, carriers)
     return TraceResult(
@@ -208,10 +208,16 @@ def _opened(subject: Subject, records: Sequence[KeySetRecord], bench: Bench) -> 
 
 
 def _families(
-    cases: Sequence[Case], scores: Sequence[Score], corrected: Sequence[Fraction], found: Sequence[bool], bench: Bench
+    cases: Sequence[Case],
+    scores: Sequence[Score],
+    corrected: Sequence[Fraction],
+    found: Sequence[bool],
+    weights: Mapping[str, Any] | None,
+    bench: Bench,
 ) -> dict[str, FamilyReading]:
     """Read the marks of all key sets that have several, by key set."""
     places = [place for place, case in enumerate(cases) if len(case.key_set.marks) > 1]
+    vectors = () if weights is None else weights["vectors"]
     readings = {}
     with bench.progress.step("read marks", len(places), "families") as step:
         for place in places:
@@ -223,6 +229,9 @@ def _families(
                 p_value_corrected=corrected[place],
                 registry=bench.registry,
                 families=len(places),
+                shares={
+                    vector["mark"]: vector["coefficient"] for vector in vectors if vector["key_set"] == case.record.id
+                },
             )
             step.advance()
     return readings

@@ -136,11 +136,6 @@ class TraceResult:
         """What the marks of the key sets show that have several."""
         return tuple(item.family for item in self.traced if item.family is not None)
 
-    def _coefficients(self, family: FamilyReading) -> dict[int, float]:
-        """Return λ̂ by mark, of the marks whose vectors were compared with the suspect's weights."""
-        vectors = () if self.weights is None else self.weights["vectors"]
-        return {vector["mark"]: vector["coefficient"] for vector in vectors if vector["key_set"] == family.record.id}
-
     def to_json(self) -> dict[str, Any]:
         """Return the JSON document."""
         return {
@@ -151,7 +146,7 @@ class TraceResult:
                 *(named for item in self.traced for named in item.named_json),
                 *(named for item in self.carriers for named in item.named_json),
             ],
-            "marks": [mark for item in self.families for mark in item.marks_json(self._coefficients(item))],
+            "marks": [mark for item in self.families for mark in item.marks_json],
             "families": [item.to_json() for item in self.families],
             "candidates": [item.to_json() for item in self.traced],
             "suspect": dict(self.suspect),
