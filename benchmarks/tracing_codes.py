@@ -47,7 +47,7 @@ Attack = Callable[[int, int, random.Random], bool]
 """Whether a mark still shows that n of c pooled copies carry, n ≥ 1."""
 ATTACKS: dict[str, Attack] = {
     "average, answers": lambda carried, copies, chance: carried == copies,
-    "average, probabilities": lambda carried, copies, chance: True,
+    "average, weights": lambda carried, copies, chance: True,
     "splice": lambda carried, copies, chance: chance.random() < carried / copies,
     "maximum": lambda carried, copies, chance: True,
 }
@@ -203,7 +203,7 @@ def simulate_many(licensees: int, trials: int, seed: int) -> tuple[list[ManyOutc
     for epsilon in (EPSILON, Fraction(1, 2)):
         for copies in (1, 2, 3):
             for attack in ATTACKS if copies > 1 else ("average, answers",):
-                if attack != "maximum":  # of marks, the same as probabilities
+                if attack != "maximum":  # of marks, the same as shares of weights
                     chance = random.Random(f"{seed} {copies} {attack} {epsilon}")
                     outcomes.append(_many(code, words, copies, attack, epsilon, trials, chance))
     facts["seconds_to_count_once"] = _seconds_to_count(words, code)
@@ -284,7 +284,7 @@ def markdown(document: Mapping[str, Any]) -> str:
 def _table_of_rule_a(document: Mapping[str, Any]) -> str:
     rows: dict[tuple[Any, ...], dict[tuple[float, float], Mapping[str, Any]]] = {}
     for outcome in document["outcomes"]:
-        if outcome["attack"] != "maximum":  # of marks, the same as an average told by probabilities
+        if outcome["attack"] != "maximum":  # of marks, the same as an average told by weights
             place = tuple(outcome[name] for name in ("code", "licensees", "colluders", "coalition", "attack"))
             rows.setdefault(place, {})[outcome["missed"], outcome["false"]] = outcome
     trials = document["outcomes"][0]["trials"]

@@ -23,7 +23,7 @@ def test_published_innocents_stay_within_the_promise():
 
 def test_small_simulation_names_colluders():
     outcomes = list(simulate(SETTINGS[0], 3, 1))
-    whole = [outcome for outcome in outcomes if outcome.attack == "average, probabilities" and not outcome.missed]
+    whole = [outcome for outcome in outcomes if outcome.attack == "average, weights" and not outcome.missed]
     assert all(outcome.all_named == 3 for outcome in whole if outcome.assumption_held)
     many, facts = simulate_many(300, 2, 1)
     assert facts["licensees"] == 300

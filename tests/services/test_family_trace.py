@@ -6,6 +6,7 @@ from fpvec_audit.catalog import load_catalog
 from fpvec_audit.domain.audit import Verdict
 from fpvec_audit.domain.marks import family_specification
 from fpvec_audit.errors import UsageError
+from fpvec_audit.services import trace as trace_module
 from fpvec_audit.services.audit_settings import checked_settings
 from fpvec_audit.services.code_words import code_words
 from fpvec_audit.services.family_codes import Wanted, add_licensees, retire_licensee
@@ -33,7 +34,9 @@ class Family:
 
     def __init__(self, registry, name="family", names=NAMES, entropy=None, **wanted):
         entropy = entropy or numbered()
-        issue_key_set(name, registry=registry, specification=family_specification(16), entropy=entropy)
+        self.id = issue_key_set(
+            name, registry=registry, specification=family_specification(16), entropy=entropy
+        ).record.id
         self.keys = open_key_set(name, registry=registry)
         names = names[: 16 if wanted.get("code") == "random:1" else None]
         add_licensees(names, name, registry=registry, wanted=Wanted(**wanted))
@@ -100,11 +103,26 @@ def test_all_marks_are_asked_for_once(registry, catalog, suspect_directory, fami
     assert len(sent) == len(set(sent)) == 16 * 6 + 576
 
 
-def test_average_is_told_by_its_probabilities(registry, catalog, suspect_directory, family):
+def test_average_is_told_by_the_shares_of_its_weights(registry, catalog, suspect_directory, family, monkeypatch):
     pooled = [NAMES[2], NAMES[9], NAMES[14]]
+    identifier = family.id
+    vectors = [
+        {"key_set": identifier, "mark": mark, "coefficient": sum(mark in family.words[name] for name in pooled) / 3}
+        for mark in range(16)
+    ]
+    monkeypatch.setattr(trace_module, "described_weights", lambda *_, **__: ({"vectors": vectors}, ()))
     document, _ = run(suspect_directory, registry, catalog, family.average(*pooled))
     assert (document["verdict"], sorted(named(document))) == ("MATCH", pooled)
-    assert all(mark["tests"]["exact"] > 0.01 for mark in document["marks"] if mark["matched"] == 0)
+    quiet = [mark for mark in document["marks"] if mark["matched"] == 0 and mark["state"] == "PRESENT"]
+    assert quiet
+    assert all(mark["told_by"] == ["weights"] and mark["tests"]["exact"] > 0.01 for mark in quiet)
+    assert all(item["p_value_corrected"] <= 1e-6 for item in document["named"])
+
+
+def test_average_without_weights_names_nobody_whatever_its_probabilities(registry, catalog, suspect_directory, family):
+    pooled = [NAMES[2], NAMES[9], NAMES[14]]
+    document, _ = run(suspect_directory, registry, catalog, family.average(*pooled))
+    assert (document["verdict"], named(document)) == ("INCONCLUSIVE", [])
 
 
 def test_average_by_answers_alone_names_nobody_and_is_inconclusive(registry, catalog, suspect_directory, family):
