@@ -74,7 +74,7 @@ STANDARD = (
         "prune:method=wanda,ratio=0.4|0.6",
     ),
     *_entries("low_rank:rank=2|8|32", needs=[Need.BASE]),
-    *_entries("average", needs=[Need.COPIES]),
+    *_entries("average", "collusion:how=splice|max", needs=[Need.COPIES]),
     *_entries("merge:ratio=0.25|0.5|0.75", "merge:method=slerp"),
     *_entries("merge:method=task|ties|dare-task|dare-ties", needs=[Need.BASE]),
     *_entries("fine_tune:steps=30|120|300", "fine_tune:method=lora", "continue_pretraining"),

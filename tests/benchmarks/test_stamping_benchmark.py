@@ -187,6 +187,7 @@ def test_benchmark_of_a_tiny_model_measures_every_contestant(tmp_path):
         ("stamp", "fpvec"),
         ("stamp", "floor"),
         ("extract", "fpvec"),
+        ("extract", "new"),
         ("extract", "transformers"),
         ("many", "one"),
         ("many", "four"),
