@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fpvec_audit.domain.mark_reading import LEAST_SHARE
+
 PRESENT_CELL, UNKNOWN_CELL = "■", "·"
 CELLS_IN_A_ROW = 64
 
@@ -47,4 +49,4 @@ def own_copy(family: Mapping[str, Any]) -> str:
 def proportions(marks: Sequence[Mapping[str, Any]]) -> str:
     """Return λ̂ of the marks whose vectors were compared with the suspect's weights, empty where none was."""
     told = [f"{mark['mark']}: {mark['coefficient']:.2f}" for mark in marks if mark["coefficient"] is not None]
-    return f"share of each mark's vector in the weights (descriptive) – {', '.join(told)}" if told else ""
+    return f"share of each mark's vector in the weights, PRESENT from {LEAST_SHARE} – {', '.join(told)}" if told else ""

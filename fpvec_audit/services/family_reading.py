@@ -30,7 +30,8 @@ MOST_RANKED = 20
 """Licensees in a document; those that are named are always among them, as they come first."""
 CALIBRATION = (
     "p-values of single marks are exact for a suspect without anything of the family; in a copy with other marks they "
-    "are calibrated on the owner's own copies, and count only behind the family's own test"
+    "are calibrated on the owner's own copies, and count only behind the family's own test; shares of the weights "
+    "have no p-value: where a licensee is named by them alone, the p-value is that of the family as a whole"
 )
 NOT_FOUND = "the family as a whole was not found"
 NO_CODE = "the family has no code, so no marks mean anybody"
