@@ -1,6 +1,7 @@
 """What the registry adds to a report about weights: known vectors of the base, and clean fine-tunes to compare with.
 
 Descriptive beside the tests, and left out where it would take long or something is missing: no report fails for it.
+Only where marks are read from the weights it is done however long it takes, as whom a trace names depends on it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ MOST_CONTROLS = 8
 
 
 def described_weights(
-    suspect: Suspect, base: BaseModel | None, bench: Bench, *, controls: Sequence[Path] = ()
+    suspect: Suspect, base: BaseModel | None, bench: Bench, *, controls: Sequence[Path] = (), decisive: bool = False
 ) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
     """Return how much of each known vector a suspect seems to carry, and why nothing is told, in sentences.
 
@@ -30,6 +31,8 @@ def described_weights(
         base: base of the key set, None where it is not at hand.
         bench: registry and progress.
         controls: clean models that the user named.
+        decisive: marks are read from this, so that models of any size are compared; the clean ones then stay out
+            where all together are too much.
     """
     if suspect.directory is None or base is None or GRADIENT in bench.settings.leave_out:
         return None, ()
@@ -40,8 +43,11 @@ def described_weights(
     if not vectors:
         return None, ()
     try:
-        if gradient_cost(base.directory) * (len(vectors) + len(beside) + 2) > MOST_ELEMENTS:
-            return None, ()
+        fitting = MOST_ELEMENTS // max(1, gradient_cost(base.directory)) - len(vectors) - 2
+        if fitting < len(beside):
+            if not decisive:
+                return None, ()
+            beside = beside[: max(0, fitting)]
         found = weight_evidence(
             suspect.directory,
             base_dir=base.directory,

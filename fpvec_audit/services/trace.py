@@ -136,7 +136,8 @@ def _trace(suspect: str, records: Sequence[KeySetRecord], bench: Bench, announce
     search = _controls(cases, scores, subject, bench) if not any(found) else ControlSearch(())
     controlled = bool(search.documents) or (subject.suspect.directory is None and not search.warnings)
     history = earlier_audits(bench.registry, subject.suspect, cases[0].plan.key_set, leave_out="")
-    weights, untold = described_weights(subject.suspect, cases[0].base, bench)
+    marked = any(len(case.key_set.marks) > 1 for case in cases)
+    weights, untold = described_weights(subject.suspect, cases[0].base, bench, decisive=marked)
     families = _families(cases, scores, corrected, found, weights, bench)
     traced = [
         TracedKeySet(
