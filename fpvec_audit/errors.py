@@ -15,6 +15,7 @@
         ├── KeySetError            a key set that cannot be used as asked
         ├── TrainingError          fingerprint training or fine-tuning cannot proceed
         ├── BackendError           an inference engine failed or answered nonsense
+        ├── StorageError           a store named by a URL is away, refuses, or holds half of something
         ├── RegistryError          the registry is outdated, locked, inconsistent or away
         ├── EvaluationError        a harmlessness task could not be evaluated
         ├── EvidenceError          a key, signature, witness statement or bundle that does not verify
@@ -115,6 +116,10 @@ class TrainingError(OperationError):
 
 class BackendError(OperationError):
     """An inference engine failed or answered nonsense."""
+
+
+class StorageError(OperationError):
+    """A store that is named by a URL is away, refuses, or does not hold what was asked for."""
 
 
 class RegistryError(OperationError):

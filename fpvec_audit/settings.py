@@ -28,6 +28,9 @@ class Settings:
         vault_key_file: file of the master key; empty means ``vault.key`` in ``home``.
         actor: who acts, for the ledger; empty means the login on this machine.
         attack_cache: how much attacked copies that are kept may take together, as "20 GB" or a number of bytes.
+        scratch: directory for local copies of what lies elsewhere, on a disk of this machine; empty means
+            ``cache/scratch`` in ``home``.
+        scratch_size: how much may lie there together, likewise.
     """
 
     home: Path
@@ -37,6 +40,8 @@ class Settings:
     vault_key_file: str = ""
     actor: str = ""
     attack_cache: str = "20 GB"
+    scratch: str = ""
+    scratch_size: str = "100 GB"
 
     @property
     def registry_url(self) -> str:
@@ -50,12 +55,21 @@ class Settings:
         Raises:
             SettingsError: the setting is no size.
         """
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", self.attack_cache.strip())
-        if found is None:
-            raise SettingsError(
-                f"attack_cache is {self.attack_cache!r}, which is no size", advice='write it as "20 GB"'
-            )
-        return int(float(found.group(1)) * 1000 ** "_kMGT".index(found.group(2) or "_"))
+        return _size("attack_cache", self.attack_cache)
+
+    @property
+    def scratch_directory(self) -> Path:
+        """Where local copies of what lies elsewhere go."""
+        return Path(self.scratch).expanduser().resolve() if self.scratch else self.home / "cache" / "scratch"
+
+    @property
+    def scratch_bytes(self) -> int:
+        """How much may lie in scratch together, bytes.
+
+        Raises:
+            SettingsError: the setting is no size.
+        """
+        return _size("scratch_size", self.scratch_size)
 
 
 def default_home(name: str = HOME_NAME) -> Path:
@@ -171,6 +185,14 @@ def login_name() -> str:
     except KeyError:
         user = str(os.geteuid())
     return f"{user}@{socket.gethostname()}"
+
+
+def _size(name: str, text: str) -> int:
+    """Return a number of bytes that is written as a number, with a unit or without."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", text.strip())
+    if found is None:
+        raise SettingsError(f"{name} is {text!r}, which is no size", advice='write it as "20 GB"')
+    return int(float(found.group(1)) * 1000 ** "_kMGT".index(found.group(2) or "_"))
 
 
 def _from_file(path: Path, names: list[str]) -> dict[str, Any]:

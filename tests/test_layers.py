@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fpvec_audit"
-LAYER = {"tensors", "training", "backends", "registry", "catalog", "evidence"}
-ALLOWED_AMONG = {("training", "tensors")}
+LAYER = {"tensors", "training", "backends", "registry", "catalog", "evidence", "storage"}
+ALLOWED_AMONG = {("training", "tensors"), ("storage", "tensors")}
 HEAVY = {
     "torch",
     "transformers",
@@ -23,6 +23,7 @@ HEAVY = {
     "httpx",
     "matplotlib",
     "jinja2",
+    "fsspec",
 }
 
 

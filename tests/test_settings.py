@@ -33,6 +33,16 @@ def test_a_bad_settings_file_names_the_fault(tmp_path, content, problem):
         load_settings({}, environment={}, directory=tmp_path)
 
 
+def test_scratch_lies_in_the_home_unless_it_is_set(tmp_path):
+    settings = load_settings({"home": tmp_path}, environment={}, directory=tmp_path)
+    assert settings.scratch_directory == tmp_path / "cache" / "scratch"
+    environment = {"FPVEC_SCRATCH": str(tmp_path / "local"), "FPVEC_SCRATCH_SIZE": "2 TB"}
+    settings = load_settings({"home": tmp_path}, environment=environment, directory=tmp_path)
+    assert (settings.scratch_directory, settings.scratch_bytes) == (tmp_path / "local", 2 * 10**12)
+    with pytest.raises(SettingsError, match="scratch_size is 'much', which is no size"):
+        _ = load_settings({"scratch_size": "much"}, environment={}, directory=tmp_path).scratch_bytes
+
+
 def test_the_home_is_not_created_by_looking(tmp_path):
     settings = load_settings({"home": tmp_path / "home"}, environment={}, directory=tmp_path)
     assert not settings.home.exists()

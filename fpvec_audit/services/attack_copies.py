@@ -8,12 +8,10 @@ Laws: a copy is whole or not there (``tensors/staging``); one that is in use is 
 take no more than was set, but for those in use.
 """
 
-import fcntl
 import hashlib
 import inspect
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +23,7 @@ from fpvec_audit.domain.attack_spec import AttackLink
 from fpvec_audit.domain.plugins import ATTACK
 from fpvec_audit.errors import OutputError
 from fpvec_audit.progress import NO_PROGRESS, Progress
+from fpvec_audit.storage import kept
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
@@ -152,11 +151,11 @@ class CopyStore:
             FpvecError: it cannot be made.
         """
         entry = self.root / key
-        lock = _shared_lock(entry)
+        lock = kept.in_use(entry, ENTRY)
         if lock < 0:
             self._make(entry, make, size=size, about=about, progress=progress)
             self.made += 1
-            lock = _shared_lock(entry)
+            lock = kept.in_use(entry, ENTRY)
         else:
             self.reused += 1
         try:
@@ -184,22 +183,22 @@ class CopyStore:
         """
         for leftover in self._entries(leftovers=True):
             if leftover.name.startswith("."):
-                _removed(leftover)
-        entries = sorted(self._entries(), key=_last_use)
-        sizes = {entry: _bytes_of(entry) for entry in entries}
+                kept.removed(leftover, ENTRY)
+        entries = sorted(self._entries(), key=kept.last_use)
+        sizes = {entry: kept.bytes_of(entry) for entry in entries}
         total = sum(sizes.values()) + room
         for entry in entries:
             if total <= self.most_bytes:
                 return
-            if _removed(entry):
+            if kept.removed(entry, ENTRY):
                 total -= sizes[entry]
 
     def clear(self) -> Cleared:
         """Remove all copies that are not in use, and what interrupted runs left."""
         removed = freed = in_use = 0
         for entry in self._entries(leftovers=True):
-            size = _bytes_of(entry)
-            if _removed(entry):
+            size = kept.bytes_of(entry)
+            if kept.removed(entry, ENTRY):
                 removed += 1
                 freed += size
             else:
@@ -244,53 +243,6 @@ def directory_digest(directory: Path) -> str:
         [file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in directory.iterdir() if file.is_file()
     )
     return _digest({"path": str(directory.resolve()), "files": found})
-
-
-def _shared_lock(entry: Path) -> int:
-    """Return a descriptor that keeps an entry from being evicted; −1 where there is none."""
-    try:
-        descriptor = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return -1
-    with suppress(OSError):  # a file system without locks
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-    if (entry / ENTRY).is_file():
-        return descriptor
-    os.close(descriptor)  # it was evicted while we waited
-    return -1
-
-
-def _removed(entry: Path) -> bool:
-    """Remove an entry unless somebody uses it."""
-    try:
-        descriptor = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return False
-    with suppress(OSError):
-        (entry / ENTRY).unlink(missing_ok=True)  # first, so that who waits for the lock sees that it is gone
-    shutil.rmtree(entry, ignore_errors=True)
-    os.close(descriptor)
-    return not entry.exists()
-
-
-def _last_use(entry: Path) -> int:
-    try:
-        return entry.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
-
-
-def _bytes_of(entry: Path) -> int:
-    total = 0
-    for file in entry.rglob("*"):
-        with suppress(FileNotFoundError):
-            total += file.stat().st_blocks * 512
-    return total
 
 
 def _named_files(link: AttackLink) -> dict[str, str]:

@@ -65,7 +65,7 @@ def other_files(checkpoint: Checkpoint) -> CarriedFiles:
             name = entry.relative_to(checkpoint.path).as_posix()
             if name in checkpoint.files:
                 continue
-            if entry.name in RECORDS or (_is_weights(entry.name) and not (checkpoint.sharded and name == INDEX)):
+            if entry.name in RECORDS or (is_weights(entry.name) and not (checkpoint.sharded and name == INDEX)):
                 left_out.append(name)
             elif entry.is_dir() and not entry.is_symlink():
                 pending.append(entry)
@@ -204,7 +204,8 @@ def _header_bytes(path: Path, specs: list[TensorSpec]) -> bytes:
         return file.read(header.data_start)
 
 
-def _is_weights(name: str) -> bool:
+def is_weights(name: str) -> bool:
+    """Return whether a file holds weights, or ties files that do together, going by its name."""
     lower = name.lower()
     return lower.endswith(OTHER_WEIGHTS) or (lower.endswith(".bin") and lower.startswith(PICKLED_WEIGHTS))
 
