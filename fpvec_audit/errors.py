@@ -17,6 +17,7 @@
         ├── BackendError           an inference engine failed or answered nonsense
         ├── StorageError           a store named by a URL is away, refuses, or holds half of something
         ├── RegistryError          the registry is outdated, locked, inconsistent or away
+        │   └── RegistryAwayError  it does not answer now, and may later
         ├── EvaluationError        a harmlessness task could not be evaluated
         ├── EvidenceError          a key, signature, witness statement or bundle that does not verify
         └── PluginError            a plugin failed while it was used
@@ -124,6 +125,10 @@ class StorageError(OperationError):
 
 class RegistryError(OperationError):
     """The registry is outdated, locked, inconsistent or away."""
+
+
+class RegistryAwayError(RegistryError):
+    """The registry does not answer, is locked or restarting: nothing was recorded, and trying again may help."""
 
 
 class EvaluationError(OperationError):

@@ -5,7 +5,8 @@ The only module that reads the environment. A :class:`Settings` is frozen and ha
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,31 @@ def api_key(environment: Mapping[str, str] | None = None) -> str:
     """
     environment = os.environ if environment is None else environment
     return environment.get("FPVEC_API_KEY") or environment.get("OPENAI_API_KEY") or ""
+
+
+@contextmanager
+def handed_down(settings: Settings, variables: Mapping[str, str]) -> Iterator[None]:
+    """Let the environment say what a process was told otherwise, for the processes that it starts meanwhile.
+
+    So no argument of theirs, which others may read, holds a database's password.
+
+    Args:
+        settings: of this process.
+        variables: further ones, of libraries; those that are set already stay as they are.
+    """
+    own = {f"FPVEC_{known.name.upper()}": str(getattr(settings, known.name)) for known in fields(Settings)}
+    missing = {name: value for name, value in variables.items() if name not in os.environ}
+    wanted = {name: value for name, value in own.items() if value} | missing
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @dataclass(frozen=True, slots=True)

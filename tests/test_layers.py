@@ -24,6 +24,7 @@ HEAVY = {
     "matplotlib",
     "jinja2",
     "fsspec",
+    "ray",
 }
 
 
@@ -81,7 +82,9 @@ def test_domain_imports_the_standard_library_domain_errors_and_progress_only(pat
 def test_middle_layer_imports_neither_its_neighbours_nor_anything_above(part):
     for path in modules(part):
         for other in own(path):
-            assert other not in {"services", "cli", "reports", "demo", "reproduction"}, f"{path} imports {other}"
+            assert other not in {"services", "fleet", "cli", "reports", "demo", "reproduction"}, (
+                f"{path} imports {other}"
+            )
             if other in LAYER - {part}:
                 assert (part, other) in ALLOWED_AMONG, f"{path} imports {other}"
 
@@ -95,7 +98,16 @@ def test_evidence_needs_the_standard_library_the_domain_and_cryptography_only():
 
 def test_services_import_neither_cli_nor_reports():
     for path in modules("services"):
+        assert not {"fleet", "cli", "reports", "demo", "reproduction"} & set(own(path)), path
+
+
+def test_fleet_stands_between_cli_and_services_and_alone_imports_ray_when_it_is_needed():
+    for path in modules("fleet"):
         assert not {"cli", "reports", "demo", "reproduction"} & set(own(path)), path
+    for path in PACKAGE.rglob("*.py"):
+        found = [top for name, top in imports(path) if name.split(".")[0] == "ray"]
+        assert not any(found), f"{path} imports ray at its top"
+        assert not found or path.relative_to(PACKAGE).parts[0] == "fleet", path
 
 
 def test_reports_build_on_the_domain_alone_and_only_cli_imports_them():
@@ -143,7 +155,7 @@ def test_plugins_import_the_api_and_the_toolkit_inside_functions(path):
 def test_only_the_loading_of_plugins_their_use_and_the_top_of_the_command_line_catch_everything():
     for path in PACKAGE.rglob("*.py"):
         relative = str(path.relative_to(PACKAGE))
-        if relative in {"catalog.py", "plugin_code.py", "plugin_points.py", "cli/main.py"}:
+        if relative in {"catalog.py", "plugin_code.py", "plugin_points.py", "cli/main.py", "fleet/worker.py"}:
             continue
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ExceptHandler):

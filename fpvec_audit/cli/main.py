@@ -41,7 +41,7 @@ COMMANDS = (
 """Modules of this package that register a command of their name, in the order of the help."""
 GROUPS = (
     *("key", "licensee", "witness", "evidence", "model", "vector", "suspect", "audits"),
-    *("attack", "method", "registry", "job", "plugin"),
+    *("attack", "method", "fleet", "registry", "job", "plugin"),
 )
 """Modules of this package with a group of commands."""
 

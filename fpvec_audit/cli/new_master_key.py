@@ -3,8 +3,8 @@
 import sys
 from typing import TYPE_CHECKING
 
-from fpvec_audit.cli.wiring import key_file
 from fpvec_audit.errors import UnknownNameError, UsageError
+from fpvec_audit.services.own_registry import key_file
 from fpvec_audit.settings import Settings, vault_secrets
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from rich.console import Console
 
 from fpvec_audit.cli.command_line import recorded_command
 from fpvec_audit.cli.progress import error_console, terminal_progress
-from fpvec_audit.errors import SettingsError
 from fpvec_audit.progress import Progress
-from fpvec_audit.settings import HOME_NAME, Settings, VaultSecrets, load_settings, login_name, vault_secrets
+from fpvec_audit.services.own_registry import open_own_registry, own_master_key
+from fpvec_audit.settings import HOME_NAME, Settings, load_settings, login_name
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
-    from fpvec_audit.registry.master_key import KeyFile, MasterKeySource
+    from fpvec_audit.registry.master_key import MasterKeySource
     from fpvec_audit.registry.unit_of_work import Registry
 
 HomeOption = Annotated[
@@ -77,33 +77,14 @@ class Workbench:
     @cached_property
     def registry(self) -> "Registry":
         """The opened registry, brought to head when it is new."""
-        from fpvec_audit.registry.unit_of_work import open_registry
-        from fpvec_audit.registry.upkeep import upkeep_at_opening
-
-        def upkeep(registry: "Registry") -> None:
-            upkeep_at_opening(registry, warn=lambda sentence: self.say(f"warning: {sentence}"))
-
-        return open_registry(
-            self.settings.registry_url,
-            master_key=self.master_key,
-            actor=self.actor,
-            command=recorded_command(),
-            upkeep=upkeep,
+        return open_own_registry(
+            self.settings, command=recorded_command(), warn=lambda sentence: self.say(f"warning: {sentence}")
         )
 
     @cached_property
     def master_key(self) -> "MasterKeySource":
-        """Where the key comes from that seals the registry's secrets: environment, else a file.
-
-        What is wrong with it shows when a secret is needed, and not before.
-        """
-        from fpvec_audit.registry.master_key import NoKey
-
-        try:
-            given = vault_secrets()
-        except SettingsError as error:
-            return NoKey(error.problem, error.advice)
-        return master_key_source(self.settings, given)
+        """Where the key comes from that seals the registry's secrets."""
+        return own_master_key(self.settings)
 
     @cached_property
     def actor(self) -> str:
@@ -136,25 +117,6 @@ class Workbench:
     def say(self, text: str) -> None:
         """Tell the user something beside the result, on stderr."""
         self.errors.print(text, highlight=False, soft_wrap=True)
-
-
-def master_key_source(settings: Settings, given: VaultSecrets) -> "MasterKeySource":
-    """Return where a master key comes from: what the environment gives, else a file."""
-    from fpvec_audit.registry.given_key import GivenKey, Passphrase
-
-    if given.key:
-        return GivenKey(given.key)
-    if given.passphrase:
-        return Passphrase(given.passphrase)
-    return key_file(settings)
-
-
-def key_file(settings: Settings) -> "KeyFile":
-    """Return the file of the master key, whether it is there or not."""
-    from fpvec_audit.registry.master_key import MASTER_KEY_FILE, KeyFile
-
-    file = Path(settings.vault_key_file).expanduser() if settings.vault_key_file else settings.home / MASTER_KEY_FILE
-    return KeyFile(file)
 
 
 def open_bench(

@@ -20,7 +20,7 @@ from sqlalchemy import URL, Connection, Engine, ExceptionContext, QueuePool, cre
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from fpvec_audit.errors import RegistryError
+from fpvec_audit.errors import RegistryAwayError, RegistryError
 
 LOCK_WAIT_SECONDS = 30.0
 """How long a transaction waits for another process's lock; on SQLite ``?timeout=SECONDS`` in the URL overrides it."""
@@ -65,6 +65,12 @@ _FAULTS = (
     ("append-only", "holds a ledger that takes new entries only", "append an entry that corrects the old one"),
 )
 """(pattern in the driver's message, problem, advice)."""
+_PASSING = (
+    *("is locked", "lock timeout", "connection refused", "no such file or directory", "too many connections"),
+    *("too many clients", "starting up", "shutting down", "terminating connection", "server closed the connection"),
+    *("connection is closed", "connection is lost"),
+)
+"""Those of the patterns after which the same may succeed a little later."""
 
 
 def make_engine(url: str) -> Engine:
@@ -203,7 +209,8 @@ def translated(error: SQLAlchemyError, where: str) -> RegistryError:
     message = message.partition(" with text ")[0]  # SQLite shows a value that it cannot decode
     for part, problem, advice in _FAULTS:
         if re.search(part, message, re.IGNORECASE):
-            return RegistryError(f"the registry {where} {problem} ({message})", advice=advice)
+            kind = RegistryAwayError if part in _PASSING else RegistryError
+            return kind(f"the registry {where} {problem} ({message})", advice=advice)
     if isinstance(error, IntegrityError):
         return RegistryError(
             f"the registry {where} refused an entry that contradicts what is recorded: {message}",

@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_REVISION = "0005"
+SCHEMA_REVISION = "0006"
 """Migration whose result these mappings describe; a test compares it with the head of ``migrations/``."""
 
 DIGEST_LENGTH = 64
@@ -427,6 +427,47 @@ class JobRow(Base):
         Index(None, "state", "started_at", "id"),
         Index(None, "kind", "started_at", "id"),
     )
+
+
+class FleetRunRow(Base):
+    """One thing done to many models; ``job_id`` is the job of its last driver."""
+
+    __tablename__ = "fleet_run"
+
+    id: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH), primary_key=True)
+    action: Mapped[str] = mapped_column(String(20))
+    options: Mapped[dict[str, Any]]
+    source: Mapped[str] = mapped_column(Text)
+    retries: Mapped[int] = mapped_column(Integer)
+    state: Mapped[str] = mapped_column(String(20))
+    items: Mapped[int] = mapped_column(BigInteger)
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("job.id"))
+    created_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (Index(None, "created_at", "id"), Index(None, "state", "created_at", "id"))
+
+
+class FleetItemRow(Base):
+    """One model of a fleet run, and what became of it."""
+
+    __tablename__ = "fleet_item"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("fleet_run.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    key: Mapped[str] = mapped_column(String(DIGEST_LENGTH))
+    line: Mapped[int] = mapped_column(BigInteger)
+    content: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(20))
+    attempts: Mapped[int] = mapped_column(Integer)
+    outcome: Mapped[str] = mapped_column(String(40))
+    result: Mapped[str] = mapped_column(String(IDENTIFIER_LENGTH))
+    error: Mapped[str] = mapped_column(Text)
+    node: Mapped[str] = mapped_column(String(255))
+    seconds: Mapped[float | None] = mapped_column(Double)
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (UniqueConstraint("run_id", "key"), Index(None, "run_id", "state", "number"))
 
 
 class LedgerRow(Base):

@@ -25,6 +25,7 @@ from fpvec_audit.registry.redaction import Redaction
 from fpvec_audit.registry.repositories.audits import AttackRunRepository, AuditRepository
 from fpvec_audit.registry.repositories.candidates import CandidateRepository
 from fpvec_audit.registry.repositories.code_words import CodeWordRepository
+from fpvec_audit.registry.repositories.fleets import FleetRepository
 from fpvec_audit.registry.repositories.jobs import JobRepository
 from fpvec_audit.registry.repositories.key_sets import KeySetRepository
 from fpvec_audit.registry.repositories.licensees import LicenseeRepository
@@ -59,6 +60,7 @@ class UnitOfWork:
         recorded_audits: audits that were handed over as bundles.
         attack_runs: cells of robustness runs.
         jobs: long work.
+        fleets: things done to many models.
         ledger: the history.
     """
 
@@ -92,6 +94,7 @@ class UnitOfWork:
         self.recorded_audits = RecordedAuditRepository(session, self.ledger)
         self.attack_runs = AttackRunRepository(session, self.ledger)
         self.jobs = JobRepository(session, clock, entropy)
+        self.fleets = FleetRepository(session, self.ledger, clock, entropy)
 
     @property
     def session(self) -> Session:

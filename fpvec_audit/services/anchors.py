@@ -125,7 +125,7 @@ def publish_anchor(
     from fpvec_audit.registry.ledger import time_text
 
     with registry.snapshot() as uow:
-        head, identifier = uow.ledger.head(), _registry_id(uow)
+        head, identifier = uow.ledger.head(), registry_id(uow)
     if head is None:
         raise RegistryError(
             f"the registry {registry.where} has no history yet", advice="record something first, then anchor it"
@@ -159,7 +159,7 @@ def hold_against(uow: "UnitOfWork", anchors: Sequence[ReadAnchor]) -> tuple[Held
     Raises:
         EvidenceError: an anchor is about another registry.
     """
-    identifier = _registry_id(uow)
+    identifier = registry_id(uow)
     for anchor in anchors:
         if anchor.registry not in (None, identifier):
             raise EvidenceError(
@@ -212,7 +212,12 @@ def _held(uow: "UnitOfWork", anchor: ReadAnchor) -> HeldAnchor:
     return HeldAnchor(anchor.file, anchor.digest, serial, anchor.time, anchor.signer, anchor.pinned, problem)
 
 
-def _registry_id(uow: "UnitOfWork") -> str:
+def registry_id(uow: "UnitOfWork") -> str:
+    """Return the id that a registry was given when it was made.
+
+    Raises:
+        RegistryError: it has none.
+    """
     from fpvec_audit.registry.tables import FactRow
 
     fact = uow.session.get(FactRow, "id")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.attack_matrix import PlannedCell
 from fpvec_audit.domain.records import JobRecord, JobState
-from fpvec_audit.errors import UsageError
+from fpvec_audit.errors import OperationError, UsageError
 
 if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry
@@ -71,6 +71,26 @@ def earlier_runs(registry: "Registry", *, stamped: str, key_set: str) -> tuple[E
         for job in jobs
         if job.detail.get(MATRIX)
     )
+
+
+def newest_run(runs: Sequence[EarlierRun], plan: str) -> EarlierRun | None:
+    """Return the newest run of a plan that is not under way, whole or not; None where there is none.
+
+    Args:
+        runs: earlier runs, oldest first.
+        plan: its digest.
+
+    Raises:
+        OperationError: one is under way.
+    """
+    same = [run for run in runs if run.job.detail.get(PLAN) == plan]
+    for run in same:
+        if run.job.state is JobState.RUNNING:
+            raise OperationError(
+                f"this attack run goes on in process {run.job.process} on {run.job.host}",
+                advice=f"wait, or end it first: `fpvec job cancel {run.job.id}`",
+            )
+    return same[-1] if same else None
 
 
 def run_to_resume(runs: Sequence[EarlierRun], cells: Sequence[PlannedCell], plan: str) -> EarlierRun:

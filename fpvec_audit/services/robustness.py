@@ -30,6 +30,7 @@ from fpvec_audit.services.attack_history import (
     PLAN,
     EarlierRun,
     earlier_runs,
+    newest_run,
     run_to_resume,
     unfinished_sentence,
 )
@@ -64,6 +65,7 @@ class AttackOptions:
         specs: attacks in the grammar of :mod:`fpvec_audit.domain.attack_spec`.
         suite: name of a suite that comes before them; None for none.
         resume: whether to go on with a run of the same plan that was left unfinished.
+        recognise: whether a run of the same plan is gone on with where there is one, and told again where it is whole.
         seed: all randomness of the attacks derives from it.
         architecture: adapter to use instead of the detected one.
         device: torch device of attacks and engine.
@@ -74,6 +76,7 @@ class AttackOptions:
     specs: Sequence[str] = ()
     suite: str | None = None
     resume: bool = False
+    recognise: bool = False
     seed: int = 0
     architecture: str | None = None
     device: str = "cpu"
@@ -259,6 +262,8 @@ def _settings(scene: _Scene, options: AttackOptions, tools: AttackTools) -> dict
 
 def _earlier(scene: _Scene, plan: str, options: AttackOptions, tools: AttackTools) -> EarlierRun | None:
     runs = earlier_runs(tools.registry, stamped=scene.model.id, key_set=scene.keys.id)
+    if options.recognise:
+        return newest_run(runs, plan)
     if options.resume:
         return run_to_resume(runs, scene.cells, plan)
     if sentence := unfinished_sentence(runs, scene.cells, plan):

@@ -371,7 +371,7 @@ def copies(orders: Sequence[StampOrder], *, out: Path) -> list[StampOrder]:
     named = []
     for order in orders:
         source, licensee = order.source, order.licensee
-        name = source.resolve().name + (f"-{_file_name(licensee)}" if licensee else "")
+        name = copy_name(source, licensee)
         asked = f"{source} for {licensee}" if licensee else str(source)
         if name in taken:
             raise UsageError(
@@ -380,6 +380,16 @@ def copies(orders: Sequence[StampOrder], *, out: Path) -> list[StampOrder]:
         taken[name] = asked
         named.append(replace(order, out=out / name))
     return named
+
+
+def copy_name(source: Path, licensee: str) -> str:
+    """Return what a copy is called beside others: its downstream's name, with whom it is for.
+
+    Args:
+        source: directory of the downstream model or adapter.
+        licensee: for whom, empty for nobody in particular.
+    """
+    return source.resolve().name + (f"-{_file_name(licensee)}" if licensee else "")
 
 
 def _file_name(licensee: str) -> str:

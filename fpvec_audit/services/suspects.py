@@ -105,6 +105,11 @@ def is_endpoint(suspect: str | Path) -> bool:
     return re.match(r"https?://", str(suspect)) is not None
 
 
+def is_hub_id(suspect: str) -> bool:
+    """Return whether a text has the form of a repository's id on the hub."""
+    return _HUB_ID.fullmatch(suspect) is not None
+
+
 def printable(suspect: str | Path) -> str:
     """Return a suspect as it was given, fit to be recorded: without secrets, and as text whatever its bytes."""
     return ascii(without_secrets(str(suspect)))[1:-1]

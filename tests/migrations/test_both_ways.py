@@ -86,7 +86,7 @@ def test_empty_database_comes_to_head_without_drift(url):
     command.check(config)
 
 
-@pytest.mark.parametrize("down", ["0004", "0003", "0002", "0001", "base"])
+@pytest.mark.parametrize("down", ["0005", "0004", "0003", "0002", "0001", "base"])
 def test_nothing_is_lost_on_the_way_back_and_forward(filled, key_file, down):
     config, before = config_for(filled), everything(filled)
     command.downgrade(config, down)
@@ -105,7 +105,12 @@ def test_nothing_is_lost_on_the_way_back_and_forward(filled, key_file, down):
 def test_program_brings_back_what_a_downgrade_to_nothing_set_aside(filled, key_file):
     before = everything(filled)
     command.downgrade(config_for(filled), "base")
-    assert tables_of(filled) == {"alembic_version", schema.SET_ASIDE, f"{schema.SET_ASIDE}_0005"}
+    assert tables_of(filled) == {
+        "alembic_version",
+        schema.SET_ASIDE,
+        f"{schema.SET_ASIDE}_0005",
+        f"{schema.SET_ASIDE}_0006",
+    }
     with opened_at(filled, key_file=key_file) as registry, registry.unit_of_work() as uow:
         assert uow.vault.reveal(key_set_record().id) == secret()
     assert everything(filled)["stamp"] == before["stamp"]

@@ -1,9 +1,11 @@
 """Records and registries that tests are about, with everything they are not about filled in."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from fpvec_audit.domain.code_records import CodeRecord
+from fpvec_audit.domain.fleet import FleetAction, FleetItem, ItemState
 from fpvec_audit.domain.keys import SELF_ATTESTED, KeySetSecret, KeySetSpecification, draw_key_set
 from fpvec_audit.domain.manifest import Manifest, TensorDigest
 from fpvec_audit.domain.records import (
@@ -197,7 +199,22 @@ def fill(registry: Registry) -> None:
         uow.audits.plan(audit_record(key_set.id, id="au-" + "0" * 16))
         uow.attack_runs.add(attack_run_record(key_set.id))
         uow.models.remember_files("5" * 64, base.digest)
-        uow.jobs.start("stamp", {"out": "/x"})
+        job = uow.jobs.start("stamp", {"out": "/x"})
+        fleet(uow, job=job.id)
+
+
+def fleet(uow, *, job: str) -> None:
+    """Record a run of two items, of which one is done."""
+    run = uow.fleets.open(FleetAction.STAMP, {"into": "/out"}, source="/models.csv", retries=2)
+    items = [
+        FleetItem(0, digit * 64, number, {"downstream": f"/{digit}"}) for number, digit in enumerate("ab", start=2)
+    ]
+    uow.fleets.add(run.id, items)
+    uow.fleets.filled(run.id)
+    uow.fleets.drive(run.id, job=job)
+    first = uow.fleets.queued(run.id, after=0, limit=1)[0]
+    ended = replace(first, state=ItemState.DONE, attempts=1, outcome="made", seconds=0.1, node="n", ended_at=START)
+    uow.fleets.record(run.id, [ended])
 
 
 def audit(registry: Registry, key_set: str, **changes) -> None:

@@ -10,6 +10,7 @@ from tests.registry.builders import (
     attack_run_record,
     audit_record,
     code_record,
+    fleet,
     key_set_record,
     model_record,
     secret,
@@ -66,7 +67,7 @@ def fill(registry) -> None:
         uow.stamps.add(stamp_record(downstream="a" * 64, applied_ratio=5e-324))
         uow.audits.plan(audit_record(record.id, plan=ODD_JSON))
         uow.attack_runs.add(attack_run_record(record.id))
-        uow.jobs.start("stamp", ODD_JSON)
+        fleet(uow, job=uow.jobs.start("stamp", ODD_JSON).id)
         uow.recorded_audits.add(recorded_audit())
         code = uow.code_words.choose(code_record(record.id))
         uow.code_words.issue(code, ODD_TEXT.replace("\\", ""), number=2**31 - 1, commitment="9" * 64)

@@ -1,0 +1,269 @@
+"""A cluster as the driver sees it, and Ray as one: where an item is handed to a worker and its outcome comes back.
+
+Everything that is Ray's stands here: addresses, versions, resources, and what it means when a worker is lost. Its own
+output is silenced and its usage statistics are off. What travels to a worker is a task
+(:class:`~fpvec_audit.fleet.outcome.Task`).
+"""
+
+import logging
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fpvec_audit.errors import OperationError, UsageError
+from fpvec_audit.fleet.handshake import Greeting, refuse_differences, this_process, worker_greeting
+from fpvec_audit.fleet.outcome import Ending, Outcome, Task
+from fpvec_audit.fleet.sizing import MEBIBYTE, Need
+from fpvec_audit.fleet.worker import work
+from fpvec_audit.settings import Settings, handed_down
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+LOCAL, AUTO = "local", "auto"
+SCRATCH = "fpvec_scratch"
+"""Ray resource of a node: MiB of scratch that items may take together there; none where it has no bound."""
+OBJECT_STORE = 80 * MEBIBYTE
+"""Bytes of a local cluster's object store: outcomes are small, and no model passes through it."""
+CONNECT_SECONDS = 5.0
+HANDSHAKE_SECONDS = 120.0
+"""How long a node may take to start a worker that says which versions it has."""
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a cluster has.
+
+    Attributes:
+        cpus: processors in all.
+        memory: bytes that one node has for items, of the largest.
+        gpus: graphics processors in all.
+        nodes: how many machines.
+        dashboard: address of Ray's own dashboard, empty where there is none.
+    """
+
+    cpus: float
+    memory: int
+    gpus: float
+    nodes: int
+    dashboard: str = ""
+
+
+class Cluster(Protocol):
+    """Where items are carried out."""
+
+    @property
+    def capacity(self) -> Capacity:
+        """What it has."""
+        ...
+
+    def submit(self, task: Task, need: Need) -> Any:
+        """Hand a task over and return what it is known by from then on; returns at once."""
+        ...
+
+    def finished(self, handles: Sequence[Any], *, timeout: float) -> list[tuple[Any, Outcome]]:
+        """Wait until at least one of some tasks has ended, or for so many seconds, and return all that have."""
+        ...
+
+    def cancel(self, handles: Sequence[Any]) -> None:
+        """Ask tasks to end as Ctrl-C would; those that have not begun do not begin."""
+        ...
+
+
+@contextmanager
+def ray_cluster(
+    address: str, *, settings: Settings, carry_out: Callable[[Task], Outcome] = work, expected: Greeting | None = None
+) -> Iterator["RayCluster"]:
+    """Connect to a cluster, or start one on this machine, and make sure that every node can do the work.
+
+    Args:
+        address: ``local``, ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``.
+        settings: of the driver; workers of a local cluster inherit them by their environment, others have their own.
+        carry_out: what a worker does.
+        expected: what every node must answer; nothing is compared where it is None.
+
+    Raises:
+        UsageError: Ray is not installed.
+        OperationError: no cluster answers there, or a node has other versions or another registry.
+    """
+    ray = _ray()
+    _refuse_silent(address)
+    quiet = {**QUIET, **({"RAY_AUTH_MODE": "token"} if address == LOCAL else {})}
+    with handed_down(settings, quiet):
+        _start(ray, address)
+    try:
+        cluster = RayCluster(ray, carry_out)
+        if expected is not None:
+            refuse_differences(cluster.greetings(), expected)
+        yield cluster
+    finally:
+        ray.shutdown()
+
+
+class RayCluster:
+    """A cluster that Ray schedules.
+
+    Args:
+        ray: the module, connected.
+        carry_out: what a worker does.
+    """
+
+    def __init__(self, ray: Any, carry_out: Callable[[Task], Outcome]) -> None:
+        self._ray = ray
+        self._remote = ray.remote(max_retries=0)(carry_out)
+        resources: Mapping[str, float] = ray.cluster_resources()
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        self._bounds_scratch = SCRATCH in resources
+        self.capacity = Capacity(
+            cpus=resources.get("CPU", 0.0),
+            memory=int(max((node["Resources"].get("memory", 0) for node in alive), default=0)),
+            gpus=resources.get("GPU", 0.0),
+            nodes=len(alive),
+            dashboard=_dashboard(ray),
+        )
+
+    def greetings(self) -> list[Greeting]:
+        """Return what every node has, each asked in a worker of its own.
+
+        Raises:
+            OperationError: a node starts no worker, or none that has this package.
+        """
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        ask = self._ray.remote(num_cpus=0, max_retries=0)(worker_greeting)
+        asked = {
+            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(): node
+            for node in self._ray.nodes()
+            if node["Alive"]
+        }
+        answered = []
+        for reference, node in asked.items():
+            name = node["NodeManagerHostname"]
+            try:
+                answered.append(self._ray.get(reference, timeout=HANDSHAKE_SECONDS))
+            except self._ray.exceptions.RayError as error:
+                raise OperationError(
+                    f"the node {name} cannot work: {_reason(error)}",
+                    advice=f"install fpvec-audit[fleet] {this_process().fpvec} there, as here",
+                ) from error
+        return answered
+
+    def submit(self, task: Task, need: Need) -> "ObjectRef[Any]":
+        """Hand a task over; Ray finds a node with room for it."""
+        disk = -(-need.disk // MEBIBYTE) if self._bounds_scratch else 0
+        reference: ObjectRef[Any] = self._remote.options(
+            name=f"{task.action} {task.run} {task.number}",
+            num_cpus=need.cpus,
+            num_gpus=need.gpus,
+            memory=need.memory,
+            resources={SCRATCH: disk} if disk else {},
+        ).remote(task)
+        return reference
+
+    def finished(
+        self, handles: Sequence["ObjectRef[Any]"], *, timeout: float
+    ) -> list[tuple["ObjectRef[Any]", Outcome]]:
+        """Wait for tasks and return those that have ended."""
+        try:
+            ready, others = self._ray.wait(list(handles), num_returns=1, timeout=timeout)
+            if ready and others:
+                more, _ = self._ray.wait(others, num_returns=len(others), timeout=0)
+                ready = [*ready, *more]
+        except (self._ray.exceptions.RayError, ConnectionError) as error:
+            raise OperationError(
+                f"the cluster went away: {_reason(error)}", advice="go on when it is back: `fpvec fleet resume`"
+            ) from error
+        return [(reference, self._outcome(reference)) for reference in ready]
+
+    def cancel(self, handles: Sequence["ObjectRef[Any]"]) -> None:
+        """Interrupt tasks."""
+        for reference in handles:
+            with suppress(self._ray.exceptions.RayError, ValueError):
+                self._ray.cancel(reference, force=False)
+
+    def _outcome(self, reference: "ObjectRef[Any]") -> Outcome:
+        failures = self._ray.exceptions
+        try:
+            outcome: Outcome = self._ray.get(reference)
+        except failures.TaskCancelledError:
+            return Outcome(Ending.CANCELLED)
+        except failures.RayTaskError as error:
+            interrupted = isinstance(error.cause, KeyboardInterrupt)
+            return Outcome(Ending.CANCELLED) if interrupted else Outcome(Ending.LOST, error=_reason(error))
+        except failures.RayError as error:
+            return Outcome(Ending.LOST, error=_reason(error))
+        return outcome
+
+
+def refuse_missing_ray() -> None:
+    """Refuse a machine without Ray.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    if find_spec("ray") is None:
+        raise UsageError("a fleet needs Ray, which is not installed", advice="pip install 'fpvec-audit[fleet]'")
+
+
+def _ray() -> Any:
+    refuse_missing_ray()
+    import ray
+
+    return ray
+
+
+def _refuse_silent(address: str) -> None:
+    """Refuse an address where nobody listens, within seconds; Ray itself would wait for minutes."""
+    if address in (LOCAL, AUTO):
+        return
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal() or not host:
+        raise UsageError(f"--address {address} is none", advice="write local, auto, HOST:PORT or ray://HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, str(error)) from error
+
+
+def _no_cluster(address: str, reason: str) -> OperationError:
+    return OperationError(
+        f"no cluster answers at {address}: {reason}",
+        advice="start one with `ray start --head`, name another --address, or leave it out to use this machine",
+    )
+
+
+def _start(ray: Any, address: str) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "address": address}
+    if address == LOCAL:
+        options |= {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        ray.init(**options)
+    except (ConnectionError, TimeoutError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        reason = _reason(error)
+        if "ersion" in reason and "mismatch" in reason.lower():
+            raise OperationError(
+                f"the cluster at {address} has other versions than this driver: {reason}",
+                advice="install the same versions of Ray and Python on both",
+            ) from error
+        raise _no_cluster(address, reason) from error
+
+
+def _dashboard(ray: Any) -> str:
+    context = getattr(ray.get_runtime_context(), "worker", None)
+    url = getattr(getattr(context, "node", None), "webui_url", "") or ""
+    return f"http://{url}" if url else ""
+
+
+def _reason(error: BaseException) -> str:
+    """Return the last line of what Ray says, which says what happened; the others say where."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:500]

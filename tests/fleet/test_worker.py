@@ -1,0 +1,92 @@
+"""What a worker does to one model, in this process: the services' own work, once, however often it is tried."""
+
+import shutil
+
+import pytest
+
+from fpvec_audit.catalog import load_catalog
+from fpvec_audit.errors import RegistryAwayError
+from fpvec_audit.fleet import actions, worker
+from fpvec_audit.fleet.actions import WorkerBench
+from fpvec_audit.fleet.outcome import Ending, Task
+from fpvec_audit.services.extract import extract_vector
+from fpvec_audit.services.models import register_model
+from fpvec_audit.services.stamp import stamp_models
+from tests.tiny import make_tiny, perturb
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    return load_catalog()
+
+
+@pytest.fixture(autouse=True)
+def bench(settings, registry, monkeypatch):
+    own = WorkerBench(settings)
+    own.registry = registry
+    monkeypatch.setattr(worker, "_own_bench", lambda: own)
+    return own
+
+
+@pytest.fixture
+def stamped(tmp_path, registry, catalog):
+    """Task of a stamp that can be made."""
+    tools = {"registry": registry, "catalog": catalog}
+    base = make_tiny(tmp_path / "base", "gpt2")
+    fingerprinted = perturb(base, tmp_path / "fp", exact=True)
+    vector = extract_vector(base, fingerprinted, out=tmp_path / "vector", **tools).vector_id
+    downstream = perturb(base, tmp_path / "chat", seed=2)
+    register_model(downstream, parent="base", **tools)
+    said = {"downstream": str(downstream), "out": str(tmp_path / "out"), "vector": [vector], "licensee": "Globex"}
+    return Task("fr-1", 1, "stamp", said, 1)
+
+
+def test_stamp_is_what_the_single_command_makes_and_is_recognised(tmp_path, registry, catalog, stamped):
+    first, second = worker.work(stamped), worker.work(stamped)
+    assert (first.ending, first.outcome) == (Ending.DONE, "made"), first.error
+    assert (second.outcome, second.result) == ("already", first.result)
+    shutil.move(tmp_path / "out", tmp_path / "fleet")
+    said = stamped.content
+    stamp_models(
+        [tmp_path / "chat"], vectors=said["vector"], out=tmp_path / "out", licensees=["Globex"], registry=registry,
+        catalog=catalog,
+    )  # fmt: skip
+    for file in (tmp_path / "out").iterdir():
+        assert file.read_bytes() == (tmp_path / "fleet" / file.name).read_bytes(), file.name
+    with registry.snapshot() as uow:
+        assert len(uow.stamps.list()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "ending", "problem"),
+    [
+        ({"downstream": "/nowhere"}, Ending.FAILED, "/nowhere"),
+        ({"vector": ["vec-none"]}, Ending.REFUSED, "vec-none"),
+    ],
+)
+def test_failure_is_told_with_what_to_do(stamped, change, ending, problem):
+    outcome = worker.work(Task("fr-1", 1, "stamp", {**stamped.content, **change}, 1))
+    assert outcome.ending is ending
+    assert problem in outcome.error
+    assert outcome.node
+
+
+def test_registry_that_is_away_is_no_failure(monkeypatch, stamped):
+    def away(task, bench):
+        raise RegistryAwayError("the registry does not answer")
+
+    monkeypatch.setattr(worker, "carry_out", away)
+    assert worker.work(stamped).ending is Ending.AWAY
+
+
+def test_bug_is_told_without_prompts(monkeypatch, stamped, bench):
+    bench.registry.redaction.know(["a secret prompt"])
+
+    def broken(task, bench):
+        raise ValueError("a secret prompt was odd")
+
+    monkeypatch.setitem(actions._ACTIONS, "stamp", broken)
+    outcome = worker.work(stamped)
+    assert outcome.ending is Ending.FAILED
+    assert "bug" in outcome.error
+    assert "secret" not in outcome.error
