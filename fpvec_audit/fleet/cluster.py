@@ -17,7 +17,7 @@ from fpvec_audit.errors import OperationError, UsageError
 from fpvec_audit.fleet.handshake import Greeting, refuse_differences, this_process, worker_greeting
 from fpvec_audit.fleet.outcome import Ending, Outcome, Task
 from fpvec_audit.fleet.sizing import MEBIBYTE, Need
-from fpvec_audit.fleet.worker import work
+from fpvec_audit.fleet.worker import ray_work
 from fpvec_audit.settings import Settings, handed_down
 
 if TYPE_CHECKING:
@@ -80,7 +80,11 @@ class Cluster(Protocol):
 
 @contextmanager
 def ray_cluster(
-    address: str, *, settings: Settings, carry_out: Callable[[Task], Outcome] = work, expected: Greeting | None = None
+    address: str,
+    *,
+    settings: Settings,
+    carry_out: Callable[[Task], Outcome] = ray_work,
+    expected: Greeting | None = None,
 ) -> Iterator["RayCluster"]:
     """Connect to a cluster, or start one on this machine, and make sure that every node can do the work.
 
@@ -94,10 +98,11 @@ def ray_cluster(
         UsageError: Ray is not installed.
         OperationError: no cluster answers there, or a node has other versions or another registry.
     """
-    ray = _ray()
+    refuse_missing_ray()
     _refuse_silent(address)
-    quiet = {**QUIET, **({"RAY_AUTH_MODE": "token"} if address == LOCAL else {})}
-    with handed_down(settings, quiet):
+    with handed_down(settings, QUIET):
+        import ray
+
         _start(ray, address)
     try:
         cluster = RayCluster(ray, carry_out)
@@ -211,13 +216,6 @@ def refuse_missing_ray() -> None:
     """
     if find_spec("ray") is None:
         raise UsageError("a fleet needs Ray, which is not installed", advice="pip install 'fpvec-audit[fleet]'")
-
-
-def _ray() -> Any:
-    refuse_missing_ray()
-    import ray
-
-    return ray
 
 
 def _refuse_silent(address: str) -> None:

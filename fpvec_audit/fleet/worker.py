@@ -5,9 +5,12 @@ own environment and home, as every command does. Whatever befalls an item is tol
 exception would be kept by Ray with everything that its traceback shows.
 """
 
+import os
+import signal
 import socket
 import time
 import traceback
+from contextlib import suppress
 from functools import cache
 
 from fpvec_audit.errors import FpvecError, RegistryAwayError, UsageError
@@ -40,7 +43,25 @@ def work(task: Task) -> Outcome:
     return ended(Ending.DONE, outcome=outcome, result=result)
 
 
+def ray_work(task: Task) -> Outcome:
+    """Carry out a task in a process that Ray started."""
+    _hear_interruptions()
+    return work(task)
+
+
 @cache
 def _own_bench() -> WorkerBench:
     """Return what this process works with; opening a registry for every item would take as long as a small one."""
     return WorkerBench(load_settings({}))
+
+
+@cache
+def _hear_interruptions() -> None:
+    """Let this process be interrupted by those who mean it alone.
+
+    Ray blocks Ctrl-C in its workers, so that one in the driver's terminal does not end them; but the end of a job is
+    asked for by the same signal. In a group of processes of its own a worker hears nothing of the terminal.
+    """
+    with suppress(OSError):  # it leads a session already
+        os.setpgid(0, 0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
