@@ -39,7 +39,7 @@ app = typer.Typer(
 
 @app.command()
 def export(
-    audit: Annotated[str, typer.Argument(help="Id of a finished audit; it may be shortened.")],
+    audit: Annotated[str, typer.Argument(help="Id of a finished audit or trace; it may be shortened.")],
     out: Annotated[Path, typer.Option("--out", help="File for the bundle.")],
     signing_key: Annotated[
         Path | None,
@@ -60,7 +60,8 @@ def export(
     """Write everything that a verdict rests on into one signed file.
 
     The bundle opens the candidates that were asked, with their responses, and nothing else of the key set; of a
-    self-attested set it opens the secret. It is verified as a stranger would before it is written.
+    self-attested set it opens the secret. Of a family's trace it opens the code words of those who are named. It is
+    verified as a stranger would before it is written.
 
     Example: fpvec evidence export au-1f2e3d --out acme.evidence.json
     """

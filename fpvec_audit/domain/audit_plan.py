@@ -13,6 +13,7 @@ from typing import Any
 
 from fpvec_audit.domain.canonical_json import canonical_digest
 from fpvec_audit.domain.chance import shuffled
+from fpvec_audit.domain.family_terms import FamilyTerms
 from fpvec_audit.domain.keys import PROFILES
 
 PLAN_SCHEMA = "fpvec-audit/plan/2"
@@ -79,6 +80,8 @@ class AuditPlan:
         plugins: distribution and version of every plugin in use.
         tool_version: version of this package.
         profiles: audit profiles that the key set's commitment lists.
+        family: by what terms a trace may name licensees for the marks of a family, None for an audit, and for a key
+            set without code words.
     """
 
     audit: str
@@ -110,31 +113,39 @@ class AuditPlan:
     trace: str = ""
     controls: tuple[Mapping[str, str], ...] = ()
     profiles: tuple[str, ...] = PROFILES
+    family: FamilyTerms | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON value that is digested and recorded."""
-        value = {name: getattr(self, name) for name in self.__slots__}
-        return value | {
-            "schema": PLAN_SCHEMA,
-            "population": list(self.population),
-            "suspect": dict(self.suspect),
-            "match": self.match.value,
-            "tests": list(self.tests),
-            "likelihood": None if self.likelihood is None else dict(self.likelihood),
-            "gradient": None if self.gradient is None else dict(self.gradient),
-            "controls": [dict(control) for control in self.controls],
-            "profiles": list(self.profiles),
-            "backend": dict(self.backend),
-            "plugins": dict(self.plugins),
-        }
+        """Return the JSON value that is digested and recorded; without a family it says nothing of one."""
+        value = {name: getattr(self, name) for name in self.__slots__ if name != "family"}
+        terms = {} if self.family is None else {"family": self.family.to_json()}
+        return (
+            value
+            | terms
+            | {
+                "schema": PLAN_SCHEMA,
+                "population": list(self.population),
+                "suspect": dict(self.suspect),
+                "match": self.match.value,
+                "tests": list(self.tests),
+                "likelihood": None if self.likelihood is None else dict(self.likelihood),
+                "gradient": None if self.gradient is None else dict(self.gradient),
+                "controls": [dict(control) for control in self.controls],
+                "profiles": list(self.profiles),
+                "backend": dict(self.backend),
+                "plugins": dict(self.plugins),
+            }
+        )
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "AuditPlan":
         """Rebuild a plan from :meth:`to_json`."""
-        fields = {name: value[name] for name in cls.__slots__}
+        fields = {name: value[name] for name in cls.__slots__ if name != "family"}
+        terms = value.get("family")
         return cls(
             **fields
             | {
+                "family": None if terms is None else FamilyTerms.from_json(terms),
                 "population": tuple(value["population"]),
                 "match": MatchRule(value["match"]),
                 "tests": tuple(value["tests"]),

@@ -53,6 +53,12 @@ class Demand:
             )
 
 
+def naming_rules(code: Code, colluders: int) -> tuple[str, ...]:
+    """Return the rules by which licensees are named: A as far as the code bears coalitions of c, B for random words."""
+    by_assumption = 1 <= colluders <= most_colluders(code)
+    return (*((RULE_A,) if by_assumption else ()), *((RULE_B,) if code.rule == RULE_B else ()))
+
+
 def chance_bound(code: Code, *, licensees: int, seen: int, shared: int) -> Fraction:
     """Return how likely it is, at most, that *any* innocent shares so many of the marks that are seen (rule B).
 

@@ -11,7 +11,7 @@ commitment and code.
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import isqrt
 
 from fpvec_audit.domain.canonical_json import canonical_bytes
@@ -51,9 +51,13 @@ class WordBook:
         """SHA-256 of the key that orders the words, hex: what binds all of them before the first is issued."""
         return hashlib.sha256(self._order).hexdigest()
 
+    def rank(self, number: int) -> int:
+        """Return the rank of licensee ``number``'s word in the code."""
+        return permuted(number, size=self._code.words, key=self._order)
+
     def word(self, number: int) -> tuple[int, ...]:
         """Return the marks of licensee ``number``, ascending."""
-        return self._code.word(permuted(number, size=self._code.words, key=self._order))
+        return self._code.word(self.rank(number))
 
     def words(self, numbers: Iterable[int]) -> tuple[tuple[int, ...], ...]:
         """Return the words of several licensees."""
@@ -61,12 +65,24 @@ class WordBook:
 
     def commitment(self, number: int) -> str:
         """Return the salted digest of a licensee's word, hex: SHA-256(0x00 ‖ salt ‖ [C, code, number, word])."""
-        content = canonical_bytes([self._commitment, self._code.text, number, list(self.word(number))])
-        return leaf_hash(self.salt(number) + content).hex()
+        return word_digest(self._commitment, self._code.text, number, self.word(number), self.salt(number))
 
     def salt(self, number: int) -> bytes:
         """Return the 32 bytes that hide a word in its digest."""
         return hmac.digest(self._salts, number.to_bytes(8, "big"), hashlib.sha256)
+
+
+def word_digest(commitment: str, code: str, number: int, word: Sequence[int], salt: bytes) -> str:
+    """Return the salted digest of a word, hex: what stands in the ledger from the moment it is issued.
+
+    Args:
+        commitment: digest of the key set's commitment, hex.
+        code: as it is written.
+        number: of the licensee.
+        word: its marks, ascending.
+        salt: 32 bytes.
+    """
+    return leaf_hash(salt + canonical_bytes([commitment, code, number, list(word)])).hex()
 
 
 def permuted(number: int, *, size: int, key: bytes) -> int:

@@ -308,7 +308,7 @@ def restore_key_set(secret: KeySetSecret, commitment: Commitment, *, chance: byt
         accepts=None if kept is None else (lambda _prompt, _response: next(kept, False)),
         filter_rule=rule.rule if rule else "",
         filter_reference=rule.reference if rule else "",
-        profiles=commitment.profiles,  # a later version may offer more; the committed ones stay
+        profiles=commitment.profiles,  # a later version may offer more
         chance_source=commitment.chance_source,
         chance=chance,
     )
@@ -339,11 +339,13 @@ def draw_unissued(
 
 
 def assign(secret: KeySetSecret, commitment: Commitment, chance: bytes) -> tuple[tuple[int, ...], ...]:
-    """Return, per mark, the indices of the issued candidates.
+    """Return :func:`assigned_marks` of a secret's own sub-key."""
+    return assigned_marks(secret.subkey("assign"), commitment, chance)
 
-    The first n places of an unbiased Fisher–Yates shuffle of range(N), driven by HMAC(k_assign, C ‖ R).
-    """
-    key = hmac.digest(secret.subkey("assign"), bytes.fromhex(commitment.digest) + chance, hashlib.sha256)
+
+def assigned_marks(assignment_key: bytes, commitment: Commitment, chance: bytes) -> tuple[tuple[int, ...], ...]:
+    """Return, per mark, the issued candidates: first of a Fisher–Yates shuffle of range(N) by HMAC(k_assign, C ‖ R)."""
+    key = hmac.digest(assignment_key, bytes.fromhex(commitment.digest) + chance, hashlib.sha256)
     order = shuffled(commitment.candidates, key)
     size = commitment.issued // commitment.marks
     return tuple(tuple(order[mark * size : (mark + 1) * size]) for mark in range(commitment.marks))
@@ -368,8 +370,8 @@ def verify_opening(root: str, candidates: int, opening: Opening) -> bool:
     """
     if len(opening.salt) != SALT_BYTES:
         return False
-    leaf = leaf_digest(opening.candidate, opening.salt)
-    found = root_from_path(leaf, opening.candidate.index, candidates, opening.path)
+    candidate = opening.candidate
+    found = root_from_path(leaf_digest(candidate, opening.salt), candidate.index, candidates, opening.path)
     return found is not None and hmac.compare_digest(found.hex(), root)
 
 

@@ -18,7 +18,7 @@ responses of *all* marks likelier than those of decoys, whichever of them a copy
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from types import MappingProxyType
 
@@ -62,6 +62,13 @@ class MarkReading:
     p_value_corrected: Fraction
     share: float | None = None
     told_by: tuple[str, ...] = (ANSWERS,)
+
+    @property
+    def by_answers(self) -> "MarkReading":
+        """The same mark as its answers alone tell of it."""
+        told_by = (ANSWERS,) if ANSWERS in self.told_by else ()
+        state = MarkState.PRESENT if told_by else MarkState.UNKNOWN
+        return replace(self, state=state, share=None, told_by=told_by)
 
 
 def read_marks(

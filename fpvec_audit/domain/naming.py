@@ -87,7 +87,7 @@ def name_licensees(
     epsilon: Fraction,
     families: int = 1,
 ) -> Naming:
-    """Say who may be named for the marks that were read.
+    """Say who may be named for the marks that were read, all issued words at hand.
 
     Args:
         readings: of all marks of the family.
@@ -98,29 +98,69 @@ def name_licensees(
         epsilon: chance of naming anybody wrongly by rule B, at most.
         families: how many are read together.
     """
+    return name_holders(
+        readings,
+        code,
+        dict(enumerate(words)),
+        licensees=len(words),
+        pool=words,
+        rules=rules,
+        colluders=colluders,
+        epsilon=epsilon,
+        families=families,
+    )
+
+
+def name_holders(
+    readings: Sequence[MarkReading],
+    code: Code,
+    held: Mapping[int, Sequence[int]],
+    *,
+    licensees: int,
+    pool: Sequence[Sequence[int]] | None,
+    rules: Sequence[str],
+    colluders: int,
+    epsilon: Fraction,
+    families: int = 1,
+) -> Naming:
+    """Say who of some licensees may be named, whatever the words of the others are: what a stranger recomputes.
+
+    Args:
+        readings: of all marks of the family.
+        code: its code.
+        held: the marks of each word that is known, by number.
+        licensees: L, how many words were ever issued.
+        pool: words of which at most c must hold all that is seen: those issued, or all that the code has; None where
+            they are too many, which is taken as held.
+        rules: by which to name.
+        colluders: c of rule A.
+        epsilon: chance of naming anybody wrongly by rule B, at most.
+        families: how many are read together.
+    """
     seen = present(readings)
-    shared = _shared(words, seen)
+    shared = _shared(held, seen)
     if not seen:
         return Naming(seen, (), why="no mark is PRESENT")
     needed: dict[str, int | None] = {}
     covered, smallest = None, None
     if RULE_A in rules:
         needed[RULE_A] = colluders * code.intersection + 1
-        smallest = _smallest_cover(words, seen, code, most=max(colluders, min(most_colluders(code), MOST_COPIES)))
+        largest = max(colluders, min(most_colluders(code), MOST_COPIES))
+        smallest = _fewest(seen, code) if pool is None else _smallest_cover(pool, seen, code, most=largest)
         covered = smallest is not None and smallest <= colluders
     if RULE_B in rules:
-        chances = _chances(code, len(words), seen, families)
+        chances = _chances(code, licensees, seen, families)
         needed[RULE_B] = next((count for count, chance in enumerate(chances) if chance <= epsilon), None)
     corrected = [reading.p_value_corrected if ANSWERS in reading.told_by else Fraction(0) for reading in readings]
     suspected = []
     for number, count in shared.items():
         naming = {}
         if covered and count >= (needed[RULE_A] or 0):
-            ascending = sorted(corrected[mark] for mark in words[number])
+            ascending = sorted(corrected[mark] for mark in held[number])
             naming[RULE_A] = ascending[colluders * code.intersection]
         if RULE_B in rules and chances[count] <= epsilon:
             naming[RULE_B] = chances[count]
-        borne = _colluders_borne(code, count, len(words))
+        borne = _colluders_borne(code, count, licensees)
         suspected.append(Suspected(number, count, borne if smallest is not None and borne >= smallest else 0, naming))
     suspected.sort(key=lambda item: (not item.rules, item.p_value, -item.shared, item.number))
     why = (
@@ -168,16 +208,20 @@ def _covers(rest: frozenset[int], useful: set[frozenset[int]], left: int, steps:
 
 def _smallest_cover(words: Sequence[Sequence[int]], seen: frozenset[int], code: Code, *, most: int) -> int | None:
     """Return how few words hold all the marks that are seen; None where more than ``most`` are needed."""
-    fewest = max(1, -(-len(seen) // code.weight))
-    for copies in range(fewest, most + 1):
+    for copies in range(_fewest(seen, code), most + 1):
         if covers(words, seen, most=copies, needed=copies * code.intersection + 1):
             return copies
     return None
 
 
-def _shared(words: Sequence[Sequence[int]], seen: frozenset[int]) -> Counter[int]:
+def _fewest(seen: frozenset[int], code: Code) -> int:
+    """Return how many words are needed at least for so many marks."""
+    return max(1, -(-len(seen) // code.weight))
+
+
+def _shared(held: Mapping[int, Sequence[int]], seen: frozenset[int]) -> Counter[int]:
     """Return how many of the marks each licensee has that has any."""
-    return Counter(number for number, word in enumerate(words) for mark in word if mark in seen)
+    return Counter(number for number, word in held.items() for mark in word if mark in seen)
 
 
 def _chances(code: Code, licensees: int, seen: frozenset[int], families: int) -> list[Fraction]:

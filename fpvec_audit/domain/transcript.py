@@ -13,6 +13,8 @@ from typing import Any
 from fpvec_audit.domain.canonical_json import canonical_bytes, canonical_digest
 
 ANSWER, LIKELIHOOD, GRADIENT, END = "answer", "likelihood", "gradient", "end"
+SHARES, CARRIERS = "shares", "carriers"
+"""What was measured of a suspect's weights for a family: shares of its vectors, and carriers of its copies."""
 COMPLETE, STOPPED_EARLY, CUT_OFF = "complete", "stopped early", "cut off"
 """Why a transcript ends."""
 
@@ -173,6 +175,12 @@ def gradient_scores(records: Iterable[Record], *, vocabulary: bool = False) -> d
     name = "vocabulary" if vocabulary else "score"
     contents = (record.content for record in records if record.content["kind"] == GRADIENT)
     return {content["index"]: decimal(content[name]) for content in contents}
+
+
+def mark_shares(records: Iterable[Record]) -> dict[int, float]:
+    """Return λ̂ by mark, of the marks whose vectors were compared with the suspect's weights; empty without a record."""
+    told = (record.content["shares"] for record in records if record.content["kind"] == SHARES)
+    return {int(mark): float(share) for shares in told for mark, share in shares.items() if share}
 
 
 def decimal(text: str) -> Fraction | None:

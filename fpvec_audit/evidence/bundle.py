@@ -15,6 +15,7 @@ from typing import Any
 
 from fpvec_audit.domain.audit_plan import AuditPlan, Begin, question_order
 from fpvec_audit.domain.canonical_json import canonical_bytes
+from fpvec_audit.domain.family_terms import OpenedWord
 from fpvec_audit.domain.keys import Commitment, KeySet, KeySetSecret, Opening, leaf_digest
 from fpvec_audit.domain.merkle import merkle_paths
 from fpvec_audit.domain.records import LedgerEntry
@@ -29,6 +30,7 @@ from fpvec_audit.evidence.strict_json import MOST_BYTES, Value
 EVIDENCE_SCHEMA = "fpvec-audit/evidence/1"
 EVIDENCE_TYPE = "application/vnd.fpvec-audit.evidence+json"
 MOST_BURNS = 1000
+MOST_WORDS = 2**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ class Evidence:
         versions: what made the bundle.
         not_recomputed: what verifying leaves open, in sentences.
         does_not_prove: what no reader should take from the verdict, in sentences.
+        words: code words of the licensees that a trace of a family names, by number; those of all others stay sealed.
     """
 
     signer: str
@@ -146,10 +149,12 @@ class Evidence:
     versions: Mapping[str, str]
     not_recomputed: tuple[str, ...]
     does_not_prove: tuple[str, ...]
+    words: tuple[OpenedWord, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the payload that is signed."""
-        return {
+        """Return the payload that is signed; only that of a family with code words has ``words``."""
+        opened = {} if self.plan.family is None else {"words": [word.to_json() for word in self.words]}
+        return opened | {
             "schema": EVIDENCE_SCHEMA,
             "signer": self.signer,
             "commitment": self.commitment.to_json(),
@@ -178,10 +183,11 @@ class Evidence:
         Raises:
             EvidenceError: a member missing, unknown, or of another form than :meth:`to_json` writes.
         """
-        names = ("schema", *(name for name in cls.__slots__ if name not in {"earlier", "segment"}), "ledger")
+        plan = forms.read_plan(Value(value.object().get("plan"), f"{value.path}.plan"))
+        elsewhere = {"earlier", "segment", *(("words",) if plan.family is None else ())}
+        names = ("schema", *(name for name in cls.__slots__ if name not in elsewhere), "ledger")
         found = dict(zip(names, value.members(*names), strict=True))
         found["schema"].choice(EVIDENCE_SCHEMA)
-        plan = forms.read_plan(found["plan"])
         earlier, segment = found["ledger"].members("earlier", "segment")
         questions = len(plan.population) * plan.repeats
         return cls(
@@ -194,7 +200,7 @@ class Evidence:
             burns=tuple(_burn(burn) for burn in found["burns"].items(most=MOST_BURNS)),
             records=tuple(
                 forms.read_record(record, candidates=plan.candidates)
-                for record in found["records"].items(most=questions + 2 * len(plan.population) + 1)
+                for record in found["records"].items(most=questions + 2 * len(plan.population) + 3)
             ),
             earlier=_entries(earlier),
             segment=_entries(segment),
@@ -204,6 +210,9 @@ class Evidence:
             versions=found["versions"].texts(),
             not_recomputed=forms.texts(found["not_recomputed"]),
             does_not_prove=forms.texts(found["does_not_prove"]),
+            words=tuple(forms.read_opened_word(word) for word in found["words"].items(most=MOST_WORDS))
+            if "words" in found
+            else (),
         )
 
 

@@ -22,6 +22,8 @@ from fpvec_audit.domain.audit_plan import (
     Begin,
     MatchRule,
 )
+from fpvec_audit.domain.codes import MOST_MARKS
+from fpvec_audit.domain.family_terms import FamilyTerms, OpenedWord
 from fpvec_audit.domain.keys import (
     MOST_CANDIDATES,
     SALT_BYTES,
@@ -33,16 +35,34 @@ from fpvec_audit.domain.keys import (
 )
 from fpvec_audit.domain.merkle import DIGEST_BYTES
 from fpvec_audit.domain.records import LedgerEntry
-from fpvec_audit.domain.transcript import ANSWER, COMPLETE, CUT_OFF, END, GRADIENT, LIKELIHOOD, STOPPED_EARLY, Record
+from fpvec_audit.domain.transcript import (
+    ANSWER,
+    CARRIERS,
+    COMPLETE,
+    CUT_OFF,
+    END,
+    GRADIENT,
+    LIKELIHOOD,
+    SHARES,
+    STOPPED_EARLY,
+    Record,
+)
 from fpvec_audit.evidence.strict_json import Value
 
 MOST_REPEATS = 1000
 MOST_QUESTIONS = 2**20
 MOST_LEDGER_ENTRIES = 2**16
+MOST_RANK_DIGITS = 160
+"""More digits than the words of any code over :data:`MOST_MARKS` marks take."""
+MOST_VECTORS = 2**14
+MOST_CARRIERS = 2**20
+FAMILY = "family"
+"""Member of a plan that only a trace of a family with words has."""
 PROFILE_NAMES = ("raw-greedy", "chat-greedy", "exploratory")
 SET_GRADES = ("self-attested", "anchored")
 
 _DECIMAL = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?(e[+-]?[0-9]{1,3})?", re.ASCII)
+_RANK = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{6})?(\+00:00|Z)", re.ASCII)
 _SUSPECT_NEEDS = frozenset({"kind", "location", "digest"})
 
@@ -90,7 +110,8 @@ def _filter(value: Value, candidates: int) -> CandidateFilter:
 
 def read_plan(value: Value) -> AuditPlan:
     """Return a plan that an audit could have been carried out by."""
-    names = ("schema", *AuditPlan.__slots__)
+    own = (name for name in AuditPlan.__slots__ if name != FAMILY or FAMILY in value.object())
+    names = ("schema", *own)
     found = dict(zip(names, value.members(*names), strict=True))
     found["schema"].choice(PLAN_SCHEMA)
     candidates = found["candidates"].integer(2, MOST_CANDIDATES)
@@ -127,10 +148,44 @@ def read_plan(value: Value) -> AuditPlan:
         plugins=found["plugins"].texts(),
         tool_version=found["tool_version"].text(),
         profiles=tuple(profile.text() for profile in found["profiles"].items(most=64)),
+        family=_terms(found[FAMILY]) if FAMILY in found else None,
     )
     if len(plan.population) * plan.repeats > MOST_QUESTIONS:
         raise value.refusal(f"asks more than {MOST_QUESTIONS} questions")
     return plan
+
+
+def _terms(value: Value) -> FamilyTerms:
+    code, colluders, epsilon, binding, licensees, root, families = value.members(*FamilyTerms.__slots__)
+    wrong = read_decimal(epsilon)
+    if not 0 < float(wrong) < 1:
+        raise epsilon.refusal(f"is {wrong}, not between 0 and 1")
+    return FamilyTerms(
+        code=code.text(most=100),
+        colluders=colluders.integer(0, MOST_MARKS),
+        epsilon=wrong,
+        binding=binding.hexadecimal(),
+        licensees=licensees.integer(1),
+        root=root.hexadecimal(),
+        families=families.integer(1, 2**32),
+    )
+
+
+def read_opened_word(value: Value) -> OpenedWord:
+    """Return a licensee's opened word; that it was committed to is not checked here."""
+    number, licensee, rank, marks, salt, path = value.members(*OpenedWord.__slots__)
+    digits = rank.text(most=MOST_RANK_DIGITS)
+    if not _RANK.fullmatch(digits):
+        raise rank.refusal("is not a whole number")
+    word = tuple(mark.integer(0, MOST_MARKS - 1) for mark in marks.items(most=MOST_MARKS))
+    return OpenedWord(
+        number=number.integer(),
+        licensee=licensee.text(most=1000),
+        rank=int(digits),
+        marks=word,
+        salt=bytes.fromhex(salt.hexadecimal(SALT_BYTES)),
+        path=tuple(bytes.fromhex(digest.hexadecimal(DIGEST_BYTES)) for digest in path.items(most=64)),
+    )
 
 
 def _population(value: Value, candidates: int) -> tuple[int, ...]:
@@ -188,7 +243,9 @@ def read_begin(value: Value) -> Begin:
 def read_record(value: Value, *, candidates: int) -> Record:
     """Return a record of a transcript over ``candidates`` candidates."""
     serial, previous, content = value.members("serial", "previous", "content")
-    kind = Value(content.object().get("kind"), f"{content.path}.kind").choice(ANSWER, LIKELIHOOD, GRADIENT, END)
+    kind = Value(content.object().get("kind"), f"{content.path}.kind").choice(
+        ANSWER, LIKELIHOOD, GRADIENT, SHARES, CARRIERS, END
+    )
     if kind == ANSWER:
         _, index, position, repeat, prompt, answer, error, finish, first = content.members(
             "kind", "index", "position", "repeat", "prompt", "answer", "error", "finish", "first"
@@ -205,6 +262,9 @@ def read_record(value: Value, *, candidates: int) -> Record:
     elif kind == GRADIENT:
         _, index, *scores = content.members("kind", "index", "score", "vocabulary")
         _decimals_or_nothing(scores)
+    elif kind in (SHARES, CARRIERS):
+        (_read_shares if kind == SHARES else _read_carriers)(content)
+        index = None
     else:
         _, reason = content.members("kind", "reason")
         reason.choice(COMPLETE, STOPPED_EARLY, CUT_OFF)
@@ -212,6 +272,30 @@ def read_record(value: Value, *, candidates: int) -> Record:
     if index is not None:
         index.integer(0, candidates - 1)
     return Record(serial.integer(1), previous.hexadecimal(), content.object())
+
+
+def _read_shares(content: Value) -> None:
+    _, base, vectors, shares = content.members("kind", "base", "vectors", "shares")
+    base.hexadecimal()
+    for vector in vectors.items(most=MOST_VECTORS):
+        vector.hexadecimal()
+    for mark in shares.object():
+        if not _RANK.fullmatch(mark) or len(mark) > 3 or int(mark) >= MOST_MARKS:
+            raise shares.refusal(f"holds {mark[:40]!a}, which is no mark")
+        _decimals_or_nothing([Value(shares.content[mark], f"{shares.path}.{mark}")])
+
+
+def _read_carriers(content: Value) -> None:
+    names = ("kind", "scheme", "reference", "elements", "shared", "owner", "named", "others")
+    _, scheme, reference, elements, shared, owner, named, others = content.members(*names)
+    scheme.text(most=100)
+    _digest_or_nothing(reference)
+    elements.integer()
+    shared.integer()
+    values = [owner, *others.items(most=MOST_CARRIERS)]
+    values += [Value(item, f"{named.path} of a licensee") for item in named.object().values()]
+    for value in values:
+        read_decimal(value)
 
 
 def _decimals_or_nothing(values: list[Value]) -> None:

@@ -7,6 +7,7 @@ fractions as text. The sentences belong to the schema of the bundle: other words
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 from fpvec_audit.domain.audit import Score, Verdict, decide, score
@@ -16,6 +17,7 @@ from fpvec_audit.domain.canonical_json import canonical_digest
 from fpvec_audit.domain.keys import SELF_ATTESTED
 from fpvec_audit.domain.transcript import Record, answers
 from fpvec_audit.evidence.bundle import Burn, Disclosure, OpeningsDisclosure, asked_candidates
+from fpvec_audit.evidence.family import FAMILY_DOES_NOT_PROVE, Words, family_outcome
 from fpvec_audit.evidence.witness import ProvenChance
 
 _SEALED = "\x00 sealed \x00"
@@ -31,8 +33,11 @@ def outcome(
     issued: frozenset[int],
     grade: str,
     positive_control: bool,
+    marks: Sequence[Sequence[int]] = (),
+    held: Words = MappingProxyType({}),
+    names: Mapping[int, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Return the result that stands in a bundle.
+    """Return the result that stands in a bundle; of a family with code words, whom it names too.
 
     Args:
         plan: the committed plan.
@@ -42,9 +47,13 @@ def outcome(
         issued: indices of all issued candidates.
         grade: grade of the audit.
         positive_control: whether an own stamped model answered under the same profile and engine, as the owner says.
+        marks: per mark of a family, the indices of its keys.
+        held: code words that are known, by number.
+        names: licensees whose words are opened, by number.
 
     Raises:
         UsageError: the transcript is not one of this plan.
+        EvidenceError: the words that are opened are not those of the licensees who are named.
     """
     sealed = dict.fromkeys(plan.population, _SEALED)
     shown = {index: responses[index] for index in asked_candidates(records)}
@@ -56,7 +65,11 @@ def outcome(
         positive_control=positive_control,
         comparisons=plan.comparisons,
     )
-    return {
+    family: dict[str, Any] = {}
+    if plan.family is not None:
+        verdict, told = family_outcome(plan, records, found, verdict, marks=marks, held=held, names=names)
+        family = {"family": told}
+    return family | {
         "verdict": verdict.value,
         "grade": grade,
         "alpha": str(Fraction(plan.alpha)),
@@ -101,9 +114,22 @@ def match_vector_digest(plan: AuditPlan, records: Sequence[Record], responses: M
 
 
 def not_recomputed(
-    plan: AuditPlan, *, chance: ProvenChance | None, disclosure: Disclosure, burns: Sequence[Burn]
+    plan: AuditPlan,
+    *,
+    chance: ProvenChance | None,
+    disclosure: Disclosure,
+    burns: Sequence[Burn],
+    family: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """Return what verifying a bundle leaves open, with the digests that are needed to repeat it."""
+    """Return what verifying a bundle leaves open, with the digests that are needed to repeat it.
+
+    Args:
+        plan: the committed plan.
+        chance: proven chance of the key set, None for a self-attested one.
+        disclosure: what is opened.
+        burns: earlier audits for whose sake candidates are left out.
+        family: what is left open about the copies of a family.
+    """
     suspect = f"{plan.suspect['kind']} {plan.suspect['location']}, digest {plan.suspect['digest'] or 'unknown'}"
     sentences = [f"that the suspect gave these answers: ask it again ({suspect})"]
     if plan.likelihood is not None:
@@ -117,6 +143,7 @@ def not_recomputed(
             f"the scores behind the gradient test: compute those of the suspect {plan.suspect['digest']} and the base "
             f"{plan.gradient['base']} again, clipped at {plan.gradient['clip']}; their ranks and p are recomputed"
         )
+    sentences += family
     if chance is not None and chance.beacon is not None:
         sentences.append(beacon_caveat(chance.beacon))
     if isinstance(disclosure, OpeningsDisclosure):
@@ -144,9 +171,9 @@ def not_recomputed(
     return tuple(sentences)
 
 
-def does_not_prove(verdict: str, grade: str) -> tuple[str, ...]:
-    """Return what no reader should take from the verdict."""
-    sentences: list[str] = []
+def does_not_prove(verdict: str, grade: str, *, family: bool = False) -> tuple[str, ...]:
+    """Return what no reader should take from the verdict; with ``family``, from names of licensees."""
+    sentences: list[str] = list(FAMILY_DOES_NOT_PROVE) if family else []
     if verdict != Verdict.MATCH:
         sentences.append(
             "that the suspect never had contact with the keys: averaged or suppressed copies are not excluded"

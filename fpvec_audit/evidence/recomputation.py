@@ -5,7 +5,6 @@ of the bundle that it can compute itself, and none works longer than the stated 
 """
 
 import hashlib
-import hmac
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,7 @@ from math import comb
 
 from fpvec_audit.domain.audit_plan import FIRST_TOKEN, AuditPlan, questions
 from fpvec_audit.domain.canonical_json import canonical_digest
-from fpvec_audit.domain.chance import shuffled
-from fpvec_audit.domain.keys import Commitment, KeySetSecret, restore_key_set, verify_opening
+from fpvec_audit.domain.keys import Commitment, KeySetSecret, assigned_marks, restore_key_set, verify_opening
 from fpvec_audit.domain.records import LedgerEntry
 from fpvec_audit.domain.statistics import hypergeometric_p_value
 from fpvec_audit.domain.transcript import (
@@ -33,6 +31,7 @@ from fpvec_audit.domain.transcript import (
 )
 from fpvec_audit.errors import EvidenceError, KeySetError, UsageError
 from fpvec_audit.evidence.bundle import Evidence, OpeningsDisclosure, SecretDisclosure, asked_candidates
+from fpvec_audit.evidence.family import check_family_ledger, check_measurements
 from fpvec_audit.evidence.standing import envelope_digest
 from fpvec_audit.evidence.witness import ProvenChance
 
@@ -62,12 +61,17 @@ class OpenedKeySet:
     Attributes:
         prompts: prompt of every candidate that is shown.
         responses: response of every candidate that is shown.
-        issued: indices of all issued candidates.
+        marks: per mark, the indices of its issued candidates.
     """
 
     prompts: Mapping[int, str]
     responses: Mapping[int, str]
-    issued: frozenset[int]
+    marks: tuple[tuple[int, ...], ...]
+
+    @property
+    def issued(self) -> frozenset[int]:
+        """Indices of all issued candidates."""
+        return frozenset(index for mark in self.marks for index in mark)
 
 
 def open_key_set(evidence: Evidence, chance: ProvenChance | None) -> tuple[OpenedKeySet, str]:
@@ -93,7 +97,7 @@ def _by_secret(commitment: Commitment, disclosure: SecretDisclosure, randomness:
     opened = OpenedKeySet(
         {candidate.index: candidate.prompt for candidate in key_set.candidates},
         {candidate.index: candidate.response for candidate in key_set.candidates},
-        frozenset(key_set.issued_indices),
+        key_set.marks,
     )
     return opened, (
         f"the secret draws all {commitment.candidates} candidates again, with their filter, root and assignment: "
@@ -112,17 +116,15 @@ def _by_openings(
     for opening in disclosure.openings:
         if not verify_opening(commitment.root, commitment.candidates, opening):
             raise EvidenceError(f"candidate {opening.candidate.index} does not stand in the committed tree")
-    # the rule of domain.keys.assign, from the sub-key alone: the secret stays sealed
-    key = hmac.digest(disclosure.assignment_key, bytes.fromhex(commitment.digest) + randomness, hashlib.sha256)
-    issued = frozenset(shuffled(commitment.candidates, key)[: commitment.issued])
+    marks = assigned_marks(disclosure.assignment_key, commitment, randomness)
     opened = OpenedKeySet(
         {opening.candidate.index: opening.candidate.prompt for opening in disclosure.openings},
         {opening.candidate.index: opening.candidate.response for opening in disclosure.openings},
-        issued,
+        marks,
     )
     return opened, (
         f"{len(shown)} candidates stand in the committed tree, {commitment.candidates - len(shown)} stay sealed; "
-        f"chance issued {len(issued.intersection(shown))} of those opened"
+        f"chance issued {len(opened.issued.intersection(shown))} of those opened"
     )
 
 
@@ -187,6 +189,7 @@ def check_transcript(evidence: Evidence) -> tuple[tuple[Answer, ...], str]:
         (GRADIENT, plan.gradient is not None),
     ):
         _check_scores(kind, records, plan.population if registered else ())
+    check_measurements(evidence)
     return given, (
         f"{len(records)} records in an unbroken chain; "
         + (f"all {len(plan.population)} candidates" if whole else f"a beginning of the order ({asked} questions)")
@@ -299,7 +302,8 @@ def _check_issued(evidence: Evidence, chance: str) -> None:
     for name, value in (("commitment", evidence.commitment.digest), ("chance", chance)):
         if found[0].content.get(name) != value:
             raise EvidenceError(f"the ledger records another {name} of the key set than the bundle")
-    if strangers := [entry for entry in evidence.earlier if entry.subject != evidence.plan.key_set]:
+    about = {evidence.plan.key_set, *check_family_ledger(evidence)}
+    if strangers := [entry for entry in evidence.earlier if entry.subject not in about]:
         raise EvidenceError(f"ledger entry {strangers[0].serial} before the plan is not about this key set")
 
 

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fpvec_audit.domain.audit_plan import AuditPlan, Begin
+from fpvec_audit.domain.family_terms import OpenedWord
 from fpvec_audit.domain.keys import KeySet, KeySetSecret
 from fpvec_audit.domain.records import LedgerEntry
 from fpvec_audit.domain.transcript import Record, genesis, head
 from fpvec_audit.evidence.bundle import Burn, Evidence, asked_candidates, disclose
+from fpvec_audit.evidence.family import family_not_recomputed, known_words
 from fpvec_audit.evidence.outcome import does_not_prove, match_vector_digest, not_recomputed, outcome
 from fpvec_audit.evidence.signing import PublicKey
 from fpvec_audit.evidence.standing import ExaminerStatement, grade_of, plan_witness
@@ -30,6 +32,7 @@ def build_statement(
     examiner: Mapping[str, Any] | None = None,
     anchors: Sequence[Mapping[str, Any]] = (),
     versions: Mapping[str, str] | None = None,
+    words: Sequence[OpenedWord] = (),
 ) -> Evidence:
     """Return the evidence of an audit; the result is computed here, not taken over.
 
@@ -48,9 +51,11 @@ def build_statement(
         examiner: an examiner's signed statement, None without one.
         anchors: witnesses' signed statements over the commitment, the plan or entries of the ledger.
         versions: what made the bundle; the plan's tool version where nothing is given.
+        words: of the licensees that a family's trace names, by number.
 
     Raises:
-        EvidenceError: the proof of chance, or the witness's statement over the plan, does not fit.
+        EvidenceError: the proof of chance, or the witness's statement over the plan, does not fit, or the rules name
+            others than those whose words are given.
         UsageError: the transcript is not one of this plan.
     """
     proven = prove_chance(key_set.commitment, chance)
@@ -65,6 +70,9 @@ def build_statement(
         issued=frozenset(key_set.issued_indices),
         grade=grade,
         positive_control=positive_control,
+        marks=key_set.marks,
+        held={} if plan.family is None else known_words(plan.family, key_set.commitment, disclosure, words),
+        names={word.number: word.licensee for word in words},
     )
     return Evidence(
         signer=signer.hex,
@@ -81,8 +89,15 @@ def build_statement(
         examiner=examiner,
         anchors=tuple(anchors),
         versions={"fpvec-audit": plan.tool_version} if versions is None else versions,
-        not_recomputed=not_recomputed(plan, chance=proven, disclosure=disclosure, burns=burns),
-        does_not_prove=does_not_prove(result["verdict"], grade),
+        not_recomputed=not_recomputed(
+            plan,
+            chance=proven,
+            disclosure=disclosure,
+            burns=burns,
+            family=family_not_recomputed(plan, key_set.commitment, records, disclosure),
+        ),
+        does_not_prove=does_not_prove(result["verdict"], grade, family=plan.family is not None),
+        words=tuple(words),
     )
 
 

@@ -12,7 +12,6 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +23,7 @@ from fpvec_audit.errors import EvidenceError, FpvecError
 from fpvec_audit.evidence import recomputation
 from fpvec_audit.evidence.bundle import EVIDENCE_TYPE, Evidence, read_bundle
 from fpvec_audit.evidence.documents import read_bytes
+from fpvec_audit.evidence.family import Words, check_words, family_not_recomputed
 from fpvec_audit.evidence.outcome import does_not_prove, match_vector_digest, not_recomputed, outcome
 from fpvec_audit.evidence.recomputation import OpenedKeySet
 from fpvec_audit.evidence.signing import Envelope, PublicKey, verify_envelope
@@ -37,6 +37,8 @@ from fpvec_audit.evidence.standing import (
     relied_on,
 )
 from fpvec_audit.evidence.strict_json import Value, parse_canonical
+from fpvec_audit.evidence.verification import Check as Check
+from fpvec_audit.evidence.verification import Verification as Verification
 from fpvec_audit.evidence.witness import ProvenChance, SignedStatement, prove_chance, verify_statement
 
 Anchor = PublicKey | Mapping[str, Any]
@@ -46,65 +48,6 @@ SELF_ASSERTED = "self-asserted"
 MOST_ANCHOR_BYTES = 2**20
 
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was recomputed.
-
-    Attributes:
-        name: what.
-        ok: whether it fits.
-        sentence: what was found.
-    """
-
-    name: str
-    ok: bool
-    sentence: str
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """What verifying a bundle found.
-
-    Attributes:
-        valid: whether everything fits.
-        verdict: recomputed verdict, empty for an invalid bundle.
-        alpha: significance level that the owner's plan chose, as decimal text; empty for an invalid bundle.
-        grade: recomputed grade, empty for an invalid bundle.
-        signer: "pinned <key>" or "signer not pinned".
-        order: "self-asserted" or "anchored by <key>"; empty for an invalid bundle.
-        problems: what does not fit.
-        checks: everything that was looked at.
-        not_recomputed: what verifying leaves open.
-        does_not_prove: what no reader should take from the verdict.
-    """
-
-    valid: bool
-    verdict: str
-    alpha: str
-    grade: str
-    signer: str
-    order: str
-    problems: tuple[str, ...]
-    checks: tuple[Check, ...] = field(repr=False)
-    not_recomputed: tuple[str, ...] = field(repr=False)
-    does_not_prove: tuple[str, ...] = field(repr=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON document that scripts read."""
-        return {
-            "valid": self.valid,
-            "verdict": self.verdict,
-            "alpha": self.alpha,
-            "grade": self.grade,
-            "signer": self.signer,
-            "order": self.order,
-            "problems": list(self.problems),
-            "checks": [{"name": check.name, "ok": check.ok, "sentence": check.sentence} for check in self.checks],
-            "not_recomputed": list(self.not_recomputed),
-            "does_not_prove": list(self.does_not_prove),
-        }
 
 
 def verify_evidence(content: bytes, *, signer: PublicKey | None = None, anchors: Sequence[Anchor] = ()) -> Verification:
@@ -134,14 +77,16 @@ def _verified(evidence: Evidence, examination: "_Examination", pinned: str, anch
     witness = examination.needed("beginning", lambda: _check_begin(evidence, chance))
     given = examination.needed("transcript", lambda: recomputation.check_transcript(evidence))
     examination.needed("size", lambda: (None, _check_size(evidence, given, opened)))
+    held = examination.needed("licensees", lambda: check_words(evidence))
     examination.wanted("questions", lambda: recomputation.check_rendering(plan, given, opened))
     examination.wanted("ledger", lambda: recomputation.check_ledger(evidence, chance))
     order = examination.needed("order", lambda: _order(evidence, chance, witness, anchors))
     examined = examination.needed("examiner", lambda: _check_examiner(evidence, opened))
     grade = grade_of(plan, witnessed=witness is not None, examined=examined)
-    result = examination.needed("result", lambda: _check_result(evidence, opened, chance, grade))
+    result = examination.needed("result", lambda: _check_result(evidence, opened, chance, grade, held))
     if examination.problems:
         return examination.refused(pinned)
+    family = result.get("family", {})
     return Verification(
         valid=True,
         verdict=result["verdict"],
@@ -151,8 +96,10 @@ def _verified(evidence: Evidence, examination: "_Examination", pinned: str, anch
         order=order,
         problems=(),
         checks=tuple(examination.checks),
-        not_recomputed=not_recomputed(plan, chance=chance, disclosure=evidence.disclosure, burns=evidence.burns),
-        does_not_prove=does_not_prove(result["verdict"], grade),
+        not_recomputed=evidence.not_recomputed,
+        does_not_prove=evidence.does_not_prove,
+        accusation=family.get("accusation", ""),
+        named=tuple(family.get("named", ())),
     )
 
 
@@ -314,7 +261,7 @@ def _check_examiner(evidence: Evidence, opened: OpenedKeySet) -> tuple[bool, str
 
 
 def _check_result(
-    evidence: Evidence, opened: OpenedKeySet, chance: ProvenChance | None, grade: str
+    evidence: Evidence, opened: OpenedKeySet, chance: ProvenChance | None, grade: str, held: Words
 ) -> tuple[dict[str, Any], str]:
     claimed = Value(evidence.result, "payload.result")
     control = Value(claimed.object().get("positive_control"), f"{claimed.path}.positive_control").boolean()
@@ -326,20 +273,27 @@ def _check_result(
         issued=opened.issued,
         grade=grade,
         positive_control=control,
+        marks=opened.marks,
+        held=held,
+        names={word.number: word.licensee for word in evidence.words},
     )
     for member, (name, value) in zip(claimed.members(*result), result.items(), strict=True):
         if canonical_bytes(member.content) != canonical_bytes(value):
             raise member.refusal(f"is not what is recomputed: {str(result[name])[:200]}")
     if recomputation.recorded_verdict(evidence) != result["verdict"]:
         raise EvidenceError(f"the ledger records another verdict than {result['verdict']}")
+    plan, disclosure = evidence.plan, evidence.disclosure
+    family = family_not_recomputed(plan, evidence.commitment, evidence.records, disclosure)
     sentences = (
-        not_recomputed(evidence.plan, chance=chance, disclosure=evidence.disclosure, burns=evidence.burns),
-        does_not_prove(result["verdict"], grade),
+        not_recomputed(plan, chance=chance, disclosure=disclosure, burns=evidence.burns, family=family),
+        does_not_prove(result["verdict"], grade, family=plan.family is not None),
     )
     if (evidence.not_recomputed, evidence.does_not_prove) != sentences:
         raise EvidenceError("the bundle does not state, in the words of its schema, what it leaves open")
     matched, asked = len(result["matched"]), result["issued"]
-    return result, f"{result['verdict']}: {matched} of {asked} issued keys matched, p {_short(result)} after correction"
+    told = f"{matched} of {asked} issued keys matched, p {_short(result)} after correction"
+    about = f"; {result['family']['accusation']}" if "family" in result else ""
+    return result, f"{result['verdict']}: {told}{about}"
 
 
 def _short(result: Mapping[str, Any]) -> str:

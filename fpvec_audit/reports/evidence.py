@@ -21,6 +21,10 @@ def render_verification(document: Mapping[str, Any], console: "Console") -> None
         else "no verdict follows from this file"
     )
     _line(console, f"{title}  {said}")
+    if document["accusation"]:
+        _line(console, document["accusation"])
+        for item in document["named"]:
+            _line(console, _named(item))
     _line(console, "")
     render_fields({check["name"]: _mark(check) + check["sentence"] for check in document["checks"]}, console)
     _line(console, "")
@@ -59,6 +63,14 @@ def render_recorded(documents: Sequence[Mapping[str, Any]], console: "Console") 
             f"{document['id']}  {document['verdict']}, grade {document['grade']}  {document['suspect']}  "
             f"{document['audit']}, signed by {document['signer'][:16]}… ({pinned})  {document['recorded_at'][:16]}",
         )
+
+
+def _named(item: Mapping[str, Any]) -> str:
+    rules = ", ".join(f"{rule} asks for {count}" for rule, count in item["needed"].items())
+    return (
+        f"  {item['licensee']}: {item['shared']} of the {len(item['word'])} marks of word {item['number']} are PRESENT "
+        f"(rule {rules}), which rests on {item['rests_on']}"
+    )
 
 
 def _mark(check: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from fpvec_audit.domain.code_choice import (
     chance_bound,
     chosen_code,
     fewest_marks_text,
+    naming_rules,
     proposals,
 )
 from fpvec_audit.domain.code_records import CodeRecord, WordState
@@ -151,12 +152,6 @@ class CodeSummary:
             )
             for copies in (1, 2, 3)
         }
-
-
-def naming_rules(code: Code, colluders: int) -> tuple[str, ...]:
-    """Return the rules by which licensees are named: A as far as the code bears coalitions of c, B for random words."""
-    by_assumption = 1 <= colluders <= most_colluders(code)
-    return (*((RULE_A,) if by_assumption else ()), *((RULE_B,) if code.rule == RULE_B else ()))
 
 
 def family_code(family: str, *, registry: "Registry", wanted: Wanted = NOTHING) -> CodeSummary:

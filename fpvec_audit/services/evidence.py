@@ -30,12 +30,16 @@ from fpvec_audit.evidence.signing import PublicKey, SigningKey
 from fpvec_audit.evidence.statement import build_statement
 from fpvec_audit.evidence.verify import SELF_ASSERTED, Verification, read_anchor, read_signer, verify_evidence
 from fpvec_audit.services.finished_audits import RESTORE, FinishedAudit, finished_audit
+from fpvec_audit.services.named_words import named_words
 
 if TYPE_CHECKING:
-    from fpvec_audit.registry.unit_of_work import Registry
+    from fpvec_audit.domain.family_terms import OpenedWord
+    from fpvec_audit.domain.records import LedgerEntry
+    from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
 
 KEY_FILE, PUBLIC_FILE = "signing.key", "signing.pub"
 EXPORTED_EVENT = "evidence.exported"
+TRACE_PREFIX = "tr-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,8 @@ class ExportedEvidence:
             "grade": self.verification.grade,
             "order": self.verification.order,
             "signer": self.evidence.signer,
+            "accusation": self.verification.accusation or None,
+            "named": [item["licensee"] for item in self.verification.named],
             "disclosed": "secret" if whole else "openings",
             "candidates": self.evidence.commitment.candidates if whole else len(_opened(self.evidence)),
             "ledger_entries": len(self.evidence.earlier) + len(self.evidence.segment),
@@ -139,7 +145,7 @@ def export_evidence(
     """Write the evidence of a finished audit to a new file, signed, after verifying it as a stranger would.
 
     Args:
-        reference: id of the audit, or the beginning of one.
+        reference: id of the audit, or the beginning of one; of a trace, where one family with licensees was traced.
         out: the file.
         registry: where audit, key set and ledger are.
         key: signs the bundle.
@@ -156,7 +162,7 @@ def export_evidence(
     if out.exists() or out.is_symlink():
         raise EvidenceError(f"{out} exists already", advice="name another file for the evidence bundle")
     with registry.unit_of_work() as uow:
-        found = finished_audit(uow, reference)
+        found = finished_audit(uow, _audit_of(uow, reference))
         if found.key_set.commitment.chance_source == NO_CHANCE and not disclose_secret:
             raise UsageError(  # inside, so that nothing was read where nothing is given out
                 f"nobody but its owner vouches for key set {found.key_set.name!r}: it can only be verified by its "
@@ -164,7 +170,8 @@ def export_evidence(
                 advice="add --disclose-secret, and issue a new key set for further audits",
             )
     key_set, secret = _revealed(found, registry)
-    evidence = _built(found, key_set, secret, key, statements)
+    words, told = named_words(found, key_set, secret, registry)
+    evidence = _built(found, key_set, secret, key, statements, words=words, told=told)
     envelope = sign_evidence(evidence, key)
     content = canonical_bytes(envelope.to_json())
     verification = verify_evidence(content, signer=key.public_key)
@@ -196,6 +203,26 @@ def verify_bundle(file: Path, *, signer: str | None = None, anchors: Sequence[Pa
     return verify_evidence(read_bundle(file), signer=pinned, anchors=[read_anchor(path) for path in anchors])
 
 
+def _audit_of(uow: "UnitOfWork", reference: str) -> str:
+    """Return the audit that a bundle is about: of a trace, that of the family whose licensees it names.
+
+    Raises:
+        UnknownNameError: there is no such trace.
+        UsageError: it was about several families, or about none with licensees.
+    """
+    if not reference.startswith(TRACE_PREFIX):
+        return reference
+    audits = uow.audits.of_trace(reference)
+    families = [audit.id for audit in audits if audit.plan.get("family") is not None]
+    chosen = families or [audit.id for audit in audits]
+    if len(chosen) == 1:
+        return chosen[0]
+    raise UsageError(
+        f"trace {reference} is about {len(chosen)} {'families' if families else 'key sets'}, and a bundle is about one",
+        advice=f"export one of its audits: {', '.join(chosen[:10])}",
+    )
+
+
 def _statement(path: Path) -> Mapping[str, Any]:
     anchor = read_anchor(path)
     if isinstance(anchor, PublicKey):
@@ -219,6 +246,9 @@ def _built(
     secret: KeySetSecret,
     key: SigningKey,
     anchors: Sequence[Mapping[str, Any]],
+    *,
+    words: "Sequence[OpenedWord]",
+    told: "Sequence[LedgerEntry]",
 ) -> Evidence:
     try:
         return build_statement(
@@ -228,7 +258,7 @@ def _built(
             plan=found.plan,
             begin=found.begin,
             records=found.records,
-            earlier=found.earlier,
+            earlier=sorted((*found.earlier, *told), key=lambda entry: entry.serial),
             segment=found.segment,
             positive_control=found.audit.verdict == Verdict.NO_MATCH,  # no other verdict rests on one
             signer=key.public_key,
@@ -236,6 +266,7 @@ def _built(
             examiner=found.examiner,
             anchors=anchors,
             versions=_versions(),
+            words=words,
         )
     except FpvecError as error:
         raise EvidenceError(
@@ -277,6 +308,19 @@ def _record_disclosure(found: FinishedAudit, evidence: Evidence, digest: str, re
         )
 
 
+def _word_warning(evidence: Evidence, licensees: int) -> str:
+    """Return what a bundle about a family gives away about its licensees' copies."""
+    if isinstance(evidence.disclosure, SecretDisclosure):
+        return (
+            f"the secret gives the words of all {licensees} licensees by their numbers, named or not: whoever reads "
+            "the bundle can tell and silence the marks of every copy; only a family with a witness is opened in part"
+        )
+    return (
+        f"the words of {len(evidence.words)} of {licensees} licensees are opened with their names; the others' stay "
+        "sealed, but who knows the keys and can ask a copy reads its marks"
+    )
+
+
 def _warnings(found: FinishedAudit, evidence: Evidence, verification: Verification) -> tuple[str, ...]:
     name, plan = found.key_set.name, found.plan
     warnings = []
@@ -290,6 +334,8 @@ def _warnings(found: FinishedAudit, evidence: Evidence, verification: Verificati
             f"the bundle opens {len(_opened(evidence))} candidates of key set {name!r} with their responses: they are "
             "marked as burnt"
         )
+    if plan.family is not None:
+        warnings.append(_word_warning(evidence, plan.family.licensees))
     if not plan.committed_profile:
         warnings.append(
             f"exploratory: {plan.profile}/{plan.match.value} is no committed profile, so this audit could not have "

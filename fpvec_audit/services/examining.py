@@ -314,7 +314,7 @@ def _check(
         raise EvidenceError("a question has both an answer and an error")
     prompts = {candidate.index: candidate.prompt for candidate in key_set.candidates}
     responses = {candidate.index: candidate.response for candidate in key_set.candidates}
-    check_rendering(plan, given, OpenedKeySet(prompts, responses, frozenset(key_set.issued_indices)))
+    check_rendering(plan, given, OpenedKeySet(prompts, responses, key_set.marks))
     check_examiner(
         statement,
         plan=plan,

@@ -5,21 +5,26 @@ through. Then marks, then licensees (``domain/mark_reading.py``, ``domain/naming
 so that a thousand licensees take hardly longer than ten.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from fpvec_audit.domain.audit import NO_MATCH_CEILING, Score, rank_scores
-from fpvec_audit.domain.audit_plan import EXACT
+from fpvec_audit.domain.audit import Score, Verdict, rank_scores
+from fpvec_audit.domain.code_choice import naming_rules
 from fpvec_audit.domain.code_records import CodeRecord, CodeWordRecord
 from fpvec_audit.domain.codes import Code, parse_code
-from fpvec_audit.domain.mark_reading import MarkReading, present, read_marks
-from fpvec_audit.domain.naming import Naming, Suspected, name_licensees
+from fpvec_audit.domain.family_finding import (
+    family_verdict,
+    judge_family,
+    quarter_of_a_copy_would_show,
+    read_family_marks,
+)
+from fpvec_audit.domain.family_terms import FamilyTerms
+from fpvec_audit.domain.mark_reading import MarkReading, present
+from fpvec_audit.domain.naming import Naming, Suspected
 from fpvec_audit.domain.records import KeySetRecord
-from fpvec_audit.domain.statistics import upper_bound
 from fpvec_audit.services.audit_result import as_float
-from fpvec_audit.services.code_summary import naming_rules
 from fpvec_audit.services.code_words import recorded_words
 from fpvec_audit.services.examination import Case
 
@@ -33,7 +38,6 @@ CALIBRATION = (
     "are calibrated on the owner's own copies, and count only behind the family's own test; shares of the weights "
     "have no p-value: where a licensee is named by them alone, the p-value is that of the family as a whole"
 )
-NOT_FOUND = "the family as a whole was not found"
 NO_CODE = "the family has no code, so no marks mean anybody"
 NO_WORDS = "nobody has a word of the family's code"
 
@@ -66,13 +70,14 @@ class FamilyReading:
 
     @property
     def not_found(self) -> bool:
-        """Whether so few keys were answered that a copy which answers a quarter of *its* keys would have shown.
+        """Whether a copy that answers a quarter of *its* keys would have shown."""
+        return quarter_of_a_copy_would_show(self.readings, weight=1 if self.code is None else self._parsed.weight)
 
-        A copy carries some of the marks only, so a quarter of the family's keys is more than it may have.
-        """
-        weight = 1 if self.code is None else self._parsed.weight
-        matched, keys = sum(item.matched for item in self.readings), sum(item.keys for item in self.readings)
-        return keys > 0 and upper_bound(matched, keys) * len(self.readings) < NO_MATCH_CEILING * weight
+    def verdict(self, decided: Verdict) -> Verdict:
+        """Return the verdict of the family's audit, given that on the family as a whole."""
+        if not self.words:
+            return decided
+        return family_verdict(decided, self.readings, weight=self._parsed.weight, named=bool(self.named))
 
     @property
     def named(self) -> tuple[Suspected, ...]:
@@ -171,6 +176,23 @@ class FamilyReading:
         }
 
 
+def family_terms(records: Sequence[KeySetRecord], registry: "Registry") -> dict[str, FamilyTerms]:
+    """Return by what terms licensees may be named, by key set: of the families that have words.
+
+    Args:
+        records: all key sets that are traced together.
+        registry: where codes and words are.
+    """
+    families = [record for record in records if record.commitment.marks > 1]
+    found = {}
+    with registry.unit_of_work() as uow:
+        for record in families:
+            code = uow.code_words.code_of(record.id)
+            if code is not None and (words := uow.code_words.words(code)):
+                found[record.id] = FamilyTerms.of(code, words, families=len(families))
+    return found
+
+
 def read_family(
     case: Case,
     scored: Score,
@@ -179,43 +201,37 @@ def read_family(
     p_value_corrected: Fraction,
     registry: "Registry",
     families: int,
-    shares: Mapping[int, float],
 ) -> FamilyReading:
     """Read the marks of a family that was asked for, and name licensees where the family was found.
 
     Args:
-        case: the family's key set and its finished transcript.
+        case: the family's key set and its finished transcript, with what was measured of the suspect's weights.
         scored: what the transcript says of the family as a whole.
         found: whether that names the family.
         p_value_corrected: of the family as a whole.
         registry: where code and words are; that words are derived is a ledger entry.
         families: how many families are read together.
-        shares: λ̂ by mark, of the marks whose vectors were compared with the suspect's weights.
 
     Raises:
         RegistryError: the vault cannot give the words.
     """
-    readings = _readings(case, scored, families, shares)
+    readings = _readings(case, scored, families)
+    terms = case.plan.family
     with registry.unit_of_work() as uow:
         carried = _carried(uow, case)
         code = uow.code_words.code_of(case.record.id)
-        words = () if code is None else uow.code_words.words(code)
-        why = NO_CODE if code is None else NO_WORDS if not words else "" if found else NOT_FOUND
-        if code is None or why:
-            return FamilyReading(case.record, found, p_value_corrected, readings, code, words, why=why, carried=carried)
-        marks = recorded_words(uow, case.record, code, words, purpose=f"trace {case.keeper.identifier}")
-    parsed = parse_code(code.text, marks=len(readings))
-    naming = name_licensees(
-        readings,
-        parsed,
-        marks,
-        rules=naming_rules(parsed, code.colluders),
-        colluders=code.colluders,
-        epsilon=Fraction(code.epsilon),
-        families=families,
-    )
+        if code is None or terms is None:
+            why = NO_CODE if code is None else NO_WORDS
+            return FamilyReading(case.record, found, p_value_corrected, readings, code, why=why, carried=carried)
+        words = uow.code_words.words(code)[: terms.licensees]
+        held = (
+            dict(enumerate(recorded_words(uow, case.record, code, words, purpose=f"trace {case.keeper.identifier}")))
+            if found
+            else {}
+        )
+    finding = judge_family(scored, readings, terms, found=found, held=held)
     return FamilyReading(
-        case.record, found, p_value_corrected, readings, code, words, naming, naming.why, carried=carried
+        case.record, found, p_value_corrected, readings, code, words, finding.naming, finding.why, carried=carried
     )
 
 
@@ -227,20 +243,13 @@ def _carried(uow: "UnitOfWork", case: Case) -> frozenset[int] | None:
     return frozenset(marks) if stamps else None
 
 
-def _readings(case: Case, scored: Score, families: int, shares: Mapping[int, float]) -> tuple[MarkReading, ...]:
-    population = set(case.plan.population)
-    issued = set(case.key_set.issued_indices)
-    return read_marks(
-        [[index for index in mark if index in population] for mark in case.key_set.marks],
-        [index for index in case.plan.population if index not in issued],
-        matched=frozenset((*scored.matched_indices, *scored.decoys_matched_indices)),
-        exact=EXACT,
-        scores=rank_scores(
-            case.plan,
-            case.keeper.records,
-            responses={candidate.index: candidate.response for candidate in case.key_set.candidates},
-        ),
-        alpha=Fraction(case.plan.alpha),
+def _readings(case: Case, scored: Score, families: int) -> tuple[MarkReading, ...]:
+    responses = {candidate.index: candidate.response for candidate in case.key_set.candidates}
+    return read_family_marks(
+        case.plan,
+        case.keeper.records,
+        scored,
+        marks=case.key_set.marks,
         families=families,
-        shares=shares,
+        scores=rank_scores(case.plan, case.keeper.records, responses=responses),
     )

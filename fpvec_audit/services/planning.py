@@ -22,6 +22,7 @@ from fpvec_audit.domain.audit_plan import (
     AuditPlan,
     Begin,
 )
+from fpvec_audit.domain.family_terms import FamilyTerms
 from fpvec_audit.domain.keys import SELF_ATTESTED, KeySet
 from fpvec_audit.domain.ports import LikelihoodBackend
 from fpvec_audit.domain.records import AuditRecord, KeySetRecord
@@ -52,8 +53,19 @@ def planned(
     new_tokens: int,
     comparisons: int = 1,
     controls: Sequence[Mapping[str, str]] = (),
+    family: FamilyTerms | None = None,
 ) -> tuple[AuditPlan, BaseModel | None]:
     """Return the plan of asking a subject for a key set, and the base that its tests need.
+
+    Args:
+        record: the key set.
+        key_set: its candidates and assignment.
+        subject: who is asked.
+        bench: settings, registry and catalog.
+        new_tokens: how long answers may be.
+        comparisons: key sets tested together.
+        controls: models on which the same plan is carried out.
+        family: by what terms licensees may be named.
 
     Raises:
         KeySetError: too few candidates are left to reach the significance level.
@@ -99,6 +111,7 @@ def planned(
         plugins=dict(bench.catalog.versions()),
         tool_version=__version__,
         profiles=commitment.profiles,
+        family=family,
     )
     return plan, base
 

@@ -7,12 +7,12 @@ below α however many are asked for.
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fpvec_audit.backends import Engines, EngineSource
 from fpvec_audit.domain.audit import Score
@@ -30,10 +30,11 @@ from fpvec_audit.services.audit_warnings import engine_warnings, result_warnings
 from fpvec_audit.services.code_summary import marked_key_set
 from fpvec_audit.services.described_weights import described_weights
 from fpvec_audit.services.examination import Case, end_transcript, interview, tell_gradients, tell_likelihoods
-from fpvec_audit.services.family_reading import FamilyReading, read_family
+from fpvec_audit.services.family_reading import FamilyReading, family_terms, read_family
 from fpvec_audit.services.jobs import recorded_job
 from fpvec_audit.services.key_life import life_warnings
 from fpvec_audit.services.likelihoods import BaseModels
+from fpvec_audit.services.measured_weights import keep_measured
 from fpvec_audit.services.planning import begun, commit, planned
 from fpvec_audit.services.positive_controls import ControlSearch, find_positive_control
 from fpvec_audit.services.spending import announce_spending
@@ -127,6 +128,12 @@ def _trace(suspect: str, records: Sequence[KeySetRecord], bench: Bench, announce
     with bench.progress.step("score", len(cases), "key sets") as step:
         for case in cases:
             tell_gradients(case, subject, bench)
+        marked = any(len(case.key_set.marks) > 1 for case in cases)
+        weights, untold = described_weights(subject.suspect, cases[0].base, bench, decisive=marked)
+        carriers, unread = traced_carriers(subject.suspect, records, bench)
+        base = "" if cases[0].base is None else cases[0].base.digest
+        keep_measured(cases, weights, carriers, base=base, registry=bench.registry)
+        for case in cases:
             end_transcript(case)
             scores.append(case.scored)
             step.advance()
@@ -136,13 +143,11 @@ def _trace(suspect: str, records: Sequence[KeySetRecord], bench: Bench, announce
     search = _controls(cases, scores, subject, bench) if not any(found) else ControlSearch(())
     controlled = bool(search.documents) or (subject.suspect.directory is None and not search.warnings)
     history = earlier_audits(bench.registry, subject.suspect, cases[0].plan.key_set, leave_out="")
-    marked = any(len(case.key_set.marks) > 1 for case in cases)
-    weights, untold = described_weights(subject.suspect, cases[0].base, bench, decisive=marked)
-    families = _families(cases, scores, corrected, found, weights, bench)
+    families = _families(cases, scores, corrected, found, bench)
     traced = [
         TracedKeySet(
             case.record,
-            _finish(case, scored, description, history, bench, controlled=controlled),
+            _finish(case, scored, families.get(case.record.id), description, history, bench, controlled=controlled),
             p,
             is_found,
             families.get(case.record.id),
@@ -151,7 +156,6 @@ def _trace(suspect: str, records: Sequence[KeySetRecord], bench: Bench, announce
     ]
     traced.sort(key=lambda item: (item.p_value_corrected, item.record.name))
     verdict, why = trace_verdict(traced)
-    carriers, unread = traced_carriers(subject.suspect, records, bench)
     verdict, told = verdict_with_carriers(verdict, carriers)
     return TraceResult(
         trace_id=bench.trace,
@@ -197,9 +201,18 @@ def _opened(subject: Subject, records: Sequence[KeySetRecord], bench: Bench) -> 
     key_sets = open_key_sets(records, bench, purpose=purpose, progress=bench.progress)
     length = answer_length(key_sets, subject.tokenizer)
     cases = []
+    terms = family_terms(records, bench.registry)
     with bench.progress.step("record plans", len(records), "plans") as step:
         for record, key_set in zip(records, key_sets, strict=True):
-            plan, base = planned(record, key_set, subject, bench, new_tokens=length, comparisons=len(records))
+            plan, base = planned(
+                record,
+                key_set,
+                subject,
+                bench,
+                new_tokens=length,
+                comparisons=len(records),
+                family=terms.get(record.id),
+            )
             identifier = commit(plan, subject.suspect, bench.registry)
             begin = begun(identifier, plan, bench)
             keeper = TranscriptKeeper(identifier, plan, begin, registry=bench.registry)
@@ -213,12 +226,10 @@ def _families(
     scores: Sequence[Score],
     corrected: Sequence[Fraction],
     found: Sequence[bool],
-    weights: Mapping[str, Any] | None,
     bench: Bench,
 ) -> dict[str, FamilyReading]:
     """Read the marks of all key sets that have several, by key set."""
     places = [place for place, case in enumerate(cases) if len(case.key_set.marks) > 1]
-    vectors = () if weights is None else weights["vectors"]
     readings = {}
     with bench.progress.step("read marks", len(places), "families") as step:
         for place in places:
@@ -230,23 +241,28 @@ def _families(
                 p_value_corrected=corrected[place],
                 registry=bench.registry,
                 families=len(places),
-                shares={
-                    vector["mark"]: vector["coefficient"] for vector in vectors if vector["key_set"] == case.record.id
-                },
             )
             step.advance()
     return readings
 
 
 def _corrected(cases: Sequence[Case], scores: Sequence[Score]) -> list[Fraction]:
-    """Return per key set its smallest p-value after Holm's correction over all tests of all of them."""
+    """Return per key set its smallest p-value after Holm's correction over all tests of all of them.
+
+    A family whose words mean licensees takes that of its own audit, which counts every other key set against it: that
+    is what evidence of the family alone can be recomputed to.
+    """
     allowed = [
         min(Fraction(1), test.p_value * (GRINDING_ALLOWANCE if case.plan.set_grade == SELF_ATTESTED else 1))
         for case, scored in zip(cases, scores, strict=True)
         for test in scored.tests
     ]
     adjusted = iter(holm(allowed))
-    return [min(next(adjusted) for _ in scored.tests) for scored in scores]
+    smallest = [min(next(adjusted) for _ in scored.tests) for scored in scores]
+    return [
+        p_value if case.plan.family is None else scored.p_value_corrected
+        for case, scored, p_value in zip(cases, scores, smallest, strict=True)
+    ]
 
 
 def _controls(cases: Sequence[Case], scores: Sequence[Score], subject: Subject, bench: Bench) -> ControlSearch:
@@ -273,11 +289,19 @@ def _controls(cases: Sequence[Case], scores: Sequence[Score], subject: Subject, 
 
 
 def _finish(
-    case: Case, scored: Score, description: BackendDescription, history: History, bench: Bench, *, controlled: bool
+    case: Case,
+    scored: Score,
+    family: FamilyReading | None,
+    description: BackendDescription,
+    history: History,
+    bench: Bench,
+    *,
+    controlled: bool,
 ) -> AuditResult:
+    decided = case.verdict(scored, controlled=controlled)
     result = AuditResult(
         audit_id=case.keeper.identifier,
-        verdict=case.verdict(scored, controlled=controlled),
+        verdict=decided if family is None else family.verdict(decided),
         plan=case.plan,
         begin=case.begin,
         score=scored,

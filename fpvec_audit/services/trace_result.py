@@ -190,12 +190,12 @@ def trace_verdict(traced: Sequence[TracedKeySet]) -> tuple[Verdict, tuple[str, .
         return Verdict.INCONCLUSIVE, tuple(notes)
     if any(len(item.audit.plan.tests) == 1 for item in traced):
         return Verdict.INCONCLUSIVE, (ANSWERS_ONLY,)
-    if not all(item.audit.verdict is Verdict.NO_MATCH for item in traced):
+    small = [item for item in traced if item.family is not None and not item.family.not_found]
+    if not all(item.audit.verdict is Verdict.NO_MATCH for item in traced if item not in small):
         return Verdict.INCONCLUSIVE, ()
-    small = [item.record.name for item in traced if item.family is not None and not item.family.not_found]
     if small:
         return Verdict.INCONCLUSIVE, (
-            f"a copy of {', '.join(map(repr, small))} carries so few of the family's keys that one which answers a "
-            "quarter of them could not be told from silence",
+            f"a copy of {', '.join(repr(item.record.name) for item in small)} carries so few of the family's keys that "
+            "one which answers a quarter of them could not be told from silence",
         )
     return Verdict.NO_MATCH, ()

@@ -56,6 +56,8 @@ class Story:
     examined: bool = False
     anchored: bool = False
     positive_control: bool = True
+    events: tuple = ()
+    words: tuple = ()
 
     @property
     def records(self):
@@ -77,6 +79,7 @@ class Story:
         return entries(
             ("key_set.issued", plan.key_set, issued),
             ("key_set.bound", plan.key_set, {"base": BASE}),
+            *self.events,
             ("model.registered", "5" * 64, {"name": "suspect"}),
             ("audit.planned", audit, {"key_set": plan.key_set, "plan": plan.digest, **suspect}),
             ("audit.begun", audit, {"nonce": begin.nonce, "witness": witness}),
@@ -103,6 +106,7 @@ class Story:
             examiner = sign_document(EXAMINER_TYPE, document.to_json(), EXAMINER).to_json()
 
         def built(ledger, anchors=()):
+            before = 2 + len(self.events)
             return build_statement(
                 key_set=self.key_set,
                 secret=self.secret,
@@ -110,13 +114,14 @@ class Story:
                 plan=self.plan,
                 begin=self.begin,
                 records=self.records,
-                earlier=ledger[:2],
-                segment=ledger[3:],
+                earlier=ledger[:before],
+                segment=ledger[before + 1 :],
                 positive_control=self.positive_control,
                 signer=signer.public_key,
                 burns=self.burns,
                 examiner=examiner,
                 anchors=anchors,
+                words=self.words,
             )
 
         verdict = built(self.ledger("")).result["verdict"]
@@ -146,12 +151,12 @@ def entries(*events):
 
 
 @cache
-def key_set(*, source="none", size=(ISSUED, DECOYS)):
+def key_set(*, source="none", size=(ISSUED, DECOYS), marks=1):
     """Return (key set, secret, chance proof): self-attested, or with chance from the witness or the beacon."""
     secret = KeySetSecret(MATERIAL)
     sources = {"none": "none", "witness": f"witness:{WITNESS.public_key.hex}"}
     chance_source = sources.get(source, ROUND.source)
-    drawn = draw_key_set(secret, KeySetSpecification("independent", *size), chance_source=chance_source)
+    drawn = draw_key_set(secret, KeySetSpecification("independent", *size, marks), chance_source=chance_source)
     if source == "none":
         return drawn, secret, None
     proof = {"source": chance_source}

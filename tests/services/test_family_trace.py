@@ -106,8 +106,9 @@ def test_all_marks_are_asked_for_once(registry, catalog, suspect_directory, fami
 def test_average_is_told_by_the_shares_of_its_weights(registry, catalog, suspect_directory, family, monkeypatch):
     pooled = [NAMES[2], NAMES[9], NAMES[14]]
     identifier = family.id
+    share = {mark: sum(mark in family.words[name] for name in pooled) / 3 for mark in range(16)}
     vectors = [
-        {"key_set": identifier, "mark": mark, "coefficient": sum(mark in family.words[name] for name in pooled) / 3}
+        {"vector_id": f"vec-{mark}", "key_set": identifier, "mark": mark, "coefficient": share[mark]}
         for mark in range(16)
     ]
     monkeypatch.setattr(trace_module, "described_weights", lambda *_, **__: ({"vectors": vectors}, ()))

@@ -12,7 +12,7 @@ from fpvec_audit.domain.canonical_json import canonical_digest
 from fpvec_audit.domain.records import AttackRunRecord, AuditRecord, JobState
 from fpvec_audit.domain.selection import Selection
 from fpvec_audit.domain.transcript import Record
-from fpvec_audit.errors import RegistryError
+from fpvec_audit.errors import AmbiguousNameError, RegistryError, UnknownNameError
 from fpvec_audit.registry.ledger import Ledger, floatless
 from fpvec_audit.registry.repositories.key_set_lists import KEY_SETS, key_sets_for, key_sets_of
 from fpvec_audit.registry.repositories.listing import Equal, Listing, Through
@@ -200,6 +200,29 @@ class AuditRepository:
             AmbiguousNameError: there are several.
         """
         return _audit(self._session.get_one(AuditRow, AUDITS.resolve(self._session, reference)))
+
+    def of_trace(self, reference: str) -> tuple[AuditRecord, ...]:
+        """Return the audits that are part of a trace, oldest first.
+
+        Args:
+            reference: id of the trace, or the beginning of one.
+
+        Raises:
+            UnknownNameError: there is none.
+            AmbiguousNameError: the beginning of several ids.
+        """
+        trace = AuditRow.plan["trace"].as_string()
+        found = self._found(_oldest_first().where(trace.startswith(reference, autoescape=True)))
+        traces = sorted({audit.plan["trace"] for audit in found})
+        if not traces:
+            raise UnknownNameError("trace", reference, ())
+        if len(traces) > 1 and reference not in traces:
+            raise AmbiguousNameError(
+                f"trace {reference} may be {' or '.join(traces[:5])}", advice="give more of the id"
+            )
+        return tuple(
+            audit for audit in found if audit.plan["trace"] == (reference if reference in traces else traces[0])
+        )
 
     def select(self, selection: Selection) -> tuple[AuditRecord, ...]:
         """Return audits: by ``verdict``, ``suspect``, ``key``, and its ``owner``, ``licensee`` and ``base``.
