@@ -165,7 +165,8 @@ def _transcripts(document: Mapping[str, Any], bench: "Workbench") -> dict[str, S
     from fpvec_audit.services.disclosed_transcripts import disclosed_transcript
 
     if "candidates" in document:
-        wanted = [item["audit_id"] for item in document["named"] or document["candidates"][:1]]
+        named = [item["audit_id"] for item in document["named"] if "audit_id" in item]  # by carriers without an audit
+        wanted = list(dict.fromkeys(named)) or [item["audit_id"] for item in document["candidates"][:1]]
     elif "audit_id" in document:
         wanted = [document["audit_id"]]
     else:

@@ -6,7 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from fpvec_audit.reports.terminal import render_bullets, short, table_of
+from fpvec_audit.reports.carriers_text import carriers_sentence, findings_of, how_read
+from fpvec_audit.reports.terminal import render_bullets, table_of
 
 _LEAST_SHOWN = 1e-12
 
@@ -20,8 +21,9 @@ def render_carriers(document: Mapping[str, Any], console: Console) -> None:
 
 def render_carriers_found(document: Mapping[str, Any], console: Console) -> None:
     """Show what a reading of carriers found."""
-    console.print(Text(_sentence(document), style="bold"))
-    findings = [{"licensee": "(your own)", **_without_none(document["owner"])}, *document["named"]]
+    console.print(Text(carriers_sentence(document), style="bold"))
+    own, *others = findings_of(document)
+    findings = [own, *(finding for finding in others if finding["present"])]
     rows = [
         [
             Text(str(finding["licensee"])),
@@ -33,36 +35,8 @@ def render_carriers_found(document: Mapping[str, Any], console: Console) -> None
         for finding in findings
     ]
     console.print(table_of("Carriers", ("whose", ">z", ">p", ">corrected", ""), rows))
-    render_bullets(console, "How it was read", _how(document))
-
-
-def _sentence(document: Mapping[str, Any]) -> str:
-    named = [finding["licensee"] for finding in document["named"]]
-    if named:
-        return f"The weights hold the carrier of {' and of '.join(named)}."
-    if document["owner"]["present"]:
-        return "The weights hold your own carrier, and no licensee's that can be told: copies may have been averaged."
-    return "No carrier was found."
-
-
-def _how(document: Mapping[str, Any]) -> list[str]:
-    reference = document["reference"]
-    model = f" {short(reference['model'])}" if reference["model"] else ""
-    lines = [
-        f"compared with the {reference['role']}{model} at {reference['path']}",
-        f"{document['elements']:,} of {document['shared_elements']:,} weights, {document['seconds']:.1f} s",
-        f"{document['candidates']} licensees at once, Holm's correction at α = {document['alpha']:g}; every p times "
-        f"{document['grinding_allowance']:.1e}, since you alone chose the secret",
-        f"committed to in the ledger at {document['committed_at'][:19]}",
-    ]
-    if document["largest_z_of_others"] is not None:
-        lines.append(f"largest z of the others: {document['largest_z_of_others']:.1f}")
-    return lines
+    render_bullets(console, "How it was read", how_read(document))
 
 
 def _probability(p: float) -> str:
     return f"< {_LEAST_SHOWN:g}" if p < _LEAST_SHOWN else f"{p:.2g}"
-
-
-def _without_none(finding: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in finding.items() if value is not None}

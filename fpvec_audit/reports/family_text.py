@@ -37,6 +37,11 @@ def rule_text(licensee: Mapping[str, Any]) -> str:
     return f"not named; would be if at most {borne} pooled" if borne else "not named"
 
 
+def told_by_text(mark: Mapping[str, Any]) -> str:
+    """Return what tells that a mark is PRESENT, in words."""
+    return " and ".join(mark.get("told_by") or ("answers",)) if mark["state"] == "PRESENT" else "–"
+
+
 def own_copy(family: Mapping[str, Any]) -> str:
     """Return how well an own copy was read, empty for a stranger."""
     own = family.get("own_copy")

@@ -6,8 +6,10 @@ from typing import Any
 from fpvec_audit.domain.exchanges import Exchange
 from fpvec_audit.reports.audit_charts import ranking_chart, weights_chart
 from fpvec_audit.reports.audit_page import TONES, engine_sentence, limits, weights_group
-from fpvec_audit.reports.family_text import family_sentence, marks_of, own_copy, proportions, rule_text, strips
-from fpvec_audit.reports.numbers_text import number, p_phrase, p_text
+from fpvec_audit.reports.carriers_text import carriers_sentence, how_read
+from fpvec_audit.reports.family_charts import carriers_chart, licensees_chart, marks_chart
+from fpvec_audit.reports.family_text import family_sentence, marks_of, own_copy, rule_text
+from fpvec_audit.reports.numbers_text import number, p_phrase, p_text, sentence
 from fpvec_audit.reports.page import Block, Group, Page, Pairs, Points, Section, Table, Text, present
 from fpvec_audit.reports.trace_text import MEANINGS, SENTENCES
 from fpvec_audit.reports.transcript_blocks import how_to_get, transcript_blocks
@@ -21,14 +23,14 @@ def trace_page(document: Mapping[str, Any], transcripts: Mapping[str, Sequence[E
         transcripts: audit id → what was asked and answered, where the owner asked to see it.
     """
     verdict, named = document["verdict"], document["named"]
-    names = " and ".join(str(item["licensee"]) for item in named)
+    names = " and ".join(dict.fromkeys(str(item["licensee"]) for item in named))
     return Page(
         subject=f"Trace of {document['suspect']['location']} over {len(document['candidates'])} key sets",
         verdict=verdict,
         tone=TONES[verdict],
         headline=SENTENCES[verdict].format(named=names),
         facts=(
-            ("Named", str(len(named))),
+            ("Named", str(len({item["licensee"] for item in named}))),
             ("Key sets asked for", str(len(document["candidates"]))),
             (
                 "Least corrected p",
@@ -48,10 +50,21 @@ def trace_page(document: Mapping[str, Any], transcripts: Mapping[str, Sequence[E
 
 
 def _named(item: Mapping[str, Any], alpha: float) -> str:
+    if item["rule"] == "carrier":
+        return (
+            f"{item['licensee']} is named by the carrier of its copy in the weights (z = {item['z']:.1f}, corrected "
+            f"{p_phrase(item['p_value_corrected'])})."
+        )
     return (
         f"{item['licensee']} is named by key set {item.get('name', item['key_set'])}, with a corrected "
-        f"{p_phrase(item['p_value_corrected'])}; {number(alpha)} or less is needed (rule: {item['rule']})."
+        f"{p_phrase(item['p_value_corrected'])}; {number(alpha)} or less is needed ({_rule(item)})."
     )
+
+
+def _rule(item: Mapping[str, Any]) -> str:
+    if "shared" not in item:
+        return f"rule: {item['rule']}"
+    return f"{item['shared']} of the {item['weight']} marks of its copy are there; {rule_text(item)}"
 
 
 def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:
@@ -60,8 +73,9 @@ def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:
     controls = document["controls"]
     return present(
         Group("All key sets, ranked", (chart,)) if chart else Text(("No key set was looked for.",)),
-        *(_family(family, marks_of(document, family)) for family in document.get("families", ())),
+        *(_family(document, family, place) for place, family in enumerate(document.get("families", ()))),
         Group("Marks", (_marks_table(marks),)) if marks and not document.get("families") else None,
+        *(_carriers(carriers, place) for place, carriers in enumerate(document.get("carriers", ()))),
         weights_group(weights_chart(document), document.get("weights")),
         Group("Controls", (_controls_table(controls),))
         if controls
@@ -69,29 +83,29 @@ def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:
     )
 
 
-def _family(family: Mapping[str, Any], marks: Sequence[Mapping[str, Any]]) -> Group:
+def _family(document: Mapping[str, Any], family: Mapping[str, Any], place: int) -> Group:
     """Return what was read of a family: a strip of cells, licensees ranked, and every mark."""
-    ranked = Table(
-        "Licensees, the likeliest first",
-        ("Licensee", ">Marks", ">p", "Named"),
-        tuple(
-            (
-                str(item["licensee"]),
-                f"{item['shared']} of {item['weight']}",
-                p_text(min(item["rules"].values())) if item["rules"] else "–",
-                rule_text(item),
-            )
-            for item in family["licensees"]
-        ),
-    )
-    notes = tuple(note for note in (family["why"], own_copy(family), proportions(marks), family["calibration"]) if note)
+    marks = marks_of(document, family)
+    notes = tuple(note for note in (family["why"], own_copy(family), family["calibration"]) if note)
     return Group(
         family_sentence(family, marks),
         present(
-            Text(tuple(strips(marks))),
-            ranked if family["licensees"] else None,
-            Text(notes) if notes else None,
-            _marks_table(marks),
+            marks_chart(family, marks, place),
+            licensees_chart(family, place),
+            Text(tuple(sentence(note) for note in notes)),
+        ),
+    )
+
+
+def _carriers(carriers: Mapping[str, Any], place: int) -> Group:
+    """Return what was read of the carriers of a key set's copies."""
+    notes = [*how_read(carriers), *carriers["remarks"], *carriers["does_not_prove"]]
+    return Group(
+        f"Carriers in the weights, key set {carriers['key_set']}",
+        (
+            Text((carriers_sentence(carriers),)),
+            carriers_chart(carriers, place),
+            Points(tuple(sentence(note) for note in notes)),
         ),
     )
 

@@ -13,6 +13,8 @@ from fpvec_audit.domain.ports import BackendDescription
 from fpvec_audit.domain.transcript import Answer, Record, answers
 
 SCHEMA = "fpvec-audit/audit/1"
+TRACE_DOCUMENT = "trace_document"
+"""Member of the recorded document of a trace's likeliest audit that holds the document of the whole trace."""
 
 DOES_NOT_PROVE = (
     "that the suspect is who it is said to be: nobody but the person who ran this audit chose what was asked",

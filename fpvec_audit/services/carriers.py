@@ -30,6 +30,8 @@ CARRIER = "carrier"
 """Kind of the secret in the vault."""
 COMMITTED = "carrier.committed"
 """Event of a carrier that may be used from now on; about its key set."""
+MOST_RANKED = 20
+"""Licensees in a document, the strongest first; those that are named are all under ``named``."""
 MOST_REFERENCES = 8
 """Most downstream models that a suspect's distance is measured from."""
 DOES_NOT_PROVE = (
@@ -99,7 +101,7 @@ class CarrierEvidence:
         return [{**finding.to_json(), "key_set": self.key_set, "rule": CARRIER} for finding in self.named]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON object that scripts read; of those who are not named, only how many and the largest z."""
+        """Return the JSON object that scripts read; of those who are not named, the strongest few and how many."""
         others = [finding.z for finding in self.licensees if not finding.present]
         return {
             "suspect": str(self.suspect),
@@ -107,6 +109,7 @@ class CarrierEvidence:
             "verdict": "MATCH" if self.found else "INCONCLUSIVE",
             "owner": self.owner.to_json(),
             "named": self.named_json,
+            "ranked": [finding.to_json() for finding in self.licensees[:MOST_RANKED]],
             "candidates": len(self.licensees),
             "largest_z_of_others": max(others, default=None),
             "reference": {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fpvec_audit.domain.audit import AuditPlan, Verdict
 from fpvec_audit.domain.records import AuditRecord, KeySetRecord
 from fpvec_audit.errors import FpvecError
+from fpvec_audit.services.audit_result import TRACE_DOCUMENT
 
 if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry
@@ -59,7 +60,8 @@ def find_positive_control(
         recorded = _recorded(matches, plan)
         own = [] if recorded is not None else list(uow.models.own(key_set.id, base=key_set.base, most=MOST_LOOKED_FOR))
     if recorded is not None:
-        return ControlSearch(({**recorded.result, "recorded": True},))
+        document = {name: value for name, value in recorded.result.items() if name != TRACE_DOCUMENT}
+        return ControlSearch((document | {"recorded": True},))
     paths = [Path(model.location) for model in own if model.id != suspect]
     present = [path for path in dict.fromkeys(paths) if path.is_dir()]
     if not present:

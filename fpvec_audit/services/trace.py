@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.backends import Engines, EngineSource
 from fpvec_audit.domain.audit import Score
@@ -24,7 +24,7 @@ from fpvec_audit.errors import UsageError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.audit import LARGEST_SILENT_SHARE, examine_control
 from fpvec_audit.services.audit_history import History, earlier_audits
-from fpvec_audit.services.audit_result import AuditResult
+from fpvec_audit.services.audit_result import TRACE_DOCUMENT, AuditResult
 from fpvec_audit.services.audit_settings import AuditSettings
 from fpvec_audit.services.audit_warnings import engine_warnings, result_warnings
 from fpvec_audit.services.code_summary import marked_key_set
@@ -147,7 +147,7 @@ def _trace(suspect: str, records: Sequence[KeySetRecord], bench: Bench, announce
     traced = [
         TracedKeySet(
             case.record,
-            _finish(case, scored, families.get(case.record.id), description, history, bench, controlled=controlled),
+            _result(case, scored, families.get(case.record.id), description, history, bench, controlled=controlled),
             p,
             is_found,
             families.get(case.record.id),
@@ -157,7 +157,7 @@ def _trace(suspect: str, records: Sequence[KeySetRecord], bench: Bench, announce
     traced.sort(key=lambda item: (item.p_value_corrected, item.record.name))
     verdict, why = trace_verdict(traced)
     verdict, told = verdict_with_carriers(verdict, carriers)
-    return TraceResult(
+    result = TraceResult(
         trace_id=bench.trace,
         verdict=verdict,
         traced=tuple(traced),
@@ -182,6 +182,8 @@ def _trace(suspect: str, records: Sequence[KeySetRecord], bench: Bench, announce
         carriers=carriers,
         first_seen=history.first_seen,
     )
+    _record(cases, result, bench.registry)
+    return result
 
 
 def _wanted(registry: "Registry", key_sets: Sequence[str], families: Sequence[str]) -> tuple[KeySetRecord, ...]:
@@ -288,7 +290,7 @@ def _controls(cases: Sequence[Case], scores: Sequence[Score], subject: Subject, 
     return search
 
 
-def _finish(
+def _result(
     case: Case,
     scored: Score,
     family: FamilyReading | None,
@@ -299,7 +301,7 @@ def _finish(
     controlled: bool,
 ) -> AuditResult:
     decided = case.verdict(scored, controlled=controlled)
-    result = AuditResult(
+    return AuditResult(
         audit_id=case.keeper.identifier,
         verdict=decided if family is None else family.verdict(decided),
         plan=case.plan,
@@ -316,12 +318,20 @@ def _finish(
         controls=(),
         seconds=0.0,
     )
-    with bench.registry.unit_of_work() as uow:
-        uow.audits.finish(
-            case.keeper.identifier,
-            verdict=result.verdict.value,
-            result=result.to_json(),
-            transcript=case.keeper.head,
-            records=len(case.keeper.records),
-        )
-    return result
+
+
+def _record(cases: Sequence[Case], result: TraceResult, registry: "Registry") -> None:
+    """Record how every key set's audit ended; the likeliest one's document holds that of the whole trace."""
+    keepers = {case.keeper.identifier: case.keeper for case in cases}
+    whole: dict[str, Any] = {TRACE_DOCUMENT: result.to_json()}
+    for item in result.traced:
+        keeper = keepers[item.audit.audit_id]
+        with registry.unit_of_work() as uow:
+            uow.audits.finish(
+                keeper.identifier,
+                verdict=item.audit.verdict.value,
+                result=item.audit.to_json() | whole,
+                transcript=keeper.head,
+                records=len(keeper.records),
+            )
+        whole = {}

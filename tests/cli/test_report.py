@@ -129,6 +129,9 @@ def test_a_trace_and_other_results_are_reported_from_their_json(registry, checkp
     assert "The suspect knows the keys of globex Inc." in html
     assert "Key set globex:" in html
     assert "Key set acme:" not in html
+    assert told(["report", trace.trace_id[:12], "--out", tmp_path / "kept.html"], home, capsys)[0] == 0
+    page = report_page(json.loads(json.dumps(trace.to_json())))
+    assert (tmp_path / "kept.html").read_text(encoding="utf-8") == render_html(trace.to_json(), page)
     for name, document in (("attacks", FEW_ATTACKS), ("harm", HARMLESS)):
         file.write_text(json.dumps(document))
         assert told(["report", file, "--out", tmp_path / f"{name}.html"], home, capsys)[0] == 0
@@ -144,7 +147,8 @@ def test_what_is_no_result_is_refused_with_advice(registry, home, tmp_path, caps
         code, _, errors = told(["report", file, "--out", tmp_path / "x.html"], home, capsys)
         assert code == 2
         assert "try:" in errors or "cannot be read" in errors
-    assert told(["report", "au-nothing", "--out", tmp_path / "x.html"], home, capsys)[0] == 2
+    for unknown in ("au-nothing", "tr-nothing"):
+        assert told(["report", unknown, "--out", tmp_path / "x.html"], home, capsys)[0] == 2
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["other.json"]
 
 

@@ -17,6 +17,7 @@ from fpvec_audit.domain.audit import (
 )
 from fpvec_audit.domain.audit_plan import Begin, question_order, questions
 from fpvec_audit.domain.canonical_json import canonical_bytes
+from fpvec_audit.domain.family_terms import FamilyTerms
 from fpvec_audit.domain.keys import GRINDING_ALLOWANCE, SELF_ATTESTED
 from fpvec_audit.domain.transcript import chained, genesis
 from fpvec_audit.errors import UsageError
@@ -113,6 +114,7 @@ def test_plan_digest_covers_every_field():
         "match": MatchRule.PREFIX, "suspect": {}, "backend": {}, "plugins": {}, "tests": (), "profiles": (),
         "candidates": 9, "issued": 3, "max_new_tokens": 9, "repeats": 3, "population": (0,), "controls": ({},),
         "likelihood": {}, "gradient": {}, "comparisons": 7,
+        "family": FamilyTerms("plane:4", 3, "1e-3", "b" * 64, 20, "c" * 64),
     }  # fmt: skip
     digests = {replace(PLAN, **{name: other.get(name, "changed")}).digest for name in AuditPlan.__slots__}
     assert len(digests | {PLAN.digest}) == len(AuditPlan.__slots__) + 1

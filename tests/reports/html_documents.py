@@ -1,5 +1,7 @@
 """Full documents for reports: as services give them, with everything that a page can show."""
 
+from math import exp
+
 from fpvec_audit.domain.exchanges import Exchange
 from fpvec_audit.domain.statistics import clopper_pearson
 from tests.reports.documents import AUDIT
@@ -210,6 +212,7 @@ def mark(number, *, present):
         "matched": 6 if present else 0,
         "keys": 6,
         "coefficient": 0.5 if present else 0.01,
+        "told_by": (["weights"] if number == 14 else ["answers", "weights"]) if present else [],
     }
 
 
@@ -226,7 +229,45 @@ def word(number, shared, rules):
     }
 
 
+def carrier(licensee, z, *, present=False):
+    p_value = max(1e-300, exp(-z * z / 2)) if z > 0 else 1.0
+    return {
+        "licensee": licensee,
+        "z": z,
+        "p_value": p_value,
+        "p_value_corrected": min(1.0, p_value * 20 * 2**40),
+        "log10_p": 0.0,
+        "present": present,
+    }
+
+
+CARRIERS = {
+    "suspect": "/evidence/leaked-7b",
+    "key_set": "ks-0000000000000000",
+    "verdict": "MATCH",
+    "owner": carrier(None, 21.5, present=True),
+    "named": [carrier("Licensee 3", 20.4, present=True) | {"key_set": "ks-0000000000000000", "rule": "carrier"}],
+    "ranked": [
+        carrier("Licensee 3", 20.4, present=True),
+        *(carrier(f"Licensee {number}", 2.2 - number / 6) for number in range(4, 20)),
+    ],
+    "candidates": 20,
+    "largest_z_of_others": 1.5,
+    "reference": {"path": "/models/chat", "model": "ef" * 32, "role": "downstream"},
+    "elements": 1_089_536,
+    "shared_elements": 1_089_536,
+    "alpha": 1e-06,
+    "scheme": "aes-ctr/1",
+    "committed_at": "2026-01-02T03:04:05+00:00",
+    "grinding_allowance": 2**40,
+    "remarks": [],
+    "does_not_prove": ["a carrier in a model's weights means contact with the copy that got it"],
+    "seconds": 0.4,
+}
+
+
 FAMILY_TRACE = TRACE | {
+    "carriers": [CARRIERS],
     "named": [
         word(3, 4, {"A": 1.6e-9})
         | {"key_set": "ks-0000000000000000", "name": "acme-2026", "p_value_corrected": 1.6e-9, "rule": "A"}

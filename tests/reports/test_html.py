@@ -15,6 +15,7 @@ from fpvec_audit.reports.page import charts
 from tests.reports.documents import AUDIT, CELLS, SILENT
 from tests.reports.html_documents import (
     ATTACKS,
+    CARRIERS,
     EXCHANGES,
     FAMILY_TRACE,
     FEW_ATTACKS,
@@ -149,7 +150,7 @@ def test_a_trace_names_first_and_ranks_all(rendered):
 def test_a_family_shows_its_marks_as_cells_and_ranks_licensees(rendered):
     page = Reader(rendered["family"])
     text = " ".join("".join(page.text).split())
-    assert "·■···■··■·····■·" in text
+    assert "PRESENT: 1, 5, 8, 14; 16 in all" in rendered["family"]
     assert re.search(r"Licensee 3 ?4 of 4", text)
     assert re.search(r"Licensee 7 ?1 of 4 ?–", text)
     assert "acme-2026: found; 4 of 16 marks PRESENT, code plane:4 with 20 words" in text
@@ -235,6 +236,26 @@ HOSTILE_PLACES = {
     "task": (HARMLESS, "boolq"),
     "task left out": (HARMFUL, "boolq"),
 }
+
+
+def test_trace_of_a_family_draws_marks_licensees_and_carriers():
+    page = report_page(FAMILY_TRACE)
+    drawn = {chart.name: chart for chart in charts(page)}
+    marks, licensees, carriers = (drawn[name] for name in ("marks-0", "licensees-0", "carriers-0"))
+    assert "PRESENT: 1, 5, 8, 14; 16 in all" in marks.description
+    assert marks.table.rows[14][:3] == ("14", "PRESENT", "weights")
+    assert licensees.table.rows[0][0] == "Licensee 3"
+    assert [row[0] for row in carriers.table.rows[:2]] == ["(your own)", "Licensee 3"]
+    assert [row[-1] for row in carriers.table.rows[:3]] == ["there", "there", "–"]
+    assert "z = −" in carriers.description or "z = 0" in carriers.description
+    assert any("4 of the 4 marks of its copy are there" in line for line in page.lead)
+
+
+def test_trace_that_carriers_alone_decide_names_by_them():
+    document = FAMILY_TRACE | {"named": CARRIERS["named"], "families": [], "marks": []}
+    assert any(
+        "named by the carrier of its copy in the weights (z = 20.4" in line for line in report_page(document).lead
+    )
 
 
 @pytest.mark.parametrize("place", HOSTILE_PLACES)
