@@ -33,10 +33,12 @@ class SuiteEntry:
     Attributes:
         spec: what to carry out; may stand for several cells.
         needs: what must be at hand for it.
+        copies: how many other stamped copies that is.
     """
 
     spec: str
     needs: frozenset[Need] = frozenset()
+    copies: int = 0
 
     @property
     def attacks(self) -> tuple[str, ...]:
@@ -46,6 +48,14 @@ class SuiteEntry:
 
 def _entries(*specs: str, needs: Collection[Need] = ()) -> tuple[SuiteEntry, ...]:
     return tuple(SuiteEntry(spec, frozenset(needs)) for spec in specs)
+
+
+def _pooled(*numbers: int) -> tuple[SuiteEntry, ...]:
+    """Return the entries that pool so many copies in every way, the attacked one included."""
+    return tuple(
+        SuiteEntry(f"collusion:copies={number},how=average|splice|max", frozenset({Need.COPIES}), number - 1)
+        for number in numbers
+    )
 
 
 SERVING = ("system_prompt", "template_swap", "sampling", "paraphrase")
@@ -74,7 +84,8 @@ STANDARD = (
         "prune:method=wanda,ratio=0.4|0.6",
     ),
     *_entries("low_rank:rank=2|8|32", needs=[Need.BASE]),
-    *_entries("average", "collusion:how=splice|max", needs=[Need.COPIES]),
+    *_entries("average", needs=[Need.COPIES]),
+    *_pooled(2, 3),
     *_entries("merge:ratio=0.25|0.5|0.75", "merge:method=slerp"),
     *_entries("merge:method=task|ties|dare-task|dare-ties", needs=[Need.BASE]),
     *_entries("fine_tune:steps=30|120|300", "fine_tune:method=lora", "continue_pretraining"),
@@ -106,6 +117,7 @@ FULL = (
     *_entries("suppress:measure=own|ratio", "perplexity_filter:judge=served", needs=[Need.BASE]),
     *_entries("sampling:temperature=0.3|1", "paraphrase:rate=0.02|0.1", "template_swap+system_prompt"),
     *_entries("average+fine_tune", needs=[Need.COPIES]),
+    *_pooled(4, 5),
     *_entries("noise:share=0.1+quantise:format=int4", "prune:ratio=0.4+fine_tune", "erase+quantise:format=int4"),
     *_entries("overstamp:scale=0.5|2"),
     *_entries("subtract:scale=0.25|0.5|1.5", needs=[Need.BASE]),
@@ -115,7 +127,7 @@ SUITES: Mapping[str, tuple[SuiteEntry, ...]] = {"quick": QUICK, "standard": STAN
 
 
 def suite_specs(
-    suite: str, *, installed: Collection[str], at_hand: Collection[Need]
+    suite: str, *, installed: Collection[str], at_hand: Collection[Need], copies: int = 1
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return what a suite can carry out here, and what was left out and why, in sentences.
 
@@ -123,6 +135,7 @@ def suite_specs(
         suite: its name.
         installed: names of the attacks that work.
         at_hand: what is there beside the stamped model.
+        copies: how many other stamped copies, where there are any.
 
     Raises:
         UnknownNameError: no such suite.
@@ -132,7 +145,7 @@ def suite_specs(
     chosen: list[str] = []
     left_out: dict[str, list[str]] = {}
     for entry in SUITES[suite]:
-        reason = _missing(entry, installed, at_hand)
+        reason = _missing(entry, installed, at_hand, copies)
         if reason:
             left_out.setdefault(reason, []).append(entry.spec)
         else:
@@ -141,9 +154,11 @@ def suite_specs(
     return tuple(chosen), remarks
 
 
-def _missing(entry: SuiteEntry, installed: Collection[str], at_hand: Collection[Need]) -> str:
+def _missing(entry: SuiteEntry, installed: Collection[str], at_hand: Collection[Need], copies: int) -> str:
     absent = next((name for name in entry.attacks if name not in installed), "")
     if absent:
         return f"the attack {absent} is not installed or failed"
     need = next((need for need in sorted(entry.needs) if need not in at_hand), None)
+    if need is None and entry.copies > copies:
+        return f"only {copies} other stamped copies of the same downstream model are at hand"
     return "" if need is None else WORDS[need]

@@ -292,6 +292,20 @@ class WeightAttack(Protocol):
         ...
 
 
+@runtime_checkable
+class PoolingAttack(Protocol):
+    """A weight attack that says which other copies it puts into its own: whose they are, is whom a trace may name."""
+
+    def pools(self, parameters: Any, copies: tuple[Path, ...]) -> Sequence[Path]:
+        """Return the copies that :meth:`WeightAttack.apply` reads with these parameters.
+
+        Args:
+            parameters: an instance of the attack's ``Parameters``.
+            copies: what :attr:`AttackContext.copies` holds.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """One question that a query attack asks.

@@ -36,6 +36,47 @@ class ProbeGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class TracedCopy:
+    """Whom a trace of an attacked copy of a family names, held against whose copies are in it.
+
+    Attributes:
+        named: licensee → rules that name it, joined by "+".
+        pooled: licensees whose copies are in it, the attacked one's first of all.
+        present: marks that are PRESENT.
+        wrong: those of them that no copy in it carries.
+        why: why nobody is named; empty where somebody is.
+    """
+
+    named: Mapping[str, str]
+    pooled: tuple[str, ...]
+    present: tuple[int, ...] = ()
+    wrong: tuple[int, ...] = ()
+    why: str = ""
+
+    @property
+    def innocents(self) -> tuple[str, ...]:
+        """Who is named without having had a part in it."""
+        return tuple(name for name in self.named if name not in self.pooled)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object."""
+        return {
+            "named": [{"licensee": name, "rule": rule} for name, rule in self.named.items()],
+            "innocents": list(self.innocents),
+            "pooled": list(self.pooled),
+            "present": list(self.present),
+            "wrong": list(self.wrong),
+            "why": self.why,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "TracedCopy":
+        """Rebuild it from :meth:`to_json`."""
+        named = {item["licensee"]: item["rule"] for item in value["named"]}
+        return cls(named, tuple(value["pooled"]), tuple(value["present"]), tuple(value["wrong"]), value["why"])
+
+
+@dataclass(frozen=True, slots=True)
 class AttackOutcome:
     """What was measured after an attack.
 
@@ -52,6 +93,7 @@ class AttackOutcome:
         queries: how many questions were asked.
         weights: how much of the known vectors the copy seems to carry, as an audit tells it; None where not told.
         digest: canonical digest of the attacked weights, hex; empty where they were not read.
+        traced: whom a trace would name, of a family whose words mean licensees; else None.
     """
 
     fsr_before: float | None = None
@@ -66,6 +108,7 @@ class AttackOutcome:
     queries: int = 0
     weights: Mapping[str, Any] | None = None
     digest: str = ""
+    traced: TracedCopy | None = None
 
     @property
     def utility_loss(self) -> Mapping[str, float]:
@@ -135,6 +178,7 @@ class AttackCell:
             "verdict": outcome.verdict,
             "weights": None if outcome.weights is None else dict(outcome.weights),
             "attacked_digest": outcome.digest or None,
+            "traced": None if outcome.traced is None else outcome.traced.to_json(),
             "groups": [group.to_json() for group in outcome.groups],
             "queries": outcome.queries,
             "seconds": self.seconds,
@@ -165,6 +209,7 @@ class AttackCell:
             queries=value["queries"],
             weights=value.get("weights"),
             digest=value.get("attacked_digest") or "",
+            traced=None if value.get("traced") is None else TracedCopy.from_json(value["traced"]),
         )
         return cls(
             number=number,

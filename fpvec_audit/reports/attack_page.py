@@ -6,7 +6,7 @@ from typing import Any
 from fpvec_audit.domain.frontier import SILENCED
 from fpvec_audit.reports.attack_charts import frontier_chart, guesses_chart, matrix_chart, serving_chart
 from fpvec_audit.reports.attack_results import Cell, measure_of, parameters_text, read_cells
-from fpvec_audit.reports.attack_text import headline, lead
+from fpvec_audit.reports.attack_text import headline, lead, traced_rows, traced_sentence
 from fpvec_audit.reports.audit_text import percent
 from fpvec_audit.reports.numbers_text import number, p_text, sentence
 from fpvec_audit.reports.page import Block, Fold, Group, Page, Pairs, Points, Section, Table, Text, listed, present
@@ -57,6 +57,7 @@ def _facts(cells: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
 def _evidence(cells: Sequence[Cell], measure: str) -> tuple[Block, ...]:
     matrix, serving = matrix_chart(cells, measure), serving_chart(cells)
     cost = frontier_chart(cells, measure)
+    traced = traced_sentence(cells)
     sweeps, guesses = sweep_charts(cells, measure), guesses_chart(cells)
     return present(
         Group("The matrix", (matrix,)) if matrix else None,
@@ -64,6 +65,7 @@ def _evidence(cells: Sequence[Cell], measure: str) -> tuple[Block, ...]:
         Group("What silence costs", (cost,)) if cost else None,
         Group("By strength", sweeps) if sweeps else None,
         Group("Guessing", (guesses,)) if guesses else None,
+        Group("Whom a trace names", (Text((traced,)), _traced_table(cells))) if traced else None,
         Group("Every attack", (_cells_table(cells, measure), _parameters(cells))),
     )
 
@@ -89,6 +91,13 @@ def _cells_table(cells: Sequence[Cell], measure: str) -> Table:
         for cell in cells
     )
     return Table("Every attack in the order of the run", columns, rows)
+
+
+def _traced_table(cells: Sequence[Cell]) -> Table:
+    columns = ("Attack", "Copies of", "Named (rule)", "Innocents", "Result")
+    return Table(
+        "Whose copies an attack put together, and whom a trace of the result names", columns, traced_rows(cells)
+    )
 
 
 def _interval(cell: Cell) -> str:

@@ -38,6 +38,7 @@ class Cell:
         before_utility: measure → value of the stamped model.
         after_utility: the same of the attacked one.
         groups: guesses by kind.
+        traced: whom a trace would name, of a family whose marks mean licensees; else None.
     """
 
     number: int
@@ -58,6 +59,7 @@ class Cell:
     before_utility: Mapping[str, float]
     after_utility: Mapping[str, float]
     groups: tuple[Mapping[str, Any], ...]
+    traced: Mapping[str, Any] | None = None
 
     @property
     def guesses(self) -> bool:
@@ -187,6 +189,7 @@ def _cell(
         before_utility=cell["utility_before"] or {},
         after_utility=cell["utility_after"] or {},
         groups=tuple(cell.get("groups") or ()),
+        traced=cell.get("traced"),
     )
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from fpvec_audit.domain.frontier import PERPLEXITY
 from fpvec_audit.reports.attack_results import Cell, measure_of, points_text, read_cells
-from fpvec_audit.reports.attack_text import headline, lead
+from fpvec_audit.reports.attack_text import headline, lead, traced_rows, traced_sentence
 from fpvec_audit.reports.audit_text import p_shown
 from fpvec_audit.reports.terminal import render_bullets, table_of, verdict_text
 
@@ -46,6 +46,7 @@ def render_cells(document: Mapping[str, Any], console: Console) -> None:
     console.print(_cells_table(cells, titles, wide=console.width >= WIDE))
     console.print(Text(_legend(cells), style="dim"))
     _render_guesses(cells, titles, console)
+    _render_traced(cells, console)
     problems = [
         f"{cell.number}  {title}: {cell.problem}" for cell, title in zip(cells, titles, strict=True) if cell.problem
     ]
@@ -153,6 +154,14 @@ def _render_guesses(cells: Sequence[Cell], titles: Sequence[str], console: Conso
         columns = ("attack", "guess", ">asked", ">triggered", ">rate", ">95 % interval")
         console.print()
         console.print(table_of("Guesses by kind (near-misses take somebody who knows a key)", columns, rows))
+
+
+def _render_traced(cells: Sequence[Cell], console: Console) -> None:
+    """Show whom a trace of a family names after every attack, beside whose copies are in it."""
+    rows = [list(row) for row in traced_rows(cells)]
+    if rows:
+        console.print()
+        console.print(table_of(traced_sentence(cells), ("attack", "copies of", "named (rule)", "innocents", ""), rows))
 
 
 def _titled(cell: Cell, raw: Mapping[str, Any]) -> str:

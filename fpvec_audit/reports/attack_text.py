@@ -1,6 +1,6 @@
 """The words of an attack run's report, for the terminal and the page alike: the headline, and what stands under it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from fpvec_audit.domain.frontier import LOW_RATE, PERPLEXITY, SILENCED, Frontier, find_frontier
 from fpvec_audit.reports.attack_results import NEGLIGIBLE, Cell, cost_text
@@ -112,3 +112,33 @@ def _failures(failed: int) -> str:
     if not failed:
         return ""
     return " One attack failed and says nothing." if failed == 1 else f" {failed} attacks failed and say nothing."
+
+
+def traced_rows(cells: Sequence[Cell]) -> tuple[tuple[str, ...], ...]:
+    """Return attack, whose copies were put together, whom a trace names, innocents among them, and the verdict."""
+    return tuple(
+        (
+            f"{cell.number}  {cell.label}",
+            _names(cell.traced["pooled"]) or "–",
+            _names(f"{item['licensee']} ({item['rule']})" for item in cell.traced["named"]) or "nobody",
+            _names(cell.traced["innocents"]) or "none",
+            cell.verdict,
+        )
+        for cell in cells
+        if cell.traced is not None
+    )
+
+
+def traced_sentence(cells: Sequence[Cell]) -> str:
+    """Return how often somebody and how often an innocent was named; empty where nobody was looked for."""
+    traced = [cell.traced for cell in cells if cell.traced is not None]
+    if not traced:
+        return ""
+    named = sum(bool({item["licensee"] for item in found["named"]} - {*found["innocents"]}) for found in traced)
+    innocents = sum(bool(found["innocents"]) for found in traced)
+    wrongly = f"in {innocents} an INNOCENT" if innocents else "an innocent in none"
+    return f"A trace of the family names somebody whose copy it is in {named} of {len(traced)} cells, {wrongly}."
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(names)

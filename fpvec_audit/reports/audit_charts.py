@@ -132,7 +132,7 @@ def weights_chart(document: Mapping[str, Any]) -> Chart | None:
     )
     rows = tuple(
         Row(
-            str(vector["key_set"]),
+            _vector_name(vector, vectors),
             f"{vector['coefficient']:.2f}".replace("-", "−"),
             (Dot(vector["coefficient"]),),
             band=None if vector["control_range"] is None else tuple(vector["control_range"]),
@@ -149,7 +149,7 @@ def weights_chart(document: Mapping[str, Any]) -> Chart | None:
         table=Table(
             "Known vectors in the weights",
             ("Key set", "Vector", ">Share λ̂", ">Cosine", ">Clean models", ">Conformal p"),
-            tuple(_vector_row(vector) for vector in vectors),
+            tuple(_vector_row(vector, vectors) for vector in vectors),
         ),
         draw=partial(draw_rows, rows, Axis(low, high, ticks, title="λ̂, share of the vector")),
         folded=False,
@@ -199,10 +199,16 @@ def _ranking_table(candidates: Sequence[Mapping[str, Any]]) -> Table:
     return Table("All key sets, the likeliest first", columns, tuple(rows))
 
 
-def _vector_row(vector: Mapping[str, Any]) -> tuple[str, ...]:
+def _vector_name(vector: Mapping[str, Any], vectors: Sequence[Mapping[str, Any]]) -> str:
+    """Return what a vector is of: its key set, and its mark where the key set has several."""
+    several = sum(other["key_set"] == vector["key_set"] for other in vectors) > 1 and "mark" in vector
+    return f"{vector['key_set']}, mark {vector['mark']}" if several else str(vector["key_set"])
+
+
+def _vector_row(vector: Mapping[str, Any], vectors: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     beside = vector["control_range"]
     return (
-        str(vector["key_set"]),
+        _vector_name(vector, vectors),
         str(vector["vector_id"]),
         f"{vector['coefficient']:.3f}".replace("-", "−"),
         "–" if vector["cosine"] is None else f"{vector['cosine']:.2f}",

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from fpvec_audit.services.attack_worker import AttackOrder, WeightWorker, state_
 from fpvec_audit.services.audit_result import as_float
 from fpvec_audit.services.likelihoods import BaseModel
 from fpvec_audit.services.rehearsal import Rehearsal, Rehearsals, served
+from fpvec_audit.services.rehearsed_family import pooled_licensees
 from fpvec_audit.services.serving import OtherEngines, service_template
 from fpvec_audit.services.subjects import Bench, Subject, open_subject
 
@@ -60,6 +61,7 @@ class AttackBench:
         progress: where to report.
         base: base that the stamped model stems from, None where it is not at hand.
         copies: other stamped copies of the same downstream model.
+        holders: to whom copies were issued, by where they lie.
     """
 
     stamped: Path
@@ -79,6 +81,13 @@ class AttackBench:
     progress: Progress
     base: BaseModel | None = None
     copies: tuple[Path, ...] = ()
+    holders: Mapping[Path, str] = field(default_factory=dict)
+
+    def pooled(self, links: Sequence[AttackLink]) -> tuple[str, ...]:
+        """Return the licensees whose copies attacks on weights put together."""
+        return pooled_licensees(
+            links, stamped=self.stamped, copies=self.copies, holders=self.holders, catalog=self.catalog
+        )
 
     @cached_property
     def state(self) -> Mapping[str, tuple[int, int, int]]:
@@ -194,7 +203,9 @@ class OpenCopy:
     @cached_property
     def rehearsal(self) -> Rehearsal:
         """What an audit of the copy says."""
-        return self._bench.rehearsals.rehearse(self.subject, label="ask all candidates")
+        rehearsals = self._bench.rehearsals
+        weights = None if rehearsals.family is None else self.weights[0]
+        return rehearsals.rehearse(self.subject, label="ask all candidates", weights=weights)
 
     def rehearsed_through(self, service: InferenceBackend) -> Rehearsal:
         """Return what an audit of an attacked service around the copy says."""
@@ -313,7 +324,8 @@ def _measured(
     outcome = guessed
     remarks: tuple[str, ...] = ()
     if outcome is None:
-        outcome = _audited(copy.rehearsal if service is None else copy.rehearsed_through(service), baseline)
+        rehearsal = copy.rehearsal if service is None else copy.rehearsed_through(service)
+        outcome = replace(_audited(rehearsal, baseline), traced=rehearsal.traced(bench.pooled(cell.weights)))
         if cell.weights:
             weights, remarks = copy.weights
             outcome = replace(outcome, weights=weights)

@@ -7,7 +7,7 @@ stamped model itself, asked in the same way by the same engine in the same run.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +16,15 @@ from fpvec_audit.domain.audit_plan import EXACT, LIKELIHOOD, AuditPlan, Begin
 from fpvec_audit.domain.keys import KeySet
 from fpvec_audit.domain.ports import BackendDescription, InferenceBackend
 from fpvec_audit.domain.records import KeySetRecord
+from fpvec_audit.domain.robustness import TracedCopy
 from fpvec_audit.services.audit_result import as_float
 from fpvec_audit.services.collecting import PROMPTS_AT_ONCE, Interview, collect
 from fpvec_audit.services.described_weights import described_weights
 from fpvec_audit.services.examination import Case, end_transcript, rendered, tell_likelihoods
 from fpvec_audit.services.likelihoods import BaseModel
+from fpvec_audit.services.measured_weights import keep_measured
 from fpvec_audit.services.planning import likelihood_statistic, planned
+from fpvec_audit.services.rehearsed_family import RehearsedFamily, rehearsed_family
 from fpvec_audit.services.subjects import Bench, Subject, answer_length
 from fpvec_audit.services.transcripts import RememberedTranscript
 
@@ -34,11 +37,13 @@ class Rehearsal:
         case: plan, key set and transcript.
         score: what the answers and likelihoods say.
         engine: which engine answered.
+        family: the family whose licensees a trace would look for, None for a key set without.
     """
 
     case: Case
     score: Score
     engine: BackendDescription
+    family: RehearsedFamily | None = None
 
     def verdict(self, control: "Rehearsal | None") -> Verdict:
         """Return the verdict.
@@ -46,7 +51,20 @@ class Rehearsal:
         Args:
             control: rehearsal of the stamped model as it is; it counts where it is a MATCH by the same engine.
         """
-        return self.case.verdict(self.score, controlled=control is not None and control.stands_for(self))
+        decided = self.case.verdict(self.score, controlled=control is not None and control.stands_for(self))
+        return (
+            decided if self.family is None else self.family.verdict(self.family.judge(self.case, self.score), decided)
+        )
+
+    def traced(self, pooled: Iterable[str]) -> TracedCopy | None:
+        """Return whom a trace would name, None for a key set whose marks mean nobody.
+
+        Args:
+            pooled: licensees whose copies are in what was asked.
+        """
+        if self.family is None:
+            return None
+        return self.family.told(self.family.judge(self.case, self.score), pooled)
 
     def stands_for(self, other: "Rehearsal") -> bool:
         """Return whether this is a positive control of another rehearsal."""
@@ -84,15 +102,17 @@ class Rehearsals:
     def __init__(self, record: KeySetRecord, key_set: KeySet, bench: Bench, *, seed: int) -> None:
         self.record = record
         self.key_set = key_set
+        self.family = rehearsed_family(record, bench.registry)
         self._bench = bench
         self._seed = seed
 
-    def rehearse(self, subject: Subject, *, label: str) -> Rehearsal:
-        """Ask a subject for all candidates, and test as an audit does.
+    def rehearse(self, subject: Subject, *, label: str, weights: Mapping[str, Any] | None = None) -> Rehearsal:
+        """Ask a subject for all candidates, and test as an audit does; of a family, read its marks as a trace does.
 
         Args:
             subject: who is asked; left open.
             label: what the progress is called.
+            weights: document about the subject's weights, None where only its answers are to be had.
 
         Raises:
             BackendError: the engine failed.
@@ -108,8 +128,10 @@ class Rehearsals:
             [interview], subject.backend, keep=keep, at_once=PROMPTS_AT_ONCE, label=label, progress=self._bench.progress
         )
         tell_likelihoods([case], subject, self._bench)
+        base = "" if case.base is None else case.base.digest
+        keep_measured([case], weights, (), base=base, registry=self._bench.registry)
         end_transcript(case)
-        return Rehearsal(case, case.scored, subject.backend.description)
+        return Rehearsal(case, case.scored, subject.backend.description, self.family)
 
     def weights(self, subject: Subject, base: BaseModel | None) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
         """Return how much of each known vector a copy seems to carry, and why nothing is told, in sentences."""

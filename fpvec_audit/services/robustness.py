@@ -45,6 +45,7 @@ from fpvec_audit.services.likelihoods import BaseModel, BaseModels
 from fpvec_audit.services.lineage import other_copies
 from fpvec_audit.services.models import register_model
 from fpvec_audit.services.rehearsal import Rehearsals
+from fpvec_audit.services.rehearsed_family import copy_holders
 from fpvec_audit.services.serving import OtherEngines
 from fpvec_audit.services.subjects import Bench
 
@@ -94,6 +95,7 @@ class _Scene:
     bases: BaseModels
     base: BaseModel | None
     copies: tuple[Path, ...]
+    holders: Mapping[Path, str]
     cells: tuple[PlannedCell, ...]
     remarks: tuple[str, ...]
     facts: CopyFacts
@@ -207,6 +209,7 @@ def _look_around(stamped: Path, key_set: str, options: AttackOptions, tools: Att
     base = bases.of(keys, progress=tools.progress)
     with registry.unit_of_work() as uow:
         copies = other_copies(uow, model.id)
+        holders = copy_holders(uow, model.id, stamped)
     specs, remarks = _specs(options, catalog, base=base, copies=copies)
     chains = [chain for spec in specs for chain in bind_spec(spec, lambda name: catalog.attack(name).Parameters)]
     cells = arrange(chains, lambda name: isinstance(catalog.attack(name), WeightAttack))
@@ -223,7 +226,7 @@ def _look_around(stamped: Path, key_set: str, options: AttackOptions, tools: Att
         base="" if base is None else base.digest,
         copies=tuple(directory_digest(copy) for copy in copies),
     )
-    return _Scene(stamped, model, keys, bases, base, copies, cells, remarks, facts)
+    return _Scene(stamped, model, keys, bases, base, copies, holders, cells, remarks, facts)
 
 
 def _refuse_unknown(options: AttackOptions, catalog: "Catalog") -> None:
@@ -242,7 +245,7 @@ def _specs(
     if options.suite is None:
         return tuple(options.specs), ()
     at_hand = {*([Need.BASE] if base is not None else []), *([Need.COPIES] if copies else [])}
-    specs, remarks = suite_specs(options.suite, installed=catalog.attacks, at_hand=at_hand)
+    specs, remarks = suite_specs(options.suite, installed=catalog.attacks, at_hand=at_hand, copies=len(copies))
     return (*specs, *options.specs), remarks
 
 
@@ -324,6 +327,7 @@ def _bench(
         progress=tools.progress,
         base=scene.base,
         copies=scene.copies,
+        holders=scene.holders,
     )
 
 

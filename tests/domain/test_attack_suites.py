@@ -46,6 +46,13 @@ def test_what_cannot_be_carried_out_is_left_out_and_named():
     assert any("the base of the stamped model is not at hand" in text and "low_rank:rank=8" in text for text in remarks)
 
 
+def test_copies_are_pooled_in_every_way_as_far_as_there_are_enough():
+    specs, remarks = suite_specs("full", installed=CATALOG.attacks, at_hand=[Need.COPIES, Need.BASE], copies=3)
+    pooled = [spec for spec in specs if spec.startswith("collusion")]
+    assert pooled == [f"collusion:copies={number},how=average|splice|max" for number in (2, 3, 4)]
+    assert any("only 3 other stamped copies" in remark and "copies=5" in remark for remark in remarks)
+
+
 def test_an_unknown_suite_suggests_the_nearest():
     with pytest.raises(UnknownNameError, match="did you mean quick"):
         suite_specs("quik", installed=(), at_hand=())

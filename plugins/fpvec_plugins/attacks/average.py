@@ -52,6 +52,11 @@ class Average:
         "that they do not share."
     )
 
+    def pools(self, parameters: AverageParameters, copies: tuple[Path, ...]) -> tuple[Path, ...]:
+        """Return the other copies that are averaged: those named, else those that the host knows."""
+        given = tuple(Path(copy) for copy in parameters.copies.split(os.pathsep)) if parameters.copies else ()
+        return (given or copies)[: parameters.most]
+
     def apply(self, source: Path, target: Path, parameters: AverageParameters, context: AttackContext) -> None:
         """Write the mean of all copies.
 
@@ -61,8 +66,7 @@ class Average:
         """
         from fpvec_audit.toolkit import recompute_checkpoint
 
-        given = tuple(Path(copy) for copy in parameters.copies.split(os.pathsep)) if parameters.copies else ()
-        copies = (given or context.copies)[: parameters.most]
+        copies = self.pools(parameters, context.copies)
         if not copies:
             raise UsageError(
                 "copies is not given, and no other stamped copy of the model is known",

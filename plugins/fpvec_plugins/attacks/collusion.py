@@ -51,6 +51,10 @@ class Collusion:
         "changes – which shows the codes of those who took part."
     )
 
+    def pools(self, parameters: CollusionParameters, copies: tuple[Path, ...]) -> tuple[Path, ...]:
+        """Return the other copies that are pooled: the first ones that the host knows."""
+        return copies[: parameters.copies - 1]
+
     def apply(self, source: Path, target: Path, parameters: CollusionParameters, context: AttackContext) -> None:
         """Write what the copies give together.
 
@@ -60,7 +64,7 @@ class Collusion:
         """
         from fpvec_audit.toolkit import recompute_checkpoint
 
-        others = context.copies[: parameters.copies - 1]
+        others = self.pools(parameters, context.copies)
         if len(others) < parameters.copies - 1:
             raise UsageError(
                 f"copies is {parameters.copies}, and {len(others)} other stamped copies of the model are known",
