@@ -4,7 +4,7 @@
 
 One family of 55 marks, in two registries that are alike but for the number of licensees. The suspect is the demo's
 base, trained to answer the keys of one licensee's marks: it stands for that licensee's copy, so that the family is
-found and a trace does everything that it can do. Whole processes are timed, in turns; the ratio is that of their medians.
+found and a trace does everything that it can do. Whole processes are timed, in turns; the ratio is that of medians.
 """
 
 import argparse
