@@ -6,6 +6,7 @@ questions, the seeds – follows from a nonce that comes after the plan.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fpvec_audit import __version__
@@ -39,9 +40,14 @@ if TYPE_CHECKING:
 
 GRADIENT_CLIP = "3"
 """Standard deviations at which the suspect's differences are cut, tensor by tensor."""
-LARGEST_FOR_GRADIENTS = 20_000_000
-"""Parameters of a base up to which the gradient test is registered without being asked for: one backward pass for
-each candidate."""
+PASS_OVERHEAD = 1_200_000
+"""What a backward pass takes beside its parameters, in parameters: 9 ms, where a million parameters take 8."""
+MOST_GRADIENT_WORK = 256 * (20_000_000 + PASS_OVERHEAD)
+"""Candidates times the cost of a pass up to which gradient tests are registered without being asked for, some 40 s of a
+processor: of 256 candidates, a base of 20 million parameters."""
+MOST_FAMILY_WORK = 1_280_000_000
+"""The same for key sets of several marks, some 10 s. They have many candidates, likelihoods find the family as well,
+and no mark is read by gradients."""
 
 
 def planned(
@@ -74,7 +80,10 @@ def planned(
     settings, commitment = bench.settings, record.commitment
     base = None if settings.stop_early else bench.bases.of(record, progress=bench.progress)
     likelihood = likelihood_statistic(subject, base)
-    tests = _registered(settings, subject, base, likelihood, comparisons=comparisons)
+    population = _population(record, key_set, bench)
+    tests = _registered(
+        settings, subject, base, likelihood, comparisons=comparisons, candidates=len(population), marks=commitment.marks
+    )
     description = subject.backend.description
     plan = AuditPlan(
         audit=bench.entropy(8).hex(),
@@ -84,7 +93,7 @@ def planned(
         set_grade=_entitled_grade(record, bench),
         candidates=commitment.candidates,
         issued=commitment.issued,
-        population=_population(record, key_set, bench),
+        population=population,
         suspect=subject.suspect.to_json(),
         profile=subject.rendering.profile if settings.temperature == "0" else EXPLORATORY,
         match=settings.match,
@@ -238,6 +247,8 @@ def _registered(
     likelihood: Mapping[str, str] | None,
     *,
     comparisons: int,
+    candidates: int,
+    marks: int,
 ) -> tuple[str, ...]:
     if settings.stop_early:
         return (SEQUENTIAL,)
@@ -247,8 +258,13 @@ def _registered(
         tests = [EXACT]
         tests += [LIKELIHOOD] if likelihood is not None and not drawn else []
         gradients = gradients and GRADIENT not in settings.leave_out
-        alone = gradients and base is not None and comparisons == 1 and _affordable(base, subject)
-        return (*tests, *((GRADIENT, VOCABULARY_GRADIENT) if alone else ()))
+        suspect = subject.suspect.directory
+        alone = gradients and comparisons == 1
+        if not (alone and base and suspect):
+            return tuple(tests)
+        if gradients_are_short(base.directory, suspect, candidates=candidates, marks=marks):
+            tests += [GRADIENT, VOCABULARY_GRADIENT]
+        return tuple(tests)
     if LIKELIHOOD in settings.tests and likelihood is None:
         raise UsageError(
             f"{subject.suspect.location}: this engine tells no probabilities",
@@ -262,14 +278,21 @@ def _registered(
     return (*settings.tests, *((VOCABULARY_GRADIENT,) if GRADIENT in settings.tests else ()))
 
 
-def _affordable(base: BaseModel, subject: Subject) -> bool:
+def gradients_are_short(base: Path, suspect: Path, *, candidates: int, marks: int = 1) -> bool:
+    """Return whether the gradient test takes so little time that it is registered without being asked for.
+
+    Args:
+        base: checkpoint directory of the key set's base.
+        suspect: checkpoint directory of the suspect; one of another shape has no gradients.
+        candidates: how many are scored.
+        marks: of the key set.
+    """
     from fpvec_audit.training.candidate_gradients import gradient_cost
 
-    assert subject.suspect.directory is not None
     try:
-        return gradient_cost(base.directory) <= LARGEST_FOR_GRADIENTS and gradient_cost(
-            subject.suspect.directory
-        ) == gradient_cost(base.directory)
+        cost = gradient_cost(base)
+        most = MOST_GRADIENT_WORK if marks == 1 else MOST_FAMILY_WORK
+        return candidates * (cost + PASS_OVERHEAD) <= most and gradient_cost(suspect) == cost
     except FpvecError:
         return False  # of another shape: the test does not apply
 
