@@ -75,7 +75,10 @@ def stamp(
     source: SourceArgument = None,
     where: WhereOption = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Directory of all copies that name none.", rich_help_panel=SAID)
+        str | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Directory or URL of all copies that name none.", rich_help_panel=SAID
+        ),
     ] = None,
     vector: Annotated[
         list[str] | None,

@@ -140,7 +140,8 @@ def public_options(action: "FleetAction", options: Mapping[str, Any]) -> dict[st
     given = {name: value for name, value in options.items() if value not in (None, [], "", False)}
     apart = {name: given.pop(name) for name in (INTO, "again") if name in given}
     if INTO in apart:
-        apart[INTO] = str(Path(apart[INTO]).absolute())
+        apart |= read_fields(action, {"out": str(apart[INTO])}, directory=Path())
+        apart[INTO] = apart.pop("out")
     return read_fields(action, given, directory=Path()) | apart
 
 

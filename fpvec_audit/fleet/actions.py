@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from fpvec_audit.domain.fleet import FleetAction
 from fpvec_audit.errors import OperationError, SettingsError
 from fpvec_audit.fleet.asking import audit_settings
+from fpvec_audit.fleet.nearby import nearby
 from fpvec_audit.fleet.outcome import Task
 from fpvec_audit.services.own_registry import open_own_registry
 from fpvec_audit.settings import Settings
+from fpvec_audit.storage.scratch import Scratch
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
@@ -46,6 +48,11 @@ class WorkerBench:
 
         return load_catalog()
 
+    @property
+    def scratch(self) -> Scratch:
+        """Room on the worker's machine for what lies elsewhere."""
+        return Scratch(self.settings.scratch_directory, self.settings.scratch_bytes)
+
     def redacted(self, text: str) -> str:
         """Return a text without any prompt that was opened here."""
         return self.registry.redaction.text(text) if "registry" in vars(self) else text
@@ -68,23 +75,28 @@ def _stamp(task: Task, bench: WorkerBench) -> tuple[str, str]:
 
     said: Mapping[str, Any] = task.content
     base, carrier = said.get("base"), said.get("carrier")
-    (made,) = stamp_models(
-        [Path(said["downstream"])],
-        vectors=said.get("vector", ()),
-        out=Path(said["out"]),
-        registry=bench.registry,
-        catalog=bench.catalog,
-        licensees=[said["licensee"]] if "licensee" in said else (),
-        family=said.get("family"),
-        carrier=None if carrier is None else float(carrier),
-        base=None if base is None else Path(base),
-        vocabulary=said.get("vocabulary", "refuse"),
-        skip=said.get("skip", ()),
-        adapter=said.get("adapter"),
-        architecture=said.get("architecture"),
-        again=bool(said.get("again", False)),
-        resume=task.attempt > 1,
-    )
+    with nearby(bench.scratch) as near:
+        downstream = near.directory(said["downstream"], keep=False)
+        stamped_base = () if base is None else (near.directory(base),)
+        out = near.output(said["out"], downstream, *stamped_base)
+        (made,) = stamp_models(
+            [downstream],
+            vectors=[near.vector(text) for text in said.get("vector", ())],
+            out=out,
+            registry=bench.registry,
+            catalog=bench.catalog,
+            licensees=[said["licensee"]] if "licensee" in said else (),
+            family=said.get("family"),
+            carrier=None if carrier is None else float(carrier),
+            base=next(iter(stamped_base), None),
+            vocabulary=said.get("vocabulary", "refuse"),
+            skip=said.get("skip", ()),
+            adapter=said.get("adapter"),
+            architecture=said.get("architecture"),
+            again=bool(said.get("again", False)),
+            elsewhere=near.elsewhere,
+            resume=task.attempt > 1,
+        )
     return ("already" if made.already else "made"), made.stamp_id
 
 
@@ -92,16 +104,18 @@ def _audit(task: Task, bench: WorkerBench) -> tuple[str, str]:
     from fpvec_audit.services.audit_once import audit_once
 
     said: Mapping[str, Any] = task.content
-    done = audit_once(
-        said["suspect"],
-        key_set=said["key"],
-        settings=audit_settings(said, prompt=_prompt(said)),
-        registry=bench.registry,
-        catalog=bench.catalog,
-        backend=_backend(said, bench),
-        salt=task.salt,
-        device=said.get("device", bench.settings.device),
-    )
+    with nearby(bench.scratch) as near:
+        done = audit_once(
+            said["suspect"],
+            key_set=said["key"],
+            settings=audit_settings(said, prompt=_prompt(said)),
+            registry=bench.registry,
+            catalog=bench.catalog,
+            backend=_backend(said, bench),
+            salt=task.salt,
+            device=said.get("device", bench.settings.device),
+            directory=near.copy(said["suspect"]),
+        )
     return done.verdict, done.audit_id
 
 
@@ -109,16 +123,18 @@ def _trace(task: Task, bench: WorkerBench) -> tuple[str, str]:
     from fpvec_audit.services.trace import trace
 
     said: Mapping[str, Any] = task.content
-    found = trace(
-        said["suspect"],
-        settings=audit_settings(said, prompt=_prompt(said)),
-        key_sets=said.get("keys", ()),
-        families=said.get("family", ()),
-        registry=bench.registry,
-        catalog=bench.catalog,
-        backend=_backend(said, bench),
-        device=said.get("device", bench.settings.device),
-    )
+    with nearby(bench.scratch) as near:
+        found = trace(
+            said["suspect"],
+            settings=audit_settings(said, prompt=_prompt(said)),
+            key_sets=said.get("keys", ()),
+            families=said.get("family", ()),
+            registry=bench.registry,
+            catalog=bench.catalog,
+            backend=_backend(said, bench),
+            device=said.get("device", bench.settings.device),
+            directory=near.copy(said["suspect"]),
+        )
     return found.verdict.value, found.trace_id
 
 

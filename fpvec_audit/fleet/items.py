@@ -15,6 +15,7 @@ from fpvec_audit.domain.addresses import without_secrets
 from fpvec_audit.domain.canonical_json import canonical_digest
 from fpvec_audit.domain.fleet import FleetAction
 from fpvec_audit.errors import UnknownNameError, UsageError
+from fpvec_audit.storage.addresses import is_url, read_address
 
 IDENTITY = "digest"
 """Field of an item from the registry: canonical digest of the model, by which it is known wherever it lies."""
@@ -171,7 +172,8 @@ def _with_place(whole: dict[str, Any]) -> dict[str, Any]:
     if "out" not in whole:
         if into is None:
             raise UsageError(f"nothing says where the copy of {whole['downstream']} is to lie", advice="give --out DIR")
-        whole["out"] = str(Path(into) / copy_name(Path(whole["downstream"]), whole.get("licensee", "")))
+        name = copy_name(Path(whole["downstream"]), whole.get("licensee", ""))
+        whole["out"] = f"{into.rstrip('/')}/{name}" if is_url(into) else str(Path(into) / name)
     return whole
 
 
@@ -185,13 +187,13 @@ def _place(name: str, value: Any, directory: Path) -> str:
     text = _text(name, value, directory)
     if "\0" in text:
         raise UsageError(f"{name} {text!a} is no path")
-    if "://" in text:
+    if is_url(text):
         if without_secrets(text) != text:
             raise UsageError(
                 f"{name} {without_secrets(text)} has a secret in it, which would be recorded",
                 advice="leave it out, and give it to the workers' environment",
             )
-        return text
+        return text if text.startswith(("http://", "https://")) else read_address(text).url
     return str((directory / Path(text).expanduser()).absolute())
 
 
@@ -257,6 +259,10 @@ def _check_asked(whole: Mapping[str, Any]) -> None:
 
 
 def _check_attack(whole: Mapping[str, Any]) -> None:
+    if is_url(whole["stamped"]):
+        raise UsageError(
+            f"{whole['stamped']} lies elsewhere", advice="attacks keep copies of what they attack: give a directory"
+        )
     if "suite" not in whole and "attack" not in whole:
         raise UsageError(f"nothing says how {whole['stamped']} is attacked", advice="give a suite, or attacks")
 

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fpvec_audit.domain.fleet import FleetAction
+from fpvec_audit.errors import FpvecError
 from fpvec_audit.fleet.items import FIELDS
+from fpvec_audit.storage.addresses import is_url
+from fpvec_audit.storage.fetching import stored_bytes
 
 MEBIBYTE = 1 << 20
 _STEP = 256 * MEBIBYTE
@@ -87,6 +90,11 @@ class Sizing:
 
 def checkpoint_bytes(place: str) -> int:
     """Return how large the weights of a checkpoint are; 0 where that cannot be seen from here."""
+    if is_url(place):
+        try:
+            return 0 if place.startswith("http") else stored_bytes(place)
+        except FpvecError:  # the worker will say so
+            return 0
     try:
         return sum(file.stat().st_size for file in Path(place).glob("*.safetensors"))
     except (OSError, ValueError):

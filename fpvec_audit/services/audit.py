@@ -76,6 +76,7 @@ def audit(
     resume: bool = False,
     bases: BaseModels | None = None,
     device: str = "auto",
+    directory: Path | None = None,
     progress: Progress = NO_PROGRESS,
     announce: Callable[[str], None] = lambda _sentence: None,
     entropy: Callable[[int], bytes] = secrets.token_bytes,
@@ -95,6 +96,7 @@ def audit(
         resume: whether to go on with an audit of the same plan that was interrupted.
         bases: base models, shared by audits so that each is asked once.
         device: torch device of the engine.
+        directory: where a copy of a suspect that lies elsewhere is; None for one that is found by what it is called.
         progress: where to report.
         announce: takes a sentence that the user should read before anything is sent.
         entropy: gives the random bytes of the audit's number and nonce.
@@ -126,6 +128,7 @@ def audit(
             witness=witness,
             resume=resume or witness is not None,
             witnessed=witness is not None,
+            fetched={} if directory is None else {str(suspect): directory},
         )
         if not is_endpoint(suspect):
             engines.warm_up()

@@ -53,6 +53,7 @@ def audit_once(
     backend: "str | EngineSource" = "auto",
     salt: str = "",
     device: str = "auto",
+    directory: Path | None = None,
     progress: Progress = NO_PROGRESS,
     entropy: Callable[[int], bytes] = secrets.token_bytes,
 ) -> AuditedOnce:
@@ -67,6 +68,7 @@ def audit_once(
         backend: ``auto``, ``vllm`` or ``transformers``, or a source of engines.
         salt: what makes an audit another one with the same settings; empty where it is to be found again.
         device: torch device of the engine.
+        directory: where a copy of a suspect that lies elsewhere is; None for one that is found by what it is called.
         progress: where to report.
         entropy: gives the random bytes of nonces.
 
@@ -76,7 +78,7 @@ def audit_once(
     """
     with registry.snapshot() as uow:
         record = uow.key_sets.get(key_set)
-    digest = _digest(suspect, settings, catalog=catalog, progress=progress)
+    digest = _digest(suspect, settings, directory, catalog=catalog, progress=progress)
     number = _number(record.id, settings, backend=backend if isinstance(backend, str) else "", salt=salt)
     known = _known(registry, digest, record.id, number)
     if known is not None and known.ended_at is not None:
@@ -94,6 +96,7 @@ def audit_once(
             backend=backend,
             resume=resume,
             device=device,
+            directory=directory,
             progress=progress,
             entropy=_numbered(bytes.fromhex(number), entropy),
         )
@@ -107,10 +110,15 @@ def audit_once(
         return ask(resume=False)
 
 
-def _digest(suspect: str, settings: AuditSettings, *, catalog: "Catalog", progress: Progress) -> str:
+def _digest(
+    suspect: str, settings: AuditSettings, directory: Path | None, *, catalog: "Catalog", progress: Progress
+) -> str:
     """Return what identifies a suspect."""
     if not is_endpoint(suspect):
-        return describe_suspect(suspect, catalog=catalog, architecture=settings.architecture, progress=progress).digest
+        described = describe_suspect(
+            suspect, catalog=catalog, architecture=settings.architecture, directory=directory, progress=progress
+        )
+        return described.digest
     if settings.endpoint.model is None:
         raise UsageError(
             f"{suspect} is an endpoint, and nothing says which of its models is meant",

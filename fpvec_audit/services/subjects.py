@@ -4,7 +4,8 @@ Guarded here: a system prompt of the auditor's choice tells the suspect nothing 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.backends import EngineSource
@@ -53,6 +54,7 @@ class Bench:
         witness: signed statement of a witness over the plan, None without one.
         resume: whether to go on with an interrupted audit of the same plan.
         witnessed: whether a witness signs the plan before the first question.
+        fetched: suspects that lie elsewhere, as they were given → where their copies are.
     """
 
     settings: AuditSettings
@@ -68,6 +70,7 @@ class Bench:
     witness: Mapping[str, Any] | None = None
     resume: bool = False
     witnessed: bool = False
+    fetched: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,11 @@ def open_subject(suspect: str, bench: Bench) -> Subject:
     from fpvec_audit.backends.prompts import load_tokenizer
 
     described = describe_suspect(
-        suspect, catalog=bench.catalog, architecture=settings.architecture, progress=bench.progress
+        suspect,
+        catalog=bench.catalog,
+        architecture=settings.architecture,
+        directory=bench.fetched.get(suspect),
+        progress=bench.progress,
     )
     assert described.directory is not None
     tokenizer = load_tokenizer(described.directory)

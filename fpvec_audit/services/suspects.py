@@ -58,7 +58,12 @@ class Suspect:
 
 
 def describe_suspect(
-    suspect: str | Path, *, catalog: "Catalog", architecture: str | None = None, progress: Progress = NO_PROGRESS
+    suspect: str | Path,
+    *,
+    catalog: "Catalog",
+    architecture: str | None = None,
+    directory: Path | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> Suspect:
     """Find a suspect and digest its weights; nothing of it is run.
 
@@ -66,6 +71,7 @@ def describe_suspect(
         suspect: checkpoint directory, or the id of a repository on the hub.
         catalog: plugins.
         architecture: adapter to use instead of the detected one.
+        directory: where a copy of a suspect that lies elsewhere is; None for one that is found by what it is called.
         progress: where to report.
 
     Raises:
@@ -76,7 +82,7 @@ def describe_suspect(
     from fpvec_audit.tensors.digest import canonical_digest
     from fpvec_audit.tensors.index import read_checkpoint
 
-    directory = locate(str(suspect))
+    directory = locate(str(suspect)) if directory is None else directory
     checkpoint = read_checkpoint(directory)
     warnings: tuple[str, ...] = ()
     try:

@@ -60,6 +60,7 @@ def trace(
     backend: str | EngineSource = "auto",
     bases: BaseModels | None = None,
     device: str = "auto",
+    directory: Path | None = None,
     progress: Progress = NO_PROGRESS,
     announce: Callable[[str], None] = lambda _sentence: None,
     entropy: Callable[[int], bytes] = secrets.token_bytes,
@@ -77,6 +78,7 @@ def trace(
         backend: ``auto``, ``vllm`` or ``transformers``, or a source of engines.
         bases: base models, shared by audits so that each is asked once.
         device: torch device of the engine.
+        directory: where a copy of a suspect that lies elsewhere is; None for one that is found by what it is called.
         progress: where to report.
         announce: takes a sentence that the user should read before anything is sent.
         entropy: gives random bytes.
@@ -107,6 +109,7 @@ def trace(
             timer,
             device="cpu" if device == "auto" else device,
             trace=f"tr-{entropy(8).hex()}",
+            fetched={} if directory is None else {str(suspect): directory},
         )
         detail = {"suspect": printable(suspect), "key_sets": len(records), "trace": bench.trace}
         with recorded_job(registry, "trace", detail):

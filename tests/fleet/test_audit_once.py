@@ -33,11 +33,11 @@ def ask(registry, catalog, suspect, keys):
 
     def audit_it(answers=None, **options):
         engines = ScriptedEngines({"suspect": answers or answering(issued)})
+        place = options.pop("place", str(suspect))
         settings = options.pop("settings", checked_settings(tests=["exact"]))
         return audit_once(
-            str(suspect), key_set="acme", settings=settings, registry=registry, catalog=catalog, backend=engines,
-            **options,
-        )  # fmt: skip
+            place, key_set="acme", settings=settings, registry=registry, catalog=catalog, backend=engines, **options
+        )
 
     return audit_it
 
@@ -97,6 +97,12 @@ def test_audit_that_is_under_way_elsewhere_is_refused(ask, registry, keys, suspe
         uow.jobs.start("audit", {"suspect": str(suspect), "key_set": uow.key_sets.get("acme").id})
     with pytest.raises(OperationError, match="under way in process"):
         ask()
+
+
+def test_audit_of_what_lies_elsewhere_names_its_place_and_is_the_same_wherever_it_is_fetched(ask, registry, suspect):
+    first = ask(place="s3://bucket/suspect", directory=suspect)
+    assert audits(registry)[0].suspect == "s3://bucket/suspect"
+    assert ask().audit_id == first.audit_id
 
 
 def test_endpoint_without_a_model_is_refused(registry, catalog, keys):

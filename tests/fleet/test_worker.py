@@ -57,6 +57,35 @@ def test_stamp_is_what_the_single_command_makes_and_is_recognised(tmp_path, regi
         assert len(uow.stamps.list()) == 1
 
 
+def test_stamp_of_what_lies_elsewhere_is_recorded_where_it_lies_and_leaves_scratch_as_it_was(
+    tmp_path, registry, stamped, bench
+):
+    places = {name: f"file://{stamped.content[name]}" for name in ("downstream", "out")}
+    said = stamped.content | places | {"vector": [f"file://{tmp_path / 'vector'}:0.5"]}
+    first = worker.work(Task("fr-1", 1, "stamp", said, 1))
+    assert (first.ending, first.outcome) == (Ending.DONE, "made"), first.error
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {file.name for file in (tmp_path / "chat").iterdir()}
+    with registry.snapshot() as uow:
+        (stamp,) = uow.stamps.list()
+        assert (stamp.location, stamp.vectors[0][1]) == (said["out"], 0.5)
+        assert uow.models.find(stamp.stamped).location == said["out"]
+        assert uow.models.find(stamp.downstream).location == said["downstream"]
+    left = {entry.name for entry in bench.settings.scratch_directory.glob("*/*") if entry.is_dir()}
+    assert left == {"vector"}  # it is kept for the next item
+    again = worker.work(Task("fr-1", 1, "stamp", said, 2))
+    assert (again.ending, again.result) == (Ending.DONE, first.result), again.error
+    with registry.snapshot() as uow:
+        assert len(uow.stamps.list()) == 1
+        assert [entry.event for entry in uow.ledger.entries() if entry.event.startswith("stamp.")] == ["stamp.made"]
+
+
+def test_place_that_holds_something_else_is_not_written_over(tmp_path, stamped):
+    shutil.copytree(tmp_path / "base", tmp_path / "out")
+    outcome = worker.work(Task("fr-1", 1, "stamp", {**stamped.content, "out": f"file://{tmp_path / 'out'}"}, 1))
+    assert outcome.ending is Ending.FAILED
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "base/model.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("change", "ending", "problem"),
     [
