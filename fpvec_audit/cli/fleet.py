@@ -139,7 +139,7 @@ def stamp(
         "vocabulary": vocabulary,
         "skip": skip,
         "adapter": adapter,
-        "carrier": str(DEFAULT_STRENGTH) if (family is not None if carrier is None else carrier) else None,
+        "carrier": None if carrier is None else str(DEFAULT_STRENGTH if carrier else 0),
         "again": again,
         "architecture": architecture,
     }

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fpvec_audit.domain.carrier import DEFAULT_STRENGTH
 from fpvec_audit.domain.fleet import FleetAction
 from fpvec_audit.errors import OperationError, SettingsError
 from fpvec_audit.fleet.asking import audit_settings
@@ -74,7 +75,7 @@ def _stamp(task: Task, bench: WorkerBench) -> tuple[str, str]:
     from fpvec_audit.services.stamp import stamp_models
 
     said: Mapping[str, Any] = task.content
-    base, carrier = said.get("base"), said.get("carrier")
+    base, carrier = said.get("base"), float(said.get("carrier", DEFAULT_STRENGTH if "family" in said else 0))
     with nearby(bench.scratch) as near:
         downstream = near.directory(said["downstream"], keep=False)
         stamped_base = () if base is None else (near.directory(base),)
@@ -87,7 +88,7 @@ def _stamp(task: Task, bench: WorkerBench) -> tuple[str, str]:
             catalog=bench.catalog,
             licensees=[said["licensee"]] if "licensee" in said else (),
             family=said.get("family"),
-            carrier=None if carrier is None else float(carrier),
+            carrier=carrier or None,
             base=next(iter(stamped_base), None),
             vocabulary=said.get("vocabulary", "refuse"),
             skip=said.get("skip", ()),

@@ -164,6 +164,11 @@ def resumption(reference: str, *, registry: "Registry") -> Resumption:
         )
     if job.state is JobState.SUCCEEDED:
         raise UsageError(f"job {job.id} has succeeded", advice="there is nothing to go on with")
+    if job.kind == "fleet":
+        raise UsageError(
+            f"job {job.id} drove run {job.detail.get('run', '')}",
+            advice=f"go on with the run: `fpvec fleet resume {job.detail.get('run', 'RUN')}`",
+        )
     if command != (job.kind,) or job.kind not in RESUMABLE:
         how = f"`fpvec {command[0]}`" if command else "no command"
         raise UsageError(
