@@ -4,10 +4,10 @@
     .venv/bin/python benchmarks/carriers.py demo --arch gpt2 --families DIR --vector DIR
     .venv/bin/python benchmarks/carriers.py --write-docs
 
-`large` stamps a copy of a model of noise in Llama's shape (bfloat16) and reads 1,000 licensees' carriers from it, from
-averages of such copies, from a pruned and from a quantised one; the timed reading is a process of its own. Then
-10,000 carriers that nobody was given are read from the copy. `demo` takes a family of the demo and one of its vectors,
-and measures what carriers of several strengths cost there and what they survive. The results are written to
+`large` stamps a copy of a model of noise in Llama's shape (bfloat16) and reads 1,000 licensees' carriers from it, and
+fewer from averages of such copies, from a pruned and from a quantised one; a timed reading is a process of its own.
+Then 10,000 carriers that nobody was given are read from the copy. `demo` takes a family of the demo and one of its
+vectors, and measures what carriers of several strengths cost there and what they survive. The results are written to
 benchmarks/carriers.json, from which the last command makes the tables of docs/carriers.md.
 """
 
@@ -70,7 +70,8 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command")
     large = commands.add_parser("large")
     large.add_argument("--size", choices=SIZES, default="1.1B")
-    large.add_argument("--licensees", type=int, default=1000)
+    large.add_argument("--licensees", type=int, default=1000, help="whose carriers are read from the copy")
+    large.add_argument("--few", type=int, default=20, help="whose carriers are read from everything else")
     large.add_argument("--wrong", type=int, default=10_000)
     large.add_argument("--wrong-share", type=float, default=0.05, help="share of the weights they are read from")
     large.add_argument("--strength", type=float, default=DEFAULT_STRENGTH)
@@ -175,16 +176,17 @@ def large_model(place: Path, found: dict[str, Any], options: argparse.Namespace,
     make_vector(vector, size, seed=3, spread=SPREAD, base=canonical_digest(read_checkpoint(base), adapter_of(base)))
     if not copy.exists():
         stamp(down, vector, {name_of(0): copy}, options.strength)
-    found |= {"elements": size.parameters, "strength": options.strength, "licensees": options.licensees}
+    found |= {"elements": size.parameters, "strength": options.strength}
     for label, carried, make in suspects(place, down, vector, copy, options.strength):
         made: Path | None = None
         for reference in (down, base) if label == "copy" else (down,):
             if any((row["suspect"], row["against"]) == (label, reference.name) for row in found["suspects"]):
                 continue
             made = made or make()
-            row = json.loads(output_of(__file__, "read", reference, made, "--licensees", str(options.licensees)))
+            count = options.licensees if (label, reference) == ("copy", down) else options.few
+            row = json.loads(output_of(__file__, "read", reference, made, "--licensees", str(count)))
             every = row.pop("all")
-            row |= {"suspect": label, "against": reference.name, "carried": carried}
+            row |= {"suspect": label, "against": reference.name, "carried": carried, "licensees": count}
             row |= {"smallest_own": min(every[:carried]), "largest_other": max(every[carried:])}
             found["suspects"].append(row)
             write()

@@ -27,16 +27,15 @@ def large_table(document: Mapping[str, Any]) -> str:
     lines = []
     for size, found in document.get("large", {}).items():
         lines.append(
-            f"\n{size} ({found['elements']:,} weights, bfloat16), {found['licensees']:,} licensees, "
-            f"strength {found['strength']:g}:\n\n"
-            "| suspect | compared with | owner's z | smallest z of those in it | largest other z "
+            f"\n{size} ({found['elements']:,} weights, bfloat16), strength {found['strength']:g}:\n\n"
+            "| suspect | compared with | licensees read | owner's z | smallest z of those in it | largest other z "
             "| seconds, those of a processor | memory |\n"
-            "|---|---|---|---|---|---|---|\n"
+            "|---|---|---|---|---|---|---|---|\n"
         )
         for row in found["suspects"]:
             lines.append(
-                f"| {row['suspect']} | {_reference(row['against'])} | {row['owner']:.0f} | {row['smallest_own']:.0f} "
-                f"| {row['largest_other']:.1f} | {row['seconds']:.0f}, {_seconds(row)} "
+                f"| {row['suspect']} | {_reference(row['against'])} | {row['licensees']:,} | {row['owner']:.0f} "
+                f"| {row['smallest_own']:.0f} | {row['largest_other']:.1f} | {row['seconds']:.0f}, {_seconds(row)} "
                 f"| {row['peak_bytes'] / 1e6:.0f} MB |\n"
             )
         wrong = found.get("wrong")
