@@ -1,6 +1,7 @@
 """What a worker does to one model, in this process: the services' own work, once, however often it is tried."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -84,6 +85,15 @@ def test_place_that_holds_something_else_is_not_written_over(tmp_path, stamped):
     outcome = worker.work(Task("fr-1", 1, "stamp", {**stamped.content, "out": f"file://{tmp_path / 'out'}"}, 1))
     assert outcome.ending is Ending.FAILED
     assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "base/model.safetensors").read_bytes()
+
+
+def test_scratch_without_room_is_told_in_bytes_and_nothing_is_left(stamped, bench):
+    bench.settings = replace(bench.settings, scratch_size="1 kB")
+    said = stamped.content | {"downstream": f"file://{stamped.content['downstream']}"}
+    outcome = worker.work(Task("fr-1", 1, "stamp", said, 1))
+    assert outcome.ending is Ending.FAILED
+    assert "bytes" in outcome.error
+    assert not list(bench.settings.scratch_directory.glob("*/*"))
 
 
 @pytest.mark.parametrize(
