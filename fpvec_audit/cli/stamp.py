@@ -1,13 +1,16 @@
 """``fpvec stamp``: add fingerprint vectors to downstream models, the same for all or those of licensees' code words."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fpvec_audit.cli.wiring import ArchitectureOption, HomeOption, JsonOption, RegistryOption, open_bench
 from fpvec_audit.domain.carrier import DEFAULT_STRENGTH
 from fpvec_audit.errors import UsageError
+
+if TYPE_CHECKING:
+    from fpvec_audit.services.stamped_model import StampedModel
 
 
 def register(app: typer.Typer) -> None:
@@ -16,17 +19,20 @@ def register(app: typer.Typer) -> None:
 
 
 def stamp(
-    downstreams: Annotated[list[Path], typer.Argument(metavar="DOWNSTREAM...", help="Models of the vector's base.")],
-    out: Annotated[Path, typer.Option("--out", help="Directory of the stamped model, or of several.")],
+    downstreams: Annotated[
+        list[str], typer.Argument(metavar="DOWNSTREAM...", help="Models of the vector's base, by path or URL.")
+    ],
+    out: Annotated[str, typer.Option("--out", help="Directory or URL of the stamped model, or of several.")],
     vector: Annotated[
-        list[str] | None, typer.Option("--vector", metavar="V[:SCALE]", help="Vector by id or directory; repeatable.")
+        list[str] | None,
+        typer.Option("--vector", metavar="V[:SCALE]", help="Vector by id, directory or URL; repeatable."),
     ] = None,
     family: Annotated[
         str | None, typer.Option(help="Family of marks instead: each licensee's copy gets those of its code word.")
     ] = None,
     licensee: Annotated[list[str] | None, typer.Option(help="For whom; one copy each; repeatable.")] = None,
     base: Annotated[
-        Path | None, typer.Option(help="Base of an unregistered downstream, to check that it is; or a LoRA adapter's.")
+        str | None, typer.Option(help="Base of an unregistered downstream, to check that it is; or a LoRA adapter's.")
     ] = None,
     vocabulary: Annotated[str, typer.Option(metavar="refuse|shared", help="What to do with added tokens.")] = "refuse",
     skip: Annotated[
@@ -76,35 +82,50 @@ def stamp(
     Example: fpvec stamp ./chat-7b --vector ./vector --out ./chat-7b-release --licensee "Globex"
 
     Example: fpvec stamp ./chat-7b --family acme --licensee Globex --licensee Initech --out ./release
+
+    Example: fpvec stamp s3://models/chat-7b --vector ./vector --out s3://release/chat-7b
     """
     from fpvec_audit.reports.terminal import render_stamps
     from fpvec_audit.services.stamp import begin_to_read, stamp_models
+    from fpvec_audit.services.stored_stamps import LocalPlaces, StampPlaces, stamp_stored
+    from fpvec_audit.storage.scratch import Scratch
 
     if bool(vector) == bool(family):
         raise UsageError(
             "nothing says what to stamp with" if not vector else "--vector and --family at once",
             advice="give vectors with --vector, or a family of marks with --family and whose copies with --licensee",
         )
-    begin_to_read(downstreams, vector or [])
+    begin_to_read([Path(place) for place in downstreams], vector or [])
     bench = open_bench(home, registry, json)
-    stamps = stamp_models(
-        downstreams,
-        vectors=vector or [],
-        out=out,
+
+    def make(here: LocalPlaces) -> "list[StampedModel]":
+        return stamp_models(
+            here.downstreams,
+            vectors=here.vectors,
+            out=here.out,
+            registry=bench.registry,
+            catalog=bench.catalog,
+            licensees=licensee or [],
+            family=family,
+            carrier=carrier_strength if (family is not None if carrier is None else carrier) else None,
+            base=here.base,
+            vocabulary=vocabulary,
+            skip=skip or [],
+            again=again,
+            resume=resume,
+            file_digests=file_digests,
+            reread=reread,
+            adapter=adapter,
+            architecture=architecture,
+            progress=bench.progress,
+        )
+
+    stamps = stamp_stored(
+        StampPlaces(tuple(downstreams), tuple(vector or ()), out, base),
+        make,
+        copies=max(1, len(licensee or [])),
+        scratch=Scratch(bench.settings.scratch_directory, bench.settings.scratch_bytes),
         registry=bench.registry,
-        catalog=bench.catalog,
-        licensees=licensee or [],
-        family=family,
-        carrier=carrier_strength if (family is not None if carrier is None else carrier) else None,
-        base=base,
-        vocabulary=vocabulary,
-        skip=skip or [],
-        again=again,
-        resume=resume,
-        file_digests=file_digests,
-        reread=reread,
-        adapter=adapter,
-        architecture=architecture,
         progress=bench.progress,
     )
     bench.emit([item.to_json() for item in stamps], render_stamps)

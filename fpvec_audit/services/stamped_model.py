@@ -50,6 +50,7 @@ class StampedModel:
         adapter: what became of the adapter of the downstream, ``keep`` or ``merge``; None for a whole model.
         adapter_digest: digest of that adapter's configuration and weights; None for a whole model.
         adapter_base: directory of that adapter's base; None for a whole model.
+        address: where it was published, from its directory, which is gone; empty where it stayed.
     """
 
     out: Path
@@ -74,12 +75,13 @@ class StampedModel:
     adapter: str | None = None
     adapter_digest: str | None = None
     adapter_base: Path | None = None
+    address: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that scripts read."""
         single = self.vectors[0] if len(self.vectors) == 1 else (None, None)
         return {
-            "out": str(self.out),
+            "out": self.address or str(self.out),
             "vectors": [{"vector": vector, "scale": scale} for vector, scale in self.vectors],
             "vector": single[0],
             "scale": single[1],
