@@ -28,6 +28,10 @@ HEAVY = {
 }
 
 
+IN_FLEETS = {"fleet/worker.py", "fleet/cluster.py"}
+"""A bug that one item meets does not end the others; and Ray raises bare exceptions when it cannot start."""
+
+
 def tree_of(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
@@ -152,10 +156,10 @@ def test_plugins_import_the_api_and_the_toolkit_inside_functions(path):
             assert parts[0] == "fpvec_plugins" or parts[0] in sys.stdlib_module_names, f"{path} imports {name}"
 
 
-def test_only_the_loading_of_plugins_their_use_and_the_top_of_the_command_line_catch_everything():
+def test_only_the_loading_of_plugins_their_use_workers_and_the_top_of_the_command_line_catch_everything():
     for path in PACKAGE.rglob("*.py"):
         relative = str(path.relative_to(PACKAGE))
-        if relative in {"catalog.py", "plugin_code.py", "plugin_points.py", "cli/main.py", "fleet/worker.py"}:
+        if relative in {"catalog.py", "plugin_code.py", "plugin_points.py", "cli/main.py", *IN_FLEETS}:
             continue
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ExceptHandler):

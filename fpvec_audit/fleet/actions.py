@@ -16,7 +16,7 @@ from fpvec_audit.domain.carrier import DEFAULT_STRENGTH
 from fpvec_audit.domain.fleet import FleetAction
 from fpvec_audit.errors import OperationError, SettingsError
 from fpvec_audit.fleet.asking import audit_settings
-from fpvec_audit.fleet.nearby import nearby
+from fpvec_audit.fleet.nearby import copy_of
 from fpvec_audit.fleet.outcome import Task
 from fpvec_audit.services.own_registry import open_own_registry
 from fpvec_audit.settings import Settings
@@ -25,6 +25,7 @@ from fpvec_audit.storage.scratch import Scratch
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
     from fpvec_audit.registry.unit_of_work import Registry
+    from fpvec_audit.services.stamped_model import StampedModel
 
 
 @dataclass
@@ -73,31 +74,32 @@ def carry_out(task: Task, bench: WorkerBench) -> tuple[str, str]:
 
 def _stamp(task: Task, bench: WorkerBench) -> tuple[str, str]:
     from fpvec_audit.services.stamp import stamp_models
+    from fpvec_audit.services.stored_stamps import LocalPlaces, StampPlaces, stamp_stored
 
     said: Mapping[str, Any] = task.content
-    base, carrier = said.get("base"), float(said.get("carrier", DEFAULT_STRENGTH if "family" in said else 0))
-    with nearby(bench.scratch) as near:
-        downstream = near.directory(said["downstream"], keep=False)
-        stamped_base = () if base is None else (near.directory(base),)
-        out = near.output(said["out"], downstream, *stamped_base)
-        (made,) = stamp_models(
-            [downstream],
-            vectors=[near.vector(text) for text in said.get("vector", ())],
-            out=out,
+    carrier = float(said.get("carrier", DEFAULT_STRENGTH if "family" in said else 0))
+
+    def make(here: LocalPlaces) -> "list[StampedModel]":
+        return stamp_models(
+            here.downstreams,
+            vectors=here.vectors,
+            out=here.out,
             registry=bench.registry,
             catalog=bench.catalog,
             licensees=[said["licensee"]] if "licensee" in said else (),
             family=said.get("family"),
             carrier=carrier or None,
-            base=next(iter(stamped_base), None),
+            base=here.base,
             vocabulary=said.get("vocabulary", "refuse"),
             skip=said.get("skip", ()),
             adapter=said.get("adapter"),
             architecture=said.get("architecture"),
             again=bool(said.get("again", False)),
-            elsewhere=near.elsewhere,
             resume=task.attempt > 1,
         )
+
+    places = StampPlaces((said["downstream"],), tuple(said.get("vector", ())), said["out"], said.get("base"))
+    (made,) = stamp_stored(places, make, copies=1, scratch=bench.scratch, registry=bench.registry)
     return ("already" if made.already else "made"), made.stamp_id
 
 
@@ -105,7 +107,7 @@ def _audit(task: Task, bench: WorkerBench) -> tuple[str, str]:
     from fpvec_audit.services.audit_once import audit_once
 
     said: Mapping[str, Any] = task.content
-    with nearby(bench.scratch) as near:
+    with copy_of(said["suspect"], bench.scratch) as directory:
         done = audit_once(
             said["suspect"],
             key_set=said["key"],
@@ -115,7 +117,7 @@ def _audit(task: Task, bench: WorkerBench) -> tuple[str, str]:
             backend=_backend(said, bench),
             salt=task.salt,
             device=said.get("device", bench.settings.device),
-            directory=near.copy(said["suspect"]),
+            directory=directory,
         )
     return done.verdict, done.audit_id
 
@@ -124,7 +126,7 @@ def _trace(task: Task, bench: WorkerBench) -> tuple[str, str]:
     from fpvec_audit.services.trace import trace
 
     said: Mapping[str, Any] = task.content
-    with nearby(bench.scratch) as near:
+    with copy_of(said["suspect"], bench.scratch) as directory:
         found = trace(
             said["suspect"],
             settings=audit_settings(said, prompt=_prompt(said)),
@@ -134,7 +136,7 @@ def _trace(task: Task, bench: WorkerBench) -> tuple[str, str]:
             catalog=bench.catalog,
             backend=_backend(said, bench),
             device=said.get("device", bench.settings.device),
-            directory=near.copy(said["suspect"]),
+            directory=directory,
         )
     return found.verdict.value, found.trace_id
 

@@ -257,14 +257,13 @@ def find_vector(uow: "UnitOfWork", reference: str) -> VectorRecord:
     return found
 
 
-def adopt_vector(uow: "UnitOfWork", vector: "StoredVector", *, registry: "Registry", address: str = "") -> VectorRecord:
+def adopt_vector(uow: "UnitOfWork", vector: "StoredVector", *, registry: "Registry") -> VectorRecord:
     """Return the record of a vector; one that another registry made is recorded with what it says of itself.
 
     Args:
         uow: the transaction.
         vector: vector on disk, whose tensors were checked against its digest.
         registry: gives the time.
-        address: URL that it was fetched from, empty where it lies here.
     """
     description = vector.description
     found = uow.vectors.find(description.id)
@@ -279,7 +278,7 @@ def adopt_vector(uow: "UnitOfWork", vector: "StoredVector", *, registry: "Regist
             name = uow.models.free_name(f"{role.value}-{digest[:12]}")
             elements, created = description.elements, registry.clock()
             uow.models.add(ModelRecord(digest, name, role, description.architecture, "", parent, elements, created))
-    return add_vector(uow, description, key_set=None, location=address or vector.files.path, registry=registry)
+    return add_vector(uow, description, key_set=None, location=vector.files.path, registry=registry)
 
 
 def _summary(uow: "UnitOfWork", record: VectorRecord) -> VectorSummary:

@@ -252,7 +252,6 @@ def add_model(
     name: str | None = None,
     parent: str | None = None,
     location: Path | None = None,
-    address: str = "",
 ) -> ModelRecord:
     """Add an identified model to a unit of work under way.
 
@@ -264,16 +263,15 @@ def add_model(
         name: unique name; the directory's, numbered where it is taken, when None.
         parent: id of the model it was made from.
         location: where it will lie, if not where it was read.
-        address: URL of what was read here or will lie elsewhere, empty where it lies here.
     """
-    place = Path(address) if address else (location or model.checkpoint.path).resolve()
+    place = (location or model.checkpoint.path).resolve()
     return uow.models.add(
         ModelRecord(
             id=model.digest,
             name=uow.models.free_name(place.name or "model") if name is None else name,
             role=role,
             architecture="" if model.adapter is None else model.adapter.name,
-            location=address or str(place),
+            location=str(place),
             parent=None if parent == model.digest else parent,
             parameters=model.checkpoint.parameters,
             created_at=registry.clock(),

@@ -17,7 +17,6 @@ from fpvec_audit.domain.records import ModelRole, StampRecord, VectorRecord
 from fpvec_audit.errors import UsageError, VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.digested import Inputs
-from fpvec_audit.services.elsewhere import HERE, Elsewhere
 from fpvec_audit.services.extract import adopt_vector
 from fpvec_audit.services.jobs import recorded_job
 from fpvec_audit.services.key_life import refuse_ended
@@ -84,7 +83,6 @@ def stamp_models(
     reread: bool = False,
     adapter: str | None = None,
     architecture: str | None = None,
-    elsewhere: Elsewhere = HERE,
     progress: Progress = NO_PROGRESS,
 ) -> list[StampedModel]:
     """Stamp every downstream model, once for each licensee.
@@ -109,7 +107,6 @@ def stamp_models(
         reread: digest vectors and downstream models although their files have not changed since they were digested.
         adapter: what becomes of LoRA adapters: ``keep`` them beside their stamped base, or ``merge`` them into it.
         architecture: adapter to use instead of the detected one.
-        elsewhere: where models come from and go to, if that is not where they lie while they are worked on.
         progress: where to report.
 
     Returns:
@@ -168,7 +165,7 @@ def stamp_models(
     missing = [order for order in orders if order.out not in there]
     if base is not None:
         missing = _compared(missing, base, catalog=catalog, progress=progress)
-    manner = _Manner(resume=resume, file_digests=file_digests, reread=reread, elsewhere=elsewhere)
+    manner = _Manner(resume=resume, file_digests=file_digests, reread=reread)
     made = _carry_out(missing, manner, registry=registry, progress=progress)
     found = {**there, **{item.out: item for item in made}}
     return [found[order.out] for order in orders]
@@ -211,13 +208,11 @@ class _Manner:
         resume: go on with what an interrupted run left.
         file_digests: give the SHA-256 of every file.
         reread: digest what was digested before.
-        elsewhere: where models come from and go to.
     """
 
     resume: bool
     file_digests: bool
     reread: bool
-    elsewhere: Elsewhere
 
 
 def _carry_out(
@@ -233,7 +228,7 @@ def _carry_out(
     detail = {
         "copies": [
             {
-                "downstream": manner.elsewhere.source(order.source) or str(order.source),
+                "downstream": str(order.source),
                 "licensee": order.licensee,
                 "out": str(order.out),
                 "vectors": [f"{vector}:{scale!r}" for vector, scale in order.vectors],
@@ -256,17 +251,14 @@ def _carry_out(
                 adapted.adapter.refuse_changed()
         digests = [_file_digests(place, progress=progress) if manner.file_digests else {} for place in places]
         claim([order.out for order in orders])  # so that nothing is recorded of a copy that another process made first
-        addresses = [
-            manner.elsewhere.published(place.directory, order.out) for place, order in zip(places, orders, strict=True)
-        ]
         with registry.unit_of_work() as uow:
             known = [
-                _record_origin(uow, order, outcome, manner.elsewhere, registry=registry)
+                _record_origin(uow, order, outcome, registry=registry)
                 for order, outcome in zip(orders, outcomes, strict=True)
             ]
             records = [
-                _record(uow, order, outcome, files, address, registry=registry)
-                for order, outcome, files, address in zip(orders, outcomes, digests, addresses, strict=True)
+                _record(uow, order, outcome, files, registry=registry)
+                for order, outcome, files in zip(orders, outcomes, digests, strict=True)
             ]
             inputs.remember(uow, [outcome.target_digest for outcome in outcomes])
     seconds = time.perf_counter() - started
@@ -321,26 +313,19 @@ def _refuse_ended(uow: "UnitOfWork", vectors: Sequence[VectorRecord]) -> None:
     refuse_ended(uow, [vector.key_set for vector in vectors if vector.key_set is not None])
 
 
-def _record_origin(
-    uow: "UnitOfWork", order: StampOrder, outcome: "StampOutcome", elsewhere: Elsewhere, *, registry: "Registry"
-) -> bool:
+def _record_origin(uow: "UnitOfWork", order: StampOrder, outcome: "StampOutcome", *, registry: "Registry") -> bool:
     """Record vectors and downstream model, and say whether that is known to stem from the vectors' base.
 
     Raises:
         VectorError: it stems from another, or carries a fingerprint already.
     """
-    records = [
-        adopt_vector(uow, vector, registry=registry, address=elsewhere.source(vector.files.path))
-        for vector in (scaled.vector for scaled in order.plan.vectors)
-    ]
+    records = [adopt_vector(uow, scaled.vector, registry=registry) for scaled in order.plan.vectors]
     _refuse_ended(uow, records)
     parent = None
     if order.base is not None:
-        address = elsewhere.source(order.base.checkpoint.path)
-        parent = add_model(uow, order.base, registry=registry, role=ModelRole.BASE, address=address).id
+        parent = add_model(uow, order.base, registry=registry, role=ModelRole.BASE).id
     downstream = IdentifiedModel(order.plan.target, order.adapter, outcome.target)
-    address = elsewhere.source(order.plan.target.path)
-    add_model(uow, downstream, registry=registry, role=ModelRole.DOWNSTREAM, parent=parent, address=address)
+    add_model(uow, downstream, registry=registry, role=ModelRole.DOWNSTREAM, parent=parent)
     refuse_second_copy(uow, order, downstream.digest)
     if not order.again:
         for vector in records:
@@ -350,20 +335,11 @@ def _record_origin(
 
 
 def _record(
-    uow: "UnitOfWork",
-    order: StampOrder,
-    outcome: "StampOutcome",
-    files: Mapping[str, str],
-    address: str,
-    *,
-    registry: "Registry",
+    uow: "UnitOfWork", order: StampOrder, outcome: "StampOutcome", files: Mapping[str, str], *, registry: "Registry"
 ) -> StampRecord:
     stamped = IdentifiedModel(order.plan.target, order.adapter, outcome.stamped)
     downstream = outcome.target_digest
-    place = order.out if not address else None
-    add_model(
-        uow, stamped, registry=registry, role=ModelRole.STAMPED, parent=downstream, location=place, address=address
-    )
+    add_model(uow, stamped, registry=registry, role=ModelRole.STAMPED, parent=downstream, location=order.out)
     return uow.stamps.add(
         StampRecord(
             id=order.stamp_id(downstream),
@@ -371,7 +347,7 @@ def _record(
             stamped=stamped.digest,
             vectors=order.vectors,
             licensee=order.licensee,
-            location=address or str(order.out.resolve()),
+            location=str(order.out.resolve()),
             applied_ratio=outcome.applied_ratio,
             cosine=outcome.cosine,
             policies={**order.policies, **({"file_digests": dict(files)} if files else {})},

@@ -159,7 +159,7 @@ def record_extraction(
 
 
 def add_vector(
-    uow: "UnitOfWork", vector: VectorDescription, *, key_set: str | None, location: Path | str, registry: "Registry"
+    uow: "UnitOfWork", vector: VectorDescription, *, key_set: str | None, location: Path, registry: "Registry"
 ) -> VectorRecord:
     """Record a vector: of a family where its model was trained as a mark, else of a family of one.
 
@@ -167,7 +167,7 @@ def add_vector(
         uow: the transaction.
         vector: what it is.
         key_set: id of the key set it carries, None when unknown.
-        location: its directory, or the address where it lies elsewhere.
+        location: its directory.
         registry: gives the time.
 
     Raises:
@@ -189,7 +189,7 @@ def add_vector(
             base=vector.base_digest,
             fingerprinted=vector.fingerprinted_digest,
             architecture=vector.architecture,
-            location=location if isinstance(location, str) else str(location.resolve()),
+            location=str(location.resolve()),
             inexact_elements=vector.inexact_elements,
             norm=vector.norm,
             created_at=registry.clock(),

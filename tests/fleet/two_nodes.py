@@ -11,12 +11,22 @@ def say(text):
     sys.stdout.flush()
 
 
+def patiently(start):
+    """Start something of Ray's, which gives a busy machine half a minute for it."""
+    for attempt in range(4):
+        try:
+            return start()
+        except Exception:
+            if attempt == 3:
+                raise
+    return None
+
+
 def main():
     logging.getLogger("ray").setLevel(logging.ERROR)
     options = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=options)
-    del options["include_dashboard"]
-    second = cluster.add_node(**options)
+    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=options))
+    second = patiently(lambda: cluster.add_node(num_cpus=1, object_store_memory=80 << 20))
     cluster.wait_for_nodes()
     say(cluster.address)
     for line in sys.stdin:

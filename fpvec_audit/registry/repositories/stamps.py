@@ -57,8 +57,6 @@ class StampRepository:
     def add(self, record: StampRecord) -> StampRecord:
         """Record a stamped copy. The same stamp made again only moves: its new place goes to the ledger too."""
         row = self._session.get(StampRow, record.id)
-        if row is not None and (row.location, row.stamped_id) == (record.location, record.stamped):
-            return self._record(row)
         if row is not None:
             row.location = record.location
             self._session.flush()
