@@ -245,12 +245,16 @@ def _start(ray: Any, address: str) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         ray.init(**options)
-    except Exception as error:  # noqa: BLE001 - Ray raises bare ones, as when a machine is too busy to start in time
+    except Exception as error:  # Ray raises bare ones, as when a machine is too busy to start in time
         reason = _reason(error)
         if "ersion" in reason and "mismatch" in reason.lower():
             raise OperationError(
                 f"the cluster at {address} has other versions than this driver: {reason}",
                 advice="install the same versions of Ray and Python on both",
+            ) from error
+        if address == LOCAL:
+            raise OperationError(
+                f"Ray could not be started on this machine: {reason}", advice="try again when the machine is less busy"
             ) from error
         raise _no_cluster(address, reason) from error
 
