@@ -156,6 +156,68 @@ def list_(home: HomeOption = None, registry: RegistryOption = None, json: JsonOp
     bench.emit([recorded_json(record) for record in list_recorded(registry=bench.registry)], render_recorded)
 
 
+@app.command("open-carrier")
+def open_carrier(
+    licensee: Annotated[str, typer.Argument(help="Licensee whose copies have it.")],
+    key: Annotated[str, typer.Option("--key", help="Key set or family of the copies.")],
+    out: Annotated[Path, typer.Option("--out", help="File for its key; who has it can take the carrier off.")],
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Open one licensee's carrier to somebody who has the suspect's weights and wants to measure it himself.
+
+    The ledger records it. All other carriers, your own too, stay sealed.
+
+    Example: fpvec evidence open-carrier Globex --key acme-family --out globex.carrier
+    """
+    from fpvec_audit.reports.terminal import render_fields
+    from fpvec_audit.services.opened_carriers import open_carrier as open_it
+
+    bench = open_bench(home, registry, json)
+    with bench.registry.snapshot() as uow:
+        key_set = uow.code_words.key_set_of(key).id
+    opened = open_it(licensee, out, key_set=key_set, registry=bench.registry)
+    told = {name: value for name, value in opened.to_json().items() if name != "key"}
+    bench.emit({"out": str(out), **told}, render_fields)
+
+
+@app.command("read-carrier")
+def read_carrier(
+    opened: Annotated[Path, typer.Argument(help="An opened carrier, as the owner handed it over.")],
+    suspect: Annotated[Path, typer.Argument(help="Checkpoint directory of the suspect.")],
+    against: Annotated[Path, typer.Option(help="Model that the copy was made from, or the base.")],
+    alpha: Annotated[float, typer.Option(help="Significance level.")] = 1e-6,
+    architecture: ArchitectureOption = None,
+    home: HomeOption = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Measure an opened carrier in a suspect's weights; works without the owner's registry.
+
+    Compare the commitment with that of the bundle's ledger. Exit code 0 means that the carrier is there, 3 that it was
+    not found.
+
+    Example: fpvec evidence read-carrier globex.carrier ./leaked-7b --against ./chat
+    """
+    from fpvec_audit.domain.audit import Verdict
+    from fpvec_audit.reports.terminal import render_fields
+    from fpvec_audit.services.opened_carriers import OpenedCarrier, read_opened_carrier
+
+    bench = open_bench(home, registry, json)
+    reading = read_opened_carrier(
+        OpenedCarrier.load(opened),
+        suspect,
+        against=against,
+        catalog=bench.catalog,
+        alpha=alpha,
+        architecture=architecture,
+        progress=bench.progress,
+    )
+    bench.emit(reading.to_json(), render_fields)
+    return EXIT_CODES[Verdict.MATCH if reading.finding.present else Verdict.INCONCLUSIVE]
+
+
 @app.command()
 def examine(
     package: Annotated[Path, typer.Argument(help="The package, as the owner handed it over.")],

@@ -49,6 +49,10 @@ class CarrierKey:
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a carrier's key is not pickled; derive it from the secret in the vault")
 
+    def reveal(self) -> bytes:
+        """Return the 32 bytes, for whoever its owner opens the carrier to."""
+        return self._material
+
     @property
     def commitment(self) -> str:
         """Hexadecimal SHA-256 that the ledger holds before the carrier is used; opening the key proves it was this."""

@@ -329,8 +329,9 @@ def family_not_recomputed(
     if carriers is not None:
         sentences.append(
             f"the carriers in the suspect's weights, which the owner measured: who has the weights {suspect}, the "
-            f"reference {carriers['reference'] or 'that was given'} and the key that a ledger entry carrier.committed "
-            "binds, opened by the owner, multiplies them again; no verdict here rests on carriers"
+            f"reference {carriers['reference'] or 'that was given'} and a carrier that its owner opened, as a ledger "
+            "entry carrier.committed binds it, measures it again (`fpvec evidence read-carrier`); no verdict here "
+            "rests on carriers"
         )
     if not isinstance(disclosure, SecretDisclosure):
         sentences.append(

@@ -149,9 +149,9 @@ def commit_carriers(
     Raises:
         RegistryError: the vault cannot give the secret, or it is not the one that was committed to.
     """
-    known = _commitments(uow, key_set)
+    known = commitments(uow, key_set)
     if known:
-        secret = _opened(uow, key_set, known, purpose=purpose)
+        secret = opened_secret(uow, key_set, known, purpose=purpose)
     else:
         secret = CarrierSecret(entropy(32))
         uow.vault.seal(CARRIER, key_set, secret.reveal(), key_set=key_set)
@@ -207,12 +207,12 @@ def read_carriers(
     started = timer()
     adapter = catalog.architecture_for(read_checkpoint(suspect).description, override=architecture)
     with registry.unit_of_work() as uow:
-        known = _commitments(uow, key_set)
+        known = commitments(uow, key_set)
         if not known:
             raise UsageError(
                 f"no copy of {key_set} has a carrier", advice="carriers are added by `fpvec stamp … --carrier`"
             )
-        secret = _opened(uow, key_set, known, purpose=f"carriers of {suspect}")
+        secret = opened_secret(uow, key_set, known, purpose=f"carriers of {suspect}")
     reference, remarks = _reference(suspect, key_set, adapter, registry=registry, against=against, progress=progress)
     names = list(known)
     shared = carrier_reading.shared_elements_of(reference.path, suspect, adapter)
@@ -244,13 +244,18 @@ def read_carriers(
     )
 
 
-def _commitments(uow: "UnitOfWork", key_set: str) -> dict[str, "LedgerEntry"]:
+def commitments(uow: "UnitOfWork", key_set: str) -> dict[str, "LedgerEntry"]:
     """Return licensee → entry of the carriers of a key set that may have been used, the owner's own first."""
     entries = uow.ledger.about(key_set, events=(COMMITTED,))
     return {str(entry.content.get("licensee", "")): entry for entry in entries}
 
 
-def _opened(uow: "UnitOfWork", key_set: str, known: "dict[str, LedgerEntry]", *, purpose: str) -> CarrierSecret:
+def opened_secret(uow: "UnitOfWork", key_set: str, known: "dict[str, LedgerEntry]", *, purpose: str) -> CarrierSecret:
+    """Return the secret of a key set's carriers, which the ledger's commitments were made to.
+
+    Raises:
+        RegistryError: the vault cannot give it, or it is another one.
+    """
     secret = CarrierSecret(uow.vault.unseal(CARRIER, key_set, purpose=purpose))
     for name, entry in known.items():
         if entry.content.get("commitment") != secret.key(name).commitment:

@@ -11,12 +11,13 @@ import torch
 from fpvec_audit.catalog import load_catalog
 from fpvec_audit.domain.audit import Verdict
 from fpvec_audit.domain.records import ModelRole
-from fpvec_audit.errors import KeySetError, RegistryError, UnknownNameError, UsageError, VectorError
+from fpvec_audit.errors import EvidenceError, KeySetError, RegistryError, UnknownNameError, UsageError, VectorError
 from fpvec_audit.progress import NO_PROGRESS
 from fpvec_audit.services.carriers import CARRIER, COMMITTED, key_sets_with_carriers, read_carriers
 from fpvec_audit.services.code_words import code_words
 from fpvec_audit.services.family_codes import Wanted, add_licensees, retire_licensee
 from fpvec_audit.services.models import register_model
+from fpvec_audit.services.opened_carriers import OpenedCarrier, open_carrier, read_opened_carrier
 from fpvec_audit.services.stamp import stamp_models
 from fpvec_audit.services.traced_carriers import OWN_ALONE, traced_carriers, verdict_with_carriers
 from fpvec_audit.services.unstamp import unstamp_model
@@ -247,3 +248,27 @@ def test_traces_of_weights_read_carriers_too(tmp_path, tools, registry, catalog,
     found, notes = traced_carriers(SimpleNamespace(directory=other), [record], bench)
     assert (found, len(notes)) == ((), 1)
     assert "were not read" in notes[0]
+
+
+def test_carrier_that_its_owner_opens_is_measured_without_a_registry(tmp_path, tools, registry, family, downstream):
+    copy, other, _ = stamp(downstream, tmp_path / "out", tools)
+    file = tmp_path / "opened.carrier"
+    opened = open_carrier(NAMES[0], file, key_set=family, registry=registry)
+    with registry.unit_of_work() as uow:
+        committed = {
+            entry.content["licensee"]: entry.content for entry in uow.ledger.about(family, events=(COMMITTED,))
+        }
+        assert any("opened" in str(entry.content.get("purpose")) for entry in uow.ledger.entries())
+    assert opened.key.commitment == committed[NAMES[0]]["commitment"]
+    again = OpenedCarrier.load(file)
+    readings = [
+        read_opened_carrier(again, result.out, against=downstream, catalog=tools["catalog"]) for result in (copy, other)
+    ]
+    assert [reading.finding.present for reading in readings] == [True, False]
+    assert "key" not in readings[0].to_json()
+    assert readings[0].to_json()["z"] == read_carriers(copy.out, key_set=family, **tools).named[0].z
+    with pytest.raises(UnknownNameError, match="Nobody"):
+        open_carrier("Nobody", tmp_path / "no.carrier", key_set=family, registry=registry)
+    file.write_bytes(file.read_bytes().replace(again.key.commitment.encode(), b"0" * 64))
+    with pytest.raises(EvidenceError, match="not the one of the commitment"):
+        OpenedCarrier.load(file)
