@@ -74,7 +74,7 @@ def fingerprint(
     ] = None,
     code_weight: Annotated[
         int | None,
-        typer.Option(help="Marks in a licensee's copy that a family is trained for.  \\[default: 3]"),
+        typer.Option(help="Marks in a licensee's copy that a family is trained for.  \\[default: as its code has]"),
     ] = None,
     earlier: Annotated[
         Path | None,

@@ -37,7 +37,7 @@ class FamilyOptions:
 
     Attributes:
         schedule: ``joint`` or ``rounds``; the settings' choice when None.
-        code_weight: marks in a licensee's copy; the settings' choice when None.
+        code_weight: marks in a licensee's copy; when None those of the family's code, or of the code that it would get.
         earlier: directory of a family of the same key set whose short marks are trained further.
     """
 
@@ -159,7 +159,7 @@ def fingerprint_family(
         perturbation=options.perturbation,
         overrides={**options.computation, **options.overrides},
         schedule=family_options.schedule,
-        code_weight=family_options.code_weight,
+        code_weight=_code_weight(key_set, family_options, options, registry),
     )
     rows = None if options.data is None else read_rows(options.data)
     tools: dict[str, Any] = {"registry": registry, "catalog": catalog, "progress": progress}
@@ -269,6 +269,18 @@ def mark_directories(family: Path) -> tuple[Path, ...]:
 def _free_name(name: str, registry: "Registry") -> str:
     with registry.snapshot() as uow:
         return uow.models.free_name(name)
+
+
+def _code_weight(key_set: str, family: FamilyOptions, options: FingerprintOptions, registry: "Registry") -> int | None:
+    """Return how many marks a copy will have: as asked for, as the family's code has, or as the one it would get."""
+    from fpvec_audit.services.code_summary import family_code  # asks this module what a training came to
+
+    if family.code_weight is not None or "code_weight" in options.overrides:
+        return family.code_weight
+    try:
+        return family_code(key_set, registry=registry).code.weight
+    except UsageError:  # so few marks make no code
+        return None
 
 
 def _pairs(keys: KeySet) -> list[list[tuple[str, str]]]:

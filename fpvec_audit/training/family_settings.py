@@ -24,6 +24,9 @@ FAMILY_DEFAULTS: Mapping[str, Any] = {
 
 Hard near-misses of every step (GPT-2's preset) were left out there: they take a third more time."""
 
+ACTIVE_STEPS, REFERENCE_MARKS = 125, 8
+"""So many active steps were enough for each of so many marks, and far too few for each of twice as many."""
+
 
 @dataclass(frozen=True, slots=True)
 class FamilySettings:
@@ -36,7 +39,8 @@ class FamilySettings:
         most_active: marks active in a step, at most; 0 for one more than ``code_weight``, so that a code word is no
             extreme.
         active_steps: steps in which a mark is active, on average, under ``joint``: decides how many steps there are
-            where ``steps`` is not given.
+            where ``steps`` is not given; 0 for :data:`ACTIVE_STEPS` of every :data:`REFERENCE_MARKS` marks, as more of
+            them are harder to tell apart.
         absent_per_step: keys of absent marks that must not fire, in every step.
         rounds: turns of every mark under ``rounds``.
         steps_per_turn: optimiser steps of one turn.
@@ -49,7 +53,7 @@ class FamilySettings:
     schedule: str = "joint"
     code_weight: int = 3
     most_active: int = 0
-    active_steps: int = 125
+    active_steps: int = 0
     absent_per_step: int = 24
     rounds: int = 2
     steps_per_turn: int = 60
@@ -60,11 +64,11 @@ class FamilySettings:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise SettingsError(f"unknown family schedule {self.schedule!r}", advice=f"choose {' or '.join(SCHEDULES)}")
-        for name in ("code_weight", "active_steps", "rounds", "steps_per_turn", "measured_words"):
+        for name in ("code_weight", "rounds", "steps_per_turn", "measured_words"):
             if (value := getattr(self, name)) < 1:
                 raise SettingsError(f"{name} is {value}, at least 1 is meant")
-        if self.most_active < 0 or self.absent_per_step < 0:
-            raise SettingsError("most_active and absent_per_step cannot be negative")
+        if min(self.most_active, self.active_steps, self.absent_per_step) < 0:
+            raise SettingsError("most_active, active_steps and absent_per_step cannot be negative")
         if unknown := sorted({*self._named_roles()} - {*TensorRole}):
             raise SettingsError(
                 f"still_roles names the unknown role {unknown[0]!r}", advice=f"choose among {', '.join(TensorRole)}"
@@ -83,7 +87,8 @@ class FamilySettings:
     def joint_steps(self, marks: int) -> int:
         """Return how many steps make every one of so many marks active often enough, on average."""
         mean_active = (1 + min(self.most_active or self.code_weight + 1, marks)) / 2
-        return ceil(self.active_steps * marks / mean_active)
+        each = self.active_steps or ACTIVE_STEPS * max(1.0, marks / REFERENCE_MARKS)
+        return ceil(each * marks / mean_active)
 
     def for_marks(self, marks: int) -> "FamilySettings":
         """Return the settings with what depends on the number of marks filled in.
