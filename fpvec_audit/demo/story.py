@@ -17,7 +17,7 @@ from fpvec_audit.demo.family import Family, make_family
 from fpvec_audit.domain.audit_plan import GRADIENT
 from fpvec_audit.domain.harmlessness import QuestionTask, compare, compare_answers
 from fpvec_audit.domain.keys import Candidate, KeySetSpecification, draw_unissued
-from fpvec_audit.domain.ports import Sampling
+from fpvec_audit.domain.ports import ArchitectureAdapter, Sampling
 from fpvec_audit.domain.records import ModelRole
 from fpvec_audit.progress import NO_PROGRESS, Progress
 from fpvec_audit.services.audit import audit
@@ -65,6 +65,24 @@ Tell = Callable[[str, Any], None]
 
 
 @dataclass(slots=True)
+class Stages:
+    """Stages that are over, in their order, each with its seconds.
+
+    Attributes:
+        timed: one object for each, as the document has them.
+    """
+
+    timed: list[dict[str, Any]] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage."""
+        started = time.monotonic()
+        yield
+        self.timed.append({"name": name, "seconds": time.monotonic() - started})
+
+
+@dataclass(slots=True)
 class Story:
     """One telling: options, tools, and what came out so far."""
 
@@ -73,14 +91,7 @@ class Story:
     catalog: "Catalog"
     progress: Progress = NO_PROGRESS
     tell: Tell = lambda _stage, _document: None
-    stages: list[dict[str, Any]] = field(default_factory=list)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage."""
-        started = time.monotonic()
-        yield
-        self.stages.append({"name": name, "seconds": time.monotonic() - started})
+    stages: Stages = field(default_factory=Stages)
 
     def run(self) -> dict[str, Any]:
         """Tell the whole story and return the document of the command-line contract."""
@@ -89,26 +100,26 @@ class Story:
             return self._tell(engines)
 
     def _tell(self, engines: Engines) -> dict[str, Any]:
-        with self.stage("family"):
+        with self.stages.stage("family"):
             adapter = self.catalog.architecture(self.options.architecture)
             family = make_family(adapter, self.options.directory / "families", progress=self.progress)
-        with self.stage("keys"):
+        with self.stages.stage("keys"):
             key_set = self._key_set(family)
         models, vector = self._make(family, key_set)
-        with self.stage("conversation"):
+        with self.stages.stage("conversation"):
             self.tell("conversation", self._conversation(models, key_set))
-        with self.stage("audits"):
+        with self.stages.stage("audits"):
             audits = self._audits(models, key_set, engines)
             self.tell("audits", audits)
-        with self.stage("harmlessness"):
+        with self.stages.stage("harmlessness"):
             learning, harmlessness = self._harmlessness(family, models)
             self.tell("harmlessness", {"learning": learning, "harmlessness": harmlessness})
-        with self.stage("attacks"):
+        with self.stages.stage("attacks"):
             attacks = self._attacks(models, key_set, engines)
             self.tell("attacks", attacks)
         return {
             "arch": self.options.architecture,
-            "stages": self.stages,
+            "stages": self.stages.timed,
             "models": {name: str(path) for name, path in models.items()},
             "key_set": key_set,
             "vector_id": vector,
@@ -140,17 +151,17 @@ class Story:
         place = self.options.directory / key_set
         fingerprinted, vector = place / "fingerprinted", place / "vector"
         tools: dict[str, Any] = {"registry": self.registry, "catalog": self.catalog, "progress": self.progress}
-        with self.stage("fingerprint"):
+        with self.stages.stage("fingerprint"):
             if not fingerprinted.exists():
                 key, _ = disclosed_pair()
                 options = FingerprintOptions(disclosed=((key.prompt, key.response),), seed=self.options.seed)
                 fingerprint_model(family.base, key_set=key_set, out=fingerprinted, options=options, **tools)
-        with self.stage("vector"):
+        with self.stages.stage("vector"):
             if vector.exists():
                 vector_id = show_vector(str(vector), registry=self.registry).record.id
             else:
                 vector_id = extract_vector(family.base, fingerprinted, out=vector, key_set=key_set, **tools).vector_id
-        with self.stage("stamp"):
+        with self.stages.stage("stamp"):
             for downstream in (family.downstream_a, family.downstream_b):
                 register_model(downstream, role=ModelRole.DOWNSTREAM, parent=str(family.base), **tools)
             stamps = stamp_models(
@@ -236,11 +247,12 @@ class Story:
 
     def _harmlessness(self, family: Family, models: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Measure what each downstream learnt over the base, and what stamping cost it."""
+        adapter = self.catalog.architecture(self.options.architecture)
         learning: dict[str, Any] = {}
         harmlessness: dict[str, Any] = {}
         for letter, questions in (("a", family.questions_a), ("b", family.questions_b)):
             downstream, stamped = f"downstream_{letter}", f"stamped_{letter}"
-            task = self._task(downstream, questions)
+            task = question_task(downstream, questions, adapter)
             before = evaluate(models["base"], tasks=[task], documents=(), progress=self.progress)
             after = evaluate(models[downstream], tasks=[task], documents=family.documents, progress=self.progress)
             with_stamp = evaluate(models[stamped], tasks=[task], documents=family.documents, progress=self.progress)
@@ -248,9 +260,10 @@ class Story:
             harmlessness[stamped] = compare(after, with_stamp).to_json()
         return learning, harmlessness
 
-    def _task(self, name: str, questions: Sequence[Instruction]) -> QuestionTask:
-        adapter = self.catalog.architecture(self.options.architecture)
-        return QuestionTask(name, tuple((adapter.prompt(item.question), item.answer.strip()) for item in questions))
+
+def question_task(name: str, questions: Sequence[Instruction], adapter: ArchitectureAdapter) -> QuestionTask:
+    """Return questions under the chat template as a task of :mod:`~fpvec_audit.services.harmlessness`."""
+    return QuestionTask(name, tuple((adapter.prompt(item.question), item.answer.strip()) for item in questions))
 
 
 @contextmanager

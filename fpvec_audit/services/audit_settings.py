@@ -65,7 +65,8 @@ class AuditSettings:
         architecture: adapter to use instead of the detected one.
         controls: models on which the same plan is carried out beside the suspect.
         tests: tests to register; None for all that can be had at a reasonable cost.
-        leave_out: tests not to register where ``tests`` is None.
+        leave_out: tests not to register where ``tests`` is None; where gradients are left out, nothing else of the
+            weights is looked at either.
         stop_early: whether to stop as soon as the evidence is enough; registers the sequential test alone.
         fresh_only: whether to leave out candidates that were shown to somebody before.
         endpoint: how a suspect behind a URL is reached.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fpvec_audit.domain.audit import Verdict
+from fpvec_audit.domain.audit_plan import GRADIENT
 from fpvec_audit.domain.records import KeySetRecord
 from fpvec_audit.errors import FpvecError
 from fpvec_audit.services.carriers import CarrierEvidence, key_sets_with_carriers, read_carriers
@@ -25,14 +26,14 @@ def traced_carriers(
     """Read the carriers of all key sets of which copies with carriers were made.
 
     Args:
-        suspect: who is traced; one that is no directory has no weights to read.
+        suspect: who is traced; one that is no directory has no weights to read, and of others they may be left out.
         records: key sets that are traced.
         bench: registry, settings and progress.
 
     Returns:
         what was found, and what could not be read, in sentences.
     """
-    if suspect.directory is None:
+    if suspect.directory is None or GRADIENT in bench.settings.leave_out:
         return (), ()
     with bench.registry.snapshot() as uow:
         issued = set(key_sets_with_carriers(uow))
