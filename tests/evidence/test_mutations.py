@@ -21,6 +21,7 @@ from fpvec_audit.evidence.signing import sign_document
 from fpvec_audit.evidence.verify import verify_evidence
 from tests.evidence import builders
 from tests.evidence.builders import OWNER, STRANGER
+from tests.evidence.families import Family
 
 SMALL = (8, 40)
 CLAIMS = {"versions", "anchors"}
@@ -43,6 +44,7 @@ def content(name="anchored"):
             tests=("exact", "likelihood"),
             likelihood={"statistic": "response-minus-base", "base": builders.BASE},
         ),
+        "family": lambda: Family().copy(4, shares={"0": "0.5"}),
     }[name]()
     whole = story.bundle()
     assert verify_evidence(whole, signer=OWNER.public_key).valid
@@ -161,7 +163,10 @@ def open_to_its_signer(path, kind):
     return path[:2] == ("ledger", "earlier") and kind in {"dropped", "null"} and len(path) == 3
 
 
-@pytest.mark.parametrize("name", ["self-attested", "anchored", "examined", "sequential", "likelihood"])
+FAMILY = pytest.param("family", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", ["self-attested", "anchored", "examined", "sequential", "likelihood", FAMILY])
 def test_structural_mutations_that_the_owner_signs_again_are_rejected(name):
     whole, chance = payload(name), random.Random(f"structure {name}")
     sections = sorted(whole)
