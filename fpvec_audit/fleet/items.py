@@ -156,12 +156,15 @@ def complete(action: FleetAction, options: Mapping[str, Any], content: Mapping[s
     return whole
 
 
-def item_key(action: FleetAction, options: Mapping[str, Any], content: Mapping[str, Any]) -> str:
-    """Return the digest of what is done to what."""
-    whole = complete(action, options, content)
-    if IDENTITY in whole:
-        del whole[FIELDS[action].subject]
-    return canonical_digest({"action": action.value, **whole})
+def item_key(action: FleetAction, whole: Mapping[str, Any]) -> str:
+    """Return the digest of what is done to what.
+
+    Args:
+        action: what is done.
+        whole: all that holds for the item, as :func:`complete` gives it.
+    """
+    known = {name: value for name, value in whole.items() if IDENTITY not in whole or name != FIELDS[action].subject}
+    return canonical_digest({"action": action.value, **known})
 
 
 def _with_place(whole: dict[str, Any]) -> dict[str, Any]:

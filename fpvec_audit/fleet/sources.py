@@ -104,12 +104,11 @@ def survey(source: Source, *, registry: "Registry") -> Survey:
     places: dict[int, int] = {}
     for line in source.lines(registry):
         try:
-            item = _item(source, line)
-            _refuse_taken(source, item, places)
+            item = _item(source, line, places)
         except UsageError as error:
             found.add_problem(line.number, str(error))
             continue
-        short = int(item.key[:15], 16)
+        short = _short(item.key)
         found.repeated += short in keys
         found.items += short not in keys
         keys.add(short)
@@ -126,8 +125,7 @@ def batches(source: Source, *, registry: "Registry", skip_bad: bool) -> Iterator
     places: dict[int, int] = {}
     for line in source.lines(registry):
         try:
-            item = _item(source, line)
-            _refuse_taken(source, item, places)
+            item = _item(source, line, places)
         except UsageError as error:
             if not skip_bad:
                 place = f"line {line.number}: " if line.number else ""
@@ -141,30 +139,33 @@ def batches(source: Source, *, registry: "Registry", skip_bad: bool) -> Iterator
         yield batch
 
 
-def _item(source: Source, line: ManifestLine) -> FleetItem:
+def _item(source: Source, line: ManifestLine, places: dict[int, int]) -> FleetItem:
+    """Return what a line asks for.
+
+    Args:
+        source: where it comes from.
+        line: as it is written.
+        places: short digest of an output → short digest of the item that makes it; added to.
+
+    Raises:
+        UsageError: it cannot be read or meant, or would make what another item makes of something else.
+    """
     if line.problem:
         raise UsageError(line.problem)
     identity = {IDENTITY: line.fields[IDENTITY]} if source.manifest is None else {}
     raw = {name: value for name, value in line.fields.items() if name not in identity}
     directory = Path() if source.manifest is None else source.manifest.absolute().parent
     content = read_fields(source.action, raw, directory=directory) | identity
-    return FleetItem(0, item_key(source.action, source.options, content), line.number, content)
+    whole = complete(source.action, source.options, content)
+    key = item_key(source.action, whole)
+    if source.action is FleetAction.STAMP and places.setdefault(hash(whole["out"]), _short(key)) != _short(key):
+        raise UsageError(f"another item would become {whole['out']}, too", advice="name another out")
+    return FleetItem(0, key, line.number, content)
 
 
-def _refuse_taken(source: Source, item: FleetItem, places: dict[int, int]) -> None:
-    """Refuse an item that would make what another one makes of something else.
-
-    Args:
-        source: where it comes from.
-        item: the item.
-        places: short digest of an output → short digest of the item that makes it; added to.
-    """
-    if source.action is not FleetAction.STAMP:
-        return
-    out = complete(source.action, source.options, item.content)["out"]
-    place, key = hash(out), int(item.key[:15], 16)
-    if places.setdefault(place, key) != key:
-        raise UsageError(f"another item would become {out}, too", advice="name another out")
+def _short(key: str) -> int:
+    """Return a part of a key that takes little memory, and that no two of a run share but by a rare chance."""
+    return int(key[:15], 16)
 
 
 def _registered(source: Source, registry: "Registry") -> Iterator[ManifestLine]:
