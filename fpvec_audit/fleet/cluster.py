@@ -29,6 +29,8 @@ SCRATCH = "fpvec_scratch"
 OBJECT_STORE = 80 * MEBIBYTE
 """Bytes of a local cluster's object store: outcomes are small, and no model passes through it."""
 CONNECT_SECONDS = 5.0
+STARTS = 3
+"""How often Ray is started on this machine before that is given up: it gives a busy one half a minute each time."""
 HANDSHAKE_SECONDS = 120.0
 """How long a node may take to start a worker that says which versions it has."""
 QUIET = {
@@ -243,20 +245,29 @@ def _start(ray: Any, address: str) -> None:
     if address == LOCAL:
         options |= {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
     logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
-        ray.init(**options)
-    except Exception as error:  # Ray raises bare ones, as when a machine is too busy to start in time
-        reason = _reason(error)
-        if "ersion" in reason and "mismatch" in reason.lower():
-            raise OperationError(
-                f"the cluster at {address} has other versions than this driver: {reason}",
-                advice="install the same versions of Ray and Python on both",
-            ) from error
-        if address == LOCAL:
-            raise OperationError(
-                f"Ray could not be started on this machine: {reason}", advice="try again when the machine is less busy"
-            ) from error
-        raise _no_cluster(address, reason) from error
+    for left in reversed(range(STARTS if address == LOCAL else 1)):
+        try:
+            ray.init(**options)
+        except Exception as error:  # Ray raises bare ones, as when a machine is too busy to start in time
+            ray.shutdown()
+            if not left:
+                raise _refusal(address, _reason(error)) from error
+        else:
+            return
+
+
+def _refusal(address: str, reason: str) -> OperationError:
+    """Say why there is no cluster."""
+    if "version" in reason.lower() and "mismatch" in reason.lower():
+        return OperationError(
+            f"the cluster at {address} has other versions than this driver: {reason}",
+            advice="install the same versions of Ray and Python on both",
+        )
+    if address == LOCAL:
+        return OperationError(
+            f"Ray could not be started on this machine: {reason}", advice="try again when the machine is less busy"
+        )
+    return _no_cluster(address, reason)
 
 
 def _dashboard(ray: Any) -> str:

@@ -8,7 +8,6 @@ from fpvec_audit.catalog import load_catalog
 from fpvec_audit.services.stamp import stamp_models
 from fpvec_audit.services.verification import verify_registry
 from tests.fleet.ray_runs import SECRETS, Workplace, session_bytes
-from tests.fleet.survival import survive
 
 pytestmark = pytest.mark.slow
 
@@ -61,8 +60,3 @@ def test_run_on_this_machine_from_ctrl_c_to_the_report_without_a_secret_anywhere
             assert len(uow.stamps.list()) == 6
     for model in workplace.models:
         same_files(tmp_path / "out" / model.name, tmp_path / "single" / model.name)
-
-
-def test_node_and_driver_are_killed_and_everything_is_done_once(tmp_path, postgresql):
-    found = survive(tmp_path, postgresql.with_schema(), stamps=9, audits=8)
-    assert found["nodes_killed"] == 1
