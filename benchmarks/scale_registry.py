@@ -12,7 +12,6 @@ own, and the anchor is an entry with the Merkle root of their heads. Format of t
 
 import argparse
 import json
-import math
 import os
 import statistics
 import sys
@@ -20,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from multiprocessing import get_context
@@ -31,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "plugins"), str(ROOT / "benchmarks")]
 
 from registry import clocked, describe, digest, fill, manifest_of, say, size_of, vector_id, version_of  # noqa: E402
+from side_by_side import Spent, side_by_side  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "scale_registry.json"
 BATCHES = (1, 10, 100, 1000)
@@ -246,66 +245,6 @@ def appended(urls: Sequence[str], batch: int, seconds: float) -> dict[str, Any]:
     return side_by_side(context, len(urls), append, *((url, batch, seconds, gate, answers) for url in urls))
 
 
-def side_by_side(context: Any, count: int, work: Callable[..., None], *arguments: tuple[Any, ...]) -> dict[str, Any]:
-    """Run processes, one for each tuple of arguments or several for one, and return what they came to together.
-
-    Each puts its :class:`Spent` into the last of its arguments.
-    """
-    each = arguments if len(arguments) == count else arguments * count
-    processes = [context.Process(target=work, args=own) for own in each]
-    for process in processes:
-        process.start()
-    spent = [each[0][-1].get(timeout=600) for _ in processes]
-    for process in processes:
-        process.join()
-    done = sum(one.done for one in spent)
-    return {
-        "count": done,
-        "per_second": round(sum(one.done / one.seconds for one in spent), 1),
-        "processor_ms": round(1000 * sum(one.processor_seconds for one in spent) / done, 4),
-        "fastest_ms": round(1000 * min(one.fastest for one in spent), 3),
-    }
-
-
-@dataclass(slots=True)
-class Spent:
-    """What a process did and what it took.
-
-    Attributes:
-        done: entries, or stamps.
-        seconds: wall time of all its transactions.
-        processor_seconds: of the process, and of the server's process that serves it.
-        fastest: wall time of the fastest transaction, which other programs disturbed least.
-    """
-
-    done: int = 0
-    seconds: float = 0.0
-    processor_seconds: float = 0.0
-    fastest: float = math.inf
-
-    def time(self, registry: Any, count: int, work: Callable[[Any], None]) -> None:
-        """Do some work in a unit of work, and add what it took."""
-        began, worked = time.perf_counter(), time.process_time() + self._served(registry)
-        with registry.unit_of_work() as uow:
-            work(uow)
-        took = time.perf_counter() - began
-        self.done += count
-        self.seconds += took
-        self.processor_seconds += time.process_time() + self._served(registry) - worked
-        self.fastest = min(self.fastest, took)
-
-    def _served(self, registry: Any) -> float:
-        """Return the processor seconds of the server's process so far; it is this one on SQLite."""
-        if registry.engine.dialect.name == "sqlite":
-            return 0.0
-        pool = registry.engine.raw_connection()
-        try:
-            pid = pool.driver_connection.info.backend_pid
-        finally:
-            pool.close()
-        return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0]) / 1e9
-
-
 def walked(url: str) -> float:
     """Return how many entries a second are verified, one after the other."""
     from fpvec_audit.registry.unit_of_work import open_registry
@@ -331,6 +270,7 @@ def append(url: str, batch: int, seconds: float, gate: Any, answers: Any) -> Non
             uow.ledger.append("benchmark.made", f"item-{spent.done + number}", CONTENT)
 
     with open_registry(url) as registry:
+        Spent().time(registry, 1, lambda uow: uow.ledger.append("benchmark.begun", "rehearsal", CONTENT))
         spent = Spent()
         gate.wait()
         while spent.seconds < seconds:
@@ -394,6 +334,8 @@ def record(url: str, batch: int, seconds: float, gate: Any, answers: Any) -> Non
             uow.stamps.add(stamp)
 
     with open_registry(url) as registry:
+        ready = [stamp_of(time.time_ns())]
+        Spent().time(registry, 1, work)  # a rehearsal
         spent, number = Spent(), time.time_ns()  # copies that nobody else puts in
         gate.wait()
         while spent.seconds < seconds:
