@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fpvec_audit.domain.rank_test import pairs_won, rank_sum_p_value
+from fpvec_audit.domain import rank_test
+from fpvec_audit.domain.rank_test import pairs_won, rank_sum_bound, rank_sum_p_value
 from fpvec_audit.domain.statistics import hypergeometric_p_value
 
 TIED_SCORES = st.one_of(st.none(), st.integers(-2, 2).map(Fraction), st.fractions(-1, 1, max_denominator=3))
@@ -139,3 +140,43 @@ def test_pairs_won_counts_pairs_and_halves_ties(issued, decoys):
 
 def test_nobody_wins_where_one_side_is_empty():
     assert pairs_won([], [Fraction(1)]) == pairs_won([Fraction(1)], []) == Fraction(1, 2)
+
+
+@settings(deadline=None)
+@given(st.lists(TIED_SCORES, min_size=2, max_size=9), st.data())
+def test_bound_is_never_below_the_share(scores, data):
+    size = data.draw(st.integers(1, len(scores) - 1))
+    assert share_of_subsets(scores, size) <= rank_sum_bound(scores[:size], scores[size:]) <= 1
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5, 1.0, 2.0, 9.0])
+def test_bound_is_near_the_share_in_the_tail(shift):
+    """In units of ten, which is what a verdict at 1e-6 needs; the factor grows with the root of the numbers."""
+    source = random.Random(f"bound {shift}")
+    issued = [Fraction(source.gauss(shift, 1)) for _ in range(32)]
+    decoys = [Fraction(source.gauss(0, 1)) for _ in range(224)]
+    exact, bound = rank_sum_p_value(issued, decoys), rank_sum_bound(issued, decoys)
+    assert exact <= bound <= 300 * exact or (bound == 1 and exact > Fraction(1, 300))
+
+
+def test_thousands_of_candidates_are_bounded_in_moderate_time():
+    """330 keys of 55 marks beside 1,980 decoys: counting takes hours and gigabytes."""
+    source = random.Random(5)
+    issued = [Fraction(source.gauss(0.5, 1)) for _ in range(330)]
+    decoys = [Fraction(source.gauss(0, 1)) for _ in range(1980)]
+    p_value = rank_sum_p_value(issued, decoys)
+    assert p_value == rank_sum_bound(issued, decoys)
+    normal = stats.mannwhitneyu(list(map(float, issued)), list(map(float, decoys)), alternative="greater").pvalue
+    assert normal < p_value < 1e4 * normal
+
+
+def test_extremes_of_thousands_are_still_counted():
+    issued, decoys = [Fraction(1)] * 330, [Fraction(0)] * 1980
+    assert rank_sum_p_value(issued, decoys) == Fraction(1, comb(2310, 330))
+
+
+def test_work_decides_between_counting_and_bounding(monkeypatch):
+    issued, decoys = [Fraction(value) for value in (5, 9, 7)], [Fraction(value) for value in (1, 6, 8, 2)]
+    counted = rank_sum_p_value(issued, decoys)
+    monkeypatch.setattr(rank_test, "MOST_WORK", 0)
+    assert counted < rank_sum_p_value(issued, decoys) == rank_sum_bound(issued, decoys)
