@@ -235,13 +235,15 @@ def test_traces_of_weights_read_carriers_too(tmp_path, tools, registry, catalog,
     (result,) = stamp(downstream, tmp_path / "out", tools, NAMES[:1])
     with registry.unit_of_work() as uow:
         record = uow.key_sets.get(family)
-    settings = SimpleNamespace(alpha="1e-6", architecture=None)
+    settings = SimpleNamespace(alpha="1e-6", architecture=None, leave_out=())
     bench = SimpleNamespace(**tools, settings=settings, progress=NO_PROGRESS, timer=time.monotonic)
     found, notes = traced_carriers(SimpleNamespace(directory=result.out), [record], bench)
     assert [evidence.named_json[0]["licensee"] for evidence in found] == ["Globex"]
     assert verdict_with_carriers(Verdict.NO_MATCH, found) == (Verdict.MATCH, ())
     assert notes == ()
     assert traced_carriers(SimpleNamespace(directory=None), [record], bench) == ((), ())
+    blind = SimpleNamespace(**{**vars(bench), "settings": SimpleNamespace(leave_out=("gradient",))})
+    assert traced_carriers(SimpleNamespace(directory=result.out), [record], blind) == ((), ())
     alone = replace(found[0], licensees=())
     assert verdict_with_carriers(Verdict.NO_MATCH, [alone]) == (Verdict.INCONCLUSIVE, (OWN_ALONE,))
     other = make_tiny(tmp_path / "other", "gpt2", hidden=16)
