@@ -111,7 +111,7 @@ def told(document: dict[str, Any]) -> dict[str, Any]:
     return {
         "verdict": document["verdict"],
         "named": [item["licensee"] for item in document["named"]],
-        "questions": document["questions"],
+        "queries": document["queries"],
         "trace_seconds": round(document["seconds"], 2),
     }
 

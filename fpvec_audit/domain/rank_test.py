@@ -19,8 +19,8 @@ from math import comb, gcd
 
 Score = Fraction | None
 """A candidate's score; None where it has none, which counts as one common lowest value."""
-MOST_WORK = 10**12
-"""Bits that counting may pass through, some ten seconds; beyond, subsets are bounded and not counted."""
+MOST_WORK = 2 * 10**11
+"""Bits that counting may pass through, some five seconds; beyond, subsets are bounded and not counted."""
 _DIGITS, _SLACK = 30, Decimal("1e-12")
 """Decimal digits of the bound's arithmetic, and what its logarithm is raised by, far above all rounding in it."""
 _NEWTON_STEPS = 12
