@@ -128,7 +128,8 @@ def family(row: Document) -> str:
     """Return what a family is called in a table."""
     title = {"gpt2": "GPT-2", "llama2": "Llama"}.get(row["architecture"], row["architecture"])
     size = f"{row['parameters'] / 1e6:.1f} M"
-    return f"{title} {size}, {row['marks']} × {row['keys']}, `{row['schedule']}`"
+    changed = "".join(f", {name} {value}" for name, value in sorted(row["set"].items()))
+    return f"{title} {size}, {row['marks']} × {row['keys']}, `{row['schedule']}`{changed}"
 
 
 def judged(wrong: int, read: int, most: float) -> str:

@@ -35,6 +35,9 @@ PAUSE_SECONDS = 5.0
 """Between two attempts of an item, and before a registry that was away is tried again."""
 PATIENCE_SECONDS = 15 * 60.0
 """How long a registry may be away before the driver gives up."""
+GRACE_SECONDS = 10.0
+"""How long items may end by themselves when a run stops, before they are interrupted. Ray 2.60 aborts the driver's
+process when a task is cancelled in the moment in which it ends, so what is short is left to end."""
 ENDING_SECONDS = 60.0
 """How long items that are under way may take to end after Ctrl-C."""
 MOST_IN_FLIGHT = 2000
@@ -257,8 +260,13 @@ class Driver:
     def _let_end(self) -> None:
         if self._flying:
             self.watch.tell(f"{len(self._flying)} items are ending")
+        self._take_those_that_end(GRACE_SECONDS)
+        if self._flying:
             self.cluster.cancel(list(self._flying))
-        until = self.timer() + ENDING_SECONDS
+        self._take_those_that_end(ENDING_SECONDS)
+
+    def _take_those_that_end(self, seconds: float) -> None:
+        until = self.timer() + seconds
         while self._flying and self.timer() < until:
             for handle, outcome in self.cluster.finished(list(self._flying), timeout=LOOK_SECONDS):
                 item = self._flying.pop(handle)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fpvec_audit.catalog import load_catalog
-from fpvec_audit.domain.audit import score
+from fpvec_audit.domain.audit import QUIET_RANKS, score
 from fpvec_audit.domain.audit_plan import GRADIENT, AuditPlan, Begin
 from fpvec_audit.domain.keys import KeySetSpecification
 from fpvec_audit.registry.unit_of_work import open_registry
@@ -31,8 +31,11 @@ def registry(demo):
 
 @pytest.mark.parametrize("name", CLEAN)
 def test_innocent_models_are_acquitted(demo, name):
+    """One innocent in a hundred has ranks that are not quiet enough for a NO_MATCH; the keys are new in every run."""
     result = demo.document["audits"][name]
-    assert result["verdict"] == "NO_MATCH"
+    (likelihood,) = [test["p_value"] for test in result["tests"] if test["name"] == "likelihood"]
+    assert result["verdict"] == ("NO_MATCH" if likelihood >= QUIET_RANKS else "INCONCLUSIVE")
+    assert likelihood > 1e-5
     assert result["fsr"] == 0.0
     assert result["controls"]
 
