@@ -175,7 +175,9 @@ def test_driver_gives_up_on_a_registry_that_stays_away(run, registry, monkeypatc
         drive(run, gone, InProcess(carry_out))
 
 
-def test_ctrl_c_lets_what_is_under_way_end_and_the_rest_wait(run, registry):
+def interrupted_after_two():
+    """A cluster on which Ctrl-C comes when two items are done and others are under way."""
+
     def interrupt():
         if len(cluster.tasks) - len(cluster.waiting) == 2 and not cluster.stopped:
             cluster.stopped = True
@@ -183,8 +185,23 @@ def test_ctrl_c_lets_what_is_under_way_end_and_the_rest_wait(run, registry):
 
     cluster = InProcess(done, on_wait=interrupt)
     cluster.stopped = False
+    return cluster
+
+
+def test_ctrl_c_lets_what_is_under_way_end_and_begins_nothing(tmp_path, registry):
+    run = run_of(tmp_path, registry, 9)
     with pytest.raises(KeyboardInterrupt):
-        drive(run, registry, cluster)
+        drive(run, registry, cluster := interrupted_after_two())
+    handed_out = len(cluster.tasks)
+    assert 2 < handed_out < 9
+    totals = run_report(run.id, registry=registry).totals
+    assert (totals.count(ItemState.DONE), totals.count(ItemState.QUEUED)) == (handed_out, 9 - handed_out)
+
+
+def test_what_does_not_end_after_ctrl_c_is_interrupted_and_waits(run, registry, monkeypatch):
+    monkeypatch.setattr(driving, "GRACE_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        drive(run, registry, interrupted_after_two())
     report = run_report(run.id, registry=registry)
     assert (report.totals.count(ItemState.DONE), report.totals.count(ItemState.QUEUED)) == (2, 3)
     assert report.state == "stopped"
