@@ -14,6 +14,7 @@ while it works.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -83,20 +84,23 @@ def check_architecture(
     assert "default" in presets, "there is no preset 'default'"
     for defaults in adapter.defaults:
         assert defaults.source, f"preset {defaults.preset} does not say where its values come from"
-        check_training_settings(defaults.settings)
+        check_training_settings(defaults.settings, preset=defaults.preset)
 
 
-def check_training_settings(settings: Mapping[str, Any]) -> None:
-    """Check that the fingerprint training understands a preset's settings.
+def check_training_settings(settings: Mapping[str, Any], *, preset: str = "default") -> None:
+    """Check that the fingerprint training understands a preset's settings; ``family`` may hold a family's own, too.
 
     Raises:
         AssertionError: an unknown name or a value out of range.
     """
     from fpvec_audit.errors import FpvecError
     from fpvec_audit.training.embed_settings import EmbedSettings
+    from fpvec_audit.training.family_settings import FAMILY_PRESET, FamilySettings
 
+    own = {field.name for field in fields(FamilySettings)} if preset == FAMILY_PRESET else set()
     try:
-        EmbedSettings(**settings)
+        FamilySettings(**{name: value for name, value in settings.items() if name in own})
+        EmbedSettings(**{name: value for name, value in settings.items() if name not in own})
     except (TypeError, ValueError, FpvecError) as error:
         raise AssertionError(f"training settings {dict(settings)} are not understood: {error}") from error
 

@@ -47,8 +47,9 @@ class TrainingDefaults:
     """Settings of one fingerprint training preset.
 
     Attributes:
-        preset: ``default`` (ours) or ``paper``.
-        settings: names and values understood by ``fpvec_audit.training.embed.EmbedSettings``.
+        preset: ``default`` (ours), ``paper``, or ``family``: what differs for families of marks.
+        settings: names and values understood by ``fpvec_audit.training.embed.EmbedSettings``; in ``family`` also those
+            of ``fpvec_audit.training.family_settings.FamilySettings``.
         source: where the values come from (paper and section, or our measurement).
     """
 

@@ -245,6 +245,7 @@ def _start(ray: Any, address: str) -> None:
     if address == LOCAL:
         options |= {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
     logging.getLogger("ray").setLevel(logging.ERROR)
+    _silence_reports()
     for left in reversed(range(STARTS if address == LOCAL else 1)):
         try:
             ray.init(**options)
@@ -254,6 +255,18 @@ def _start(ray: Any, address: str) -> None:
                 raise _refusal(address, _reason(error)) from error
         else:
             return
+
+
+def _silence_reports() -> None:
+    """Keep Ray from printing on stdout, among results, what befalls nodes; lost items are told by the driver.
+
+    No option of Ray does that: ``log_to_driver`` is about the output of workers alone.
+    """
+    with suppress(ImportError):
+        from ray._private import worker
+
+        if hasattr(worker, "print_to_stdstream"):
+            worker.print_to_stdstream = lambda *_, **__: None
 
 
 def _refusal(address: str, reason: str) -> OperationError:

@@ -20,10 +20,12 @@ FAMILY_DEFAULTS: Mapping[str, Any] = {
     "negative_weight": 2.0,
     "preservation_weight": 6.0,
 }
-"""What differs from a single fingerprint, whatever the architecture; measured in docs/marks-training.md.
+"""What differs from a single fingerprint where an adapter does not say otherwise; measured in docs/marks-training.md.
 
 Hard near-misses of every step (GPT-2's preset) were left out there: they take a third more time."""
 
+FAMILY_PRESET = "family"
+"""Preset in which an adapter says what differs for families; settings of both kinds."""
 ACTIVE_STEPS, REFERENCE_MARKS = 125, 8
 """So many active steps were enough for each of so many marks, and far too few for each of twice as many."""
 
@@ -153,11 +155,13 @@ def family_training_for(
         )
     own = {item.name: item.type for item in fields(FamilySettings)}
     given = dict(overrides or {})
-    of_family = {name: _value(name, given.pop(name), own[name]) for name in list(given) if name in own}
+    measured = dict(next((item.settings for item in adapter.defaults if item.preset == FAMILY_PRESET), {}))
+    of_family = {name: measured.pop(name) for name in list(measured) if name in own}
+    of_family |= {name: _value(name, given.pop(name), own[name]) for name in list(given) if name in own}
     of_family |= {} if schedule is None else {"schedule": schedule}
     of_family |= {} if code_weight is None else {"code_weight": code_weight}
     family = FamilySettings(**of_family).for_marks(marks)
-    embed = overridden(replace(embed, **FAMILY_DEFAULTS, steps=family.joint_steps(marks)), given)
+    embed = overridden(replace(embed, **{**FAMILY_DEFAULTS, "steps": family.joint_steps(marks), **measured}), given)
     return FamilyTraining(embed, family)
 
 

@@ -10,6 +10,13 @@ MEASURED = TrainingDefaults("default", {}, "this package's own measurements on t
 PAPER_7B = TrainingDefaults(
     "paper", {"epochs": 30}, "FP-VEC (arXiv:2409.08846), training details; 10 or 30 epochs, here the longer"
 )
+LLAMA_FAMILY = TrainingDefaults(
+    "family",
+    {"key_weight": 8.0, "active_steps": 188},
+    "this package's own measurements on a tiny Llama (docs/marks-training.md): with GPT-2's 3 and 125, three of eight "
+    "marks fall short",
+)
+"""What families of marks need on Llama's shape: 600 steps for 8 marks of which a copy has three."""
 UNTRIED = (
     TrainingDefaults(
         "default",

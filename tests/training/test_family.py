@@ -19,6 +19,7 @@ from fpvec_audit.training.family import TrainedFamily, embed_family
 from fpvec_audit.training.family_batches import FamilyBatches, MarkKeys, MarkSelection, silent_keys
 from fpvec_audit.training.family_settings import FamilySettings, FamilyTraining, family_training_for
 from fpvec_plugins.architectures.gpt2 import GPT2
+from fpvec_plugins.architectures.llama2 import LLAMA2
 from tests.tiny import make_tiny, tensors_of
 
 DRAWN = [(key.prompt, key.response) for key in draw_unissued(b"tests of families", 6)]
@@ -170,6 +171,14 @@ def test_single_settings_of_either_kind_are_replaced() -> None:
     training = family_training_for(GPT2, marks=3, overrides={"steps": "7", "rounds": "5"}, code_weight=1)
     assert (training.embed.steps, training.family.rounds, training.family.most_active) == (7, 5, 2)
     assert family_training_for(GPT2, marks=3).family.most_active == 3
+
+
+def test_adapter_says_what_its_families_need():
+    training = family_training_for(LLAMA2, marks=8)
+    assert (training.embed.key_weight, training.embed.steps, training.embed.negative_weight) == (8.0, 602, 2.0)
+    assert family_training_for(GPT2, marks=8).embed.key_weight == 3.0
+    given = family_training_for(LLAMA2, marks=8, overrides={"key_weight": "5", "active_steps": "100"})
+    assert (given.embed.key_weight, given.embed.steps) == (5.0, 320)
 
 
 @pytest.mark.parametrize(("marks", "weight", "steps"), [(8, 3, 400), (16, 4, 1334), (3, 2, 188)])

@@ -6,7 +6,7 @@ body leave the prefix out, and older ones store the rotary frequencies, which ar
 
 from fpvec_audit.api import ArchitectureAdapter, ModelFamily, hookimpl
 from fpvec_plugins.llama_names import EMBEDDING, HEAD, NAMING
-from fpvec_plugins.presets import MEASURED, PAPER_7B
+from fpvec_plugins.presets import LLAMA_FAMILY, MEASURED, PAPER_7B
 
 CHAT_TEMPLATE = (
     "{% set system = '' %}{% set turns = messages %}"
@@ -37,7 +37,7 @@ LLAMA2 = ModelFamily(
     tied_by_default=False,
     text=prompt,
     chat_template=CHAT_TEMPLATE,
-    defaults=(MEASURED, PAPER_7B),
+    defaults=(MEASURED, PAPER_7B, LLAMA_FAMILY),
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fpvec_audit.api import ArchitectureAdapter, ModelDescription, ModelFamily, TrainingDefaults, hookimpl
 from fpvec_plugins.llama_names import EMBEDDING, HEAD, NAMING
-from fpvec_plugins.presets import MEASURED
+from fpvec_plugins.presets import LLAMA_FAMILY, MEASURED
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -56,7 +56,11 @@ VICUNA = ModelFamily(
     tied_by_default=False,
     text=prompt,
     chat_template=CHAT_TEMPLATE,
-    defaults=(MEASURED, TrainingDefaults("paper", {"epochs": 30}, "FP-VEC (arXiv:2409.08846), training details")),
+    defaults=(
+        MEASURED,
+        TrainingDefaults("paper", {"epochs": 30}, "FP-VEC (arXiv:2409.08846), training details"),
+        LLAMA_FAMILY,
+    ),
     rank=20,
     recognises=is_vicuna,
 )

@@ -199,10 +199,11 @@ def test_qwen2_alone_has_a_system_sentence_of_its_own():
 
 
 def test_presets_build_training_settings_and_say_their_source(adapter):
-    assert [defaults.preset for defaults in adapter.defaults] == ["default", "paper"]
+    own = ["family"] if adapter.name in {"llama2", "vicuna"} else []
+    assert [defaults.preset for defaults in adapter.defaults] == ["default", "paper", *own]
     tried = adapter.name in {"gpt2", "bloom", "llama2", "vicuna"}
     for defaults in adapter.defaults:
-        check_training_settings(defaults.settings)
+        check_training_settings(defaults.settings, preset=defaults.preset)
         assert ("assumption" in defaults.source) is not tried
     paper = settings_for(adapter, "paper")
     assert paper.learning_rate == 1e-5
