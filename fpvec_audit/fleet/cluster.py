@@ -7,6 +7,7 @@ output is silenced and its usage statistics are off. What travels to a worker is
 
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ STARTS = 3
 """How often Ray is started on this machine before that is given up: it gives a busy one half a minute each time."""
 HANDSHAKE_SECONDS = 120.0
 """How long a node may take to start a worker that says which versions it has."""
+NOTICE_SECONDS = 40.0
+"""How long a cluster may take to notice that a node is away."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -138,7 +141,7 @@ class RayCluster:
         )
 
     def greetings(self) -> list[Greeting]:
-        """Return what every node has, each asked in a worker of its own.
+        """Return what every node has, each asked in a worker of its own; one that is lost meanwhile is left out.
 
         Raises:
             OperationError: a node starts no worker, or none that has this package.
@@ -157,11 +160,22 @@ class RayCluster:
             try:
                 answered.append(self._ray.get(reference, timeout=HANDSHAKE_SECONDS))
             except self._ray.exceptions.RayError as error:
+                if self._is_gone(node["NodeID"]):
+                    continue
                 raise OperationError(
                     f"the node {name} cannot work: {_reason(error)}",
                     advice=f"install fpvec-audit[fleet] {this_process().fpvec} there, as here",
                 ) from error
         return answered
+
+    def _is_gone(self, node: str) -> bool:
+        """Say whether a node is away, waiting as long as the cluster may take to notice."""
+        until = time.monotonic() + NOTICE_SECONDS
+        while any(known["NodeID"] == node and known["Alive"] for known in self._ray.nodes()):
+            if time.monotonic() > until:
+                return False
+            time.sleep(1)
+        return True
 
     def submit(self, task: Task, need: Need) -> "ObjectRef[Any]":
         """Hand a task over; Ray finds a node with room for it."""
