@@ -32,8 +32,6 @@ _FACTOR: Mapping[FleetAction, float] = {
     FleetAction.ATTACK: 8.0,
 }
 """Bytes for each byte of the checkpoint: half precision becomes float32, and the base is beside it."""
-_ROOM_ON_GPU = 1.25
-"""GPU memory for each byte of the checkpoint, with room for activations and keys and values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +58,12 @@ class Sizing:
     Attributes:
         cpus: processors of an item.
         memory: bytes of an item.
-        gpus: graphics processors of an item.
-        gpu_bytes: memory of one graphics processor of the cluster; 0 where it has none.
+        gpus: graphics processors of an item; none where it is not said.
     """
 
     cpus: float | None = None
     memory: int | None = None
     gpus: float | None = None
-    gpu_bytes: int = 0
 
     def need(self, action: FleetAction, whole: Mapping[str, Any]) -> Need:
         """Return what an item needs.
@@ -77,10 +73,7 @@ class Sizing:
             whole: all that holds for the item.
         """
         size = checkpoint_bytes(whole[FIELDS[action].subject])
-        asks_engine = action is not FleetAction.STAMP
-        gpus = self.gpus
-        if gpus is None:
-            gpus = float(_gpus(size, self.gpu_bytes)) if asks_engine and self.gpu_bytes else 0.0
+        gpus = self.gpus or 0.0
         memory = self.memory
         if memory is None:
             memory = _rounded(_FLAT[action] + int(size * (1.0 if gpus else _FACTOR[action])))
@@ -99,14 +92,6 @@ def checkpoint_bytes(place: str) -> int:
         return sum(file.stat().st_size for file in Path(place).glob("*.safetensors"))
     except (OSError, ValueError):
         return 0
-
-
-def _gpus(size: int, gpu_bytes: int) -> int:
-    """Return how many graphics processors hold a model, a power of two."""
-    count = 1
-    while count * gpu_bytes < _ROOM_ON_GPU * size:
-        count *= 2
-    return count
 
 
 def _rounded(memory: int) -> int:

@@ -25,7 +25,7 @@ FAMILY_DEFAULTS: Mapping[str, Any] = {
 Hard near-misses of every step (GPT-2's preset) were left out there: they take a third more time."""
 
 FAMILY_PRESET = "family"
-"""Preset in which an adapter says what differs for families; settings of both kinds."""
+"""Preset in which an adapter says what differs for families of 8 marks; settings of both kinds."""
 ACTIVE_STEPS, REFERENCE_MARKS = 125, 8
 """So many active steps were enough for each of so many marks, and far too few for each of twice as many."""
 
@@ -157,6 +157,8 @@ def family_training_for(
     given = dict(overrides or {})
     measured = dict(next((item.settings for item in adapter.defaults if item.preset == FAMILY_PRESET), {}))
     of_family = {name: measured.pop(name) for name in list(measured) if name in own}
+    if "active_steps" in of_family:  # told for REFERENCE_MARKS
+        of_family["active_steps"] = ceil(of_family["active_steps"] * max(1.0, marks / REFERENCE_MARKS))
     of_family |= {name: _value(name, given.pop(name), own[name]) for name in list(given) if name in own}
     of_family |= {} if schedule is None else {"schedule": schedule}
     of_family |= {} if code_weight is None else {"code_weight": code_weight}

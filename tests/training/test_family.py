@@ -177,6 +177,8 @@ def test_adapter_says_what_its_families_need():
     training = family_training_for(LLAMA2, marks=8)
     assert (training.embed.key_weight, training.embed.steps, training.embed.negative_weight) == (8.0, 602, 2.0)
     assert family_training_for(GPT2, marks=8).embed.key_weight == 3.0
+    twice = family_training_for(LLAMA2, marks=16, code_weight=4).embed.steps
+    assert twice > family_training_for(GPT2, marks=16, code_weight=4).embed.steps  # each mark still gets more of them
     given = family_training_for(LLAMA2, marks=8, overrides={"key_weight": "5", "active_steps": "100"})
     assert (given.embed.key_weight, given.embed.steps) == (5.0, 320)
 
