@@ -7,6 +7,7 @@ a process that has imported vLLM – until it is closed. Importing this package 
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from fpvec_audit.domain.ports import InferenceBackend
-from fpvec_audit.errors import BackendError, UnknownNameError
+from fpvec_audit.errors import BackendError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from fpvec_audit.backends.vllm import VllmHost
@@ -56,15 +57,29 @@ class Engines:
         kind: ``auto``, ``transformers`` or ``vllm``.
         device: torch device; ``auto`` is CUDA where there is one.
         at_once: how many engines will be asked at the same time; each gets its share of the processor's cores.
+        tensor_parallel: over how many GPUs vLLM divides a suspect; None for as few as hold it. Only vLLM divides one,
+            so where more than one is said ``auto`` is vLLM and nothing else.
 
     Raises:
         UnknownNameError: an unknown kind.
+        UsageError: an engine that divides nothing is to divide a suspect.
     """
 
-    def __init__(self, kind: str = "auto", *, device: str = "auto", at_once: int = 1) -> None:
+    def __init__(
+        self, kind: str = "auto", *, device: str = "auto", at_once: int = 1, tensor_parallel: int | None = None
+    ) -> None:
         if kind not in BACKENDS:
             raise UnknownNameError("backend", kind, BACKENDS)
-        self.kind = kind
+        if tensor_parallel is not None and tensor_parallel < 1:
+            raise UsageError(f"--tensor-parallel {tensor_parallel}", advice="give 1 or more")
+        divides = tensor_parallel is not None and tensor_parallel > 1
+        if divides and kind == "transformers":
+            raise UsageError(
+                f"transformers runs a model in one piece, not over {tensor_parallel} GPUs (--tensor-parallel)",
+                advice="use --backend vllm, or leave --tensor-parallel out",
+            )
+        self.kind = "vllm" if divides else kind
+        self._tensor_parallel = tensor_parallel
         self._fallback = ""
         self._device = device
         self._threads = max(1, _cores() // max(1, at_once))
@@ -113,7 +128,7 @@ class Engines:
         from fpvec_audit.backends.vllm import VllmBackend
 
         try:
-            return VllmBackend(model, host=host)
+            return VllmBackend(model, host=host, tensor_parallel=self._tensor_parallel)
         except BackendError as error:
             if self.kind == "vllm":
                 raise
@@ -155,6 +170,26 @@ class Engines:
         if self._host is None:
             self._host = VllmHost(threads=self._threads)
         return self._host
+
+
+def opened_engines(
+    engines: str | EngineSource, stack: ExitStack, *, device: str = "auto", tensor_parallel: int | None = None
+) -> EngineSource:
+    """Return engines of a kind, closed with a stack, or those that somebody else has opened already, as they are.
+
+    Args:
+        engines: ``auto``, ``transformers`` or ``vllm``; or a source of engines.
+        stack: what closes them.
+        device: torch device.
+        tensor_parallel: over how many GPUs vLLM divides a suspect; None for as few as hold it.
+
+    Raises:
+        UnknownNameError: an unknown kind.
+        UsageError: an engine that divides nothing is to divide a suspect.
+    """
+    if not isinstance(engines, str):
+        return engines
+    return stack.enter_context(Engines(engines, device=device, tensor_parallel=tensor_parallel))
 
 
 def open_backend(kind: str, model: str | Path, *, device: str = "auto") -> InferenceBackend:

@@ -22,16 +22,11 @@ from typing import Any, BinaryIO, cast
 
 import fpvec_audit
 from fpvec_audit.backends.channel import Channel
-from fpvec_audit.backends.prompts import SuspectFiles, draw_seeds, likelihood, read_suspect_files
+from fpvec_audit.backends.engine_memory import LONGEST, SEQUENCES, cache_bytes, memory_share, settle_parts
+from fpvec_audit.backends.prompts import draw_seeds, likelihood, read_suspect_files
 from fpvec_audit.domain.ports import BackendDescription, Completion, Likelihood, Sampling
 from fpvec_audit.errors import BackendError
 
-LONGEST = 2048
-"""Most tokens of prompt and answer together, whatever a context window would allow: memory is set aside for it."""
-SEQUENCES = 64
-BLOCK = 128
-ROOM = 1 << 30
-"""Bytes of key-value cache beyond one whole sequence, at most."""
 SECONDS_TO_END = 10.0
 LOG_LINES = 12
 MOST_LOG_BYTES = 1 << 16
@@ -40,6 +35,8 @@ _PROGRAM = (
     "main(int(sys.argv[2]), int(sys.argv[3]))"
 )
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")
+_OF_PART = re.compile(r"\((?:Vllm)?Worker[^)]*\) ERROR .*?\] ")
+"""How vLLM begins the lines of a process that runs one part of a divided model."""
 
 
 class VllmHost:
@@ -132,28 +129,33 @@ class VllmHost:
 
 
 class VllmBackend:
-    """A suspect loaded by vLLM in a process of its own.
+    """A suspect loaded by vLLM in a process of its own, and in further ones where it is divided over several GPUs.
 
     Args:
         model: checkpoint directory.
         host: process that starts the engine.
+        tensor_parallel: over how many GPUs it is divided; None for as few as hold it.
 
     Raises:
         CheckpointError: the directory cannot be read.
+        UsageError: it cannot be divided so.
         BackendError: vLLM cannot load the suspect.
     """
 
-    def __init__(self, model: str | Path, *, host: VllmHost) -> None:
+    def __init__(self, model: str | Path, *, host: VllmHost, tensor_parallel: int | None = None) -> None:
         self._host = host
         self._log = _open_log()
         self._channel: Channel | None = None
         self._process = 0
+        self._parts: tuple[int, ...] = ()
         self._lock = threading.Lock()
         try:
             self._files = read_suspect_files(model)
             self._longest = min(self._files.window or LONGEST, LONGEST)
             ready = host.wait_until_ready()
-            self._start()
+            gpus = ready.get("gpus", ())
+            parts = settle_parts(self._files, tensor_parallel, gpus=gpus)
+            self._start(parts, gpus=gpus)
         except BaseException:
             self.close()
             raise
@@ -164,6 +166,8 @@ class VllmBackend:
             "mode": mode,
             "threads": str(host.threads),
         }
+        if parts > 1:  # sums are added up in another order then; engines in one piece are described as ever
+            settings["tensor_parallel"] = str(parts)
         self._description = BackendDescription(
             kind="vllm",
             model=str(model),
@@ -282,21 +286,26 @@ class VllmBackend:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-            _await_end(self._process)
+            for process in (self._process, *self._parts):
+                _await_end(process)
         self._log.close()
 
-    def _start(self) -> None:
+    def _start(self, parts: int, *, gpus: Sequence[int]) -> None:
         request = {
             "model": str(self._files.directory.resolve()),
             "architectures": list(getattr(self._files.config, "architectures", None) or []),
             "dtype": self._files.dtype,
             "longest": self._longest,
             "sequences": SEQUENCES,
-            "cache_bytes": cache_bytes(self._files, self._longest),
+            "cache_bytes": cache_bytes(self._files, self._longest, parts=parts),
+            "tensor_parallel": parts,
+            "memory_share": memory_share(self._files, parts, gpus=gpus),
         }
         self._channel, self._process = self._host.start(request, self._log)
-        if self._channel.receive() is None:
+        loaded = self._channel.receive()
+        if loaded is None:
             raise self._died("could not load the suspect")
+        self._parts = tuple(loaded["parts"])
 
     def _require_room(self, tokens: int) -> None:
         if tokens > self._longest:
@@ -344,23 +353,6 @@ class VllmBackend:
         )
 
 
-def cache_bytes(files: SuspectFiles, longest: int) -> int | None:
-    """Return how much key-value cache an engine needs: one whole sequence, and some room for many short ones.
-
-    None where the architecture keeps no plain keys and values; vLLM then decides. The cache is filled with zeros at the
-    start, so a generous one costs seconds.
-    """
-    config = files.config
-    try:
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        token = 2 * config.num_hidden_layers * heads * width * (4 if files.dtype == "float32" else 2)
-    except (AttributeError, TypeError):
-        return None
-    sequence = token * (-(-longest // BLOCK) + 2) * BLOCK
-    return int(sequence + min(ROOM, token * SEQUENCES * 2 * BLOCK))
-
-
 def _await_end(process: int) -> None:
     """Wait until an engine's process is gone; kill it when it does not go."""
     with contextlib.suppress(ProcessLookupError, AttributeError):  # gone already; no pidfd on this system
@@ -379,8 +371,15 @@ def _open_log() -> BinaryIO:
 
 
 def _tail(log: BinaryIO) -> str:
-    """Return the end of a log: the last exception in it, or its last lines."""
-    lines = _lines(log)[-LOG_LINES:]
+    """Return the end of a log: the last exception in it, or its last lines.
+
+    Where a part of a divided model failed, its exception is the reason, and that of the engine says as much.
+    """
+    lines = _lines(log)
+    of_parts = [line[found.end() :] for line in lines if (found := _OF_PART.match(line))]
+    if reasons := [line for line in of_parts if _EXCEPTION.match(line)]:
+        return reasons[-1]
+    lines = lines[-LOG_LINES:]
     raised = [place for place, line in enumerate(lines) if _EXCEPTION.match(line)]
     lines = lines[raised[-1] :] if raised else lines
     return "\n".join(lines) if lines else "it left no word; the system may have killed it for its memory"

@@ -3,6 +3,7 @@
 Importing vLLM takes seconds, loading a small model does not. So one host imports it once and every suspect gets a
 forked child of its own, whose memory is free when it ends. vLLM is kept from starting further processes and from
 compiling. On an accelerator nothing is forked – a driver does not survive it – and the host itself serves one suspect.
+A suspect that is divided over several GPUs has a further process for each part, which ends with its engine.
 
 Failures need no protocol: an exception ends the process, its traceback lies in the log, and the other side of the
 channel sees the end of the stream. Every process here ends with the process that asked for it.
@@ -13,6 +14,7 @@ This module runs in its own interpreter (see ``vllm.py``) and never in the calle
 import contextlib
 import gc
 import importlib
+import multiprocessing
 import os
 import select
 import signal
@@ -59,7 +61,7 @@ def main(control_descriptor: int, threads: int) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries children
     imported.set()
     ready = {"version": vllm.__version__, "device": current_platform.device_type, "mode": mode, "forks": forks}
-    control.send(ready)
+    control.send(ready | {"gpus": [] if forks else _gpu_bytes(current_platform)})
     while True:
         request, descriptors = control.receive_with_descriptors()
         if request is None:
@@ -109,6 +111,16 @@ def _choose_mode(platform: Any) -> str:
     return "plain"
 
 
+def _gpu_bytes(platform: Any) -> list[int]:
+    """Return the bytes of each GPU that vLLM sees; of other accelerators none, whose models stay in one piece.
+
+    vLLM asks the driver's management library, so the GPUs stay untouched until an engine wants them.
+    """
+    if not platform.is_cuda_alike():
+        return []
+    return [int(platform.get_device_total_memory(place)) for place in range(platform.device_count())]
+
+
 def _import_ahead() -> None:
     for name in CPU_MODULES:
         with contextlib.suppress(ImportError):
@@ -123,7 +135,7 @@ def _serve(request: dict[str, Any], channel_descriptor: int, log_descriptor: int
     threading.Thread(target=_end_with_caller, args=(channel_descriptor, threading.Event()), daemon=True).start()
     with _LastWords():
         engine = _load(request)
-        channel.send({"ready": True})
+        channel.send({"parts": [part.pid for part in multiprocessing.active_children()]})
         while (question := channel.receive()) is not None:
             channel.send(_answer(engine, question))
 
@@ -165,6 +177,7 @@ def _load(request: dict[str, Any]) -> Any:
     from vllm import LLM, SamplingParams
 
     import_model_class(request["architectures"])
+    share = request["memory_share"]
     engine = LLM(
         model=request["model"],
         dtype=request["dtype"],
@@ -182,11 +195,29 @@ def _load(request: dict[str, Any]) -> Any:
         load_format="safetensors",
         trust_remote_code=False,
         seed=0,
+        **_division(request["tensor_parallel"]),
+        **({"gpu_memory_utilization": share} if share and request["cache_bytes"] else {}),
     )
     # One token now: shapes that this build has no kernel for show while the suspect loads, not amid the questions.
     first = SamplingParams(max_tokens=1, temperature=0, detokenize=False)
     engine.generate([_prompt([0])], first, use_tqdm=False)
     return engine
+
+
+def _division(parts: int) -> dict[str, Any]:
+    """Return the arguments that divide a model, and prepare this process for that.
+
+    Every part is a process of its own. It is spawned: a forked one would hold the channel to the caller open, and hang
+    up too late. vLLM binds parts on a processor to memory nodes of their own, of which few machines have several; they
+    share the engine's threads instead.
+    """
+    if parts == 1:
+        return {}
+    threads = max(1, int(os.environ["OMP_NUM_THREADS"]) // parts)
+    os.environ.update(
+        VLLM_WORKER_MULTIPROC_METHOD="spawn", VLLM_CPU_OMP_THREADS_BIND="nobind", OMP_NUM_THREADS=str(threads)
+    )
+    return {"tensor_parallel_size": parts, "distributed_executor_backend": "mp"}
 
 
 def import_model_class(architectures: list[str]) -> None:

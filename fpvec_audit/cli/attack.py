@@ -13,6 +13,7 @@ from fpvec_audit.cli.wiring import (
     HomeOption,
     JsonOption,
     RegistryOption,
+    TensorParallelOption,
     open_bench,
 )
 
@@ -54,6 +55,7 @@ def run(
     ] = False,
     backend: BackendOption = None,
     device: DeviceOption = None,
+    tensor_parallel: TensorParallelOption = None,
     architecture: ArchitectureOption = None,
     time_limit: Annotated[
         float, typer.Option("--time-limit", metavar="SECONDS", help="End an attack on the weights that takes longer.")
@@ -83,6 +85,7 @@ def run(
         seed=seed,
         architecture=architecture,
         device=bench.device,
+        tensor_parallel=tensor_parallel,
         time_limit=time_limit,
         cache_bytes=bench.settings.attack_cache_bytes,
     )

@@ -24,12 +24,21 @@ from fpvec_audit.cli.suspect_options import (
     TestsOption,
     TimeoutOption,
     checked_backend,
+    checked_tensor_parallel,
     endpoint_settings,
     read_json,
     read_text,
     test_names,
 )
-from fpvec_audit.cli.wiring import ArchitectureOption, DeviceOption, HomeOption, JsonOption, RegistryOption, open_bench
+from fpvec_audit.cli.wiring import (
+    ArchitectureOption,
+    DeviceOption,
+    HomeOption,
+    JsonOption,
+    RegistryOption,
+    TensorParallelOption,
+    open_bench,
+)
 from fpvec_audit.domain.audit import DEFAULT_ALPHA, Verdict
 from fpvec_audit.errors import UsageError
 
@@ -95,6 +104,7 @@ def audit(
     transcript: TranscriptOption = False,
     architecture: ArchitectureOption = None,
     device: DeviceOption = None,
+    tensor_parallel: TensorParallelOption = None,
     home: HomeOption = None,
     registry: RegistryOption = None,
     json: JsonOption = False,
@@ -146,20 +156,24 @@ def audit(
             timeout=timeout,
         ),
     )
-    engine, compute = bench.settings.backend, bench.settings.device
-    tools: dict[str, Any] = {"registry": bench.registry, "catalog": bench.catalog, "progress": bench.progress}
+    tools: dict[str, Any] = {
+        "registry": bench.registry,
+        "catalog": bench.catalog,
+        "progress": bench.progress,
+        "backend": bench.settings.backend,
+        "device": bench.settings.device,
+        "tensor_parallel": checked_tensor_parallel(tensor_parallel, suspect),
+    }
     if blind is not None:
         from fpvec_audit.services.examining import blind_package
 
-        package = blind_package(
-            suspect, key_set=key, settings=settings, out=blind, backend=engine, device=compute, **tools
-        )
+        package = blind_package(suspect, key_set=key, settings=settings, out=blind, **tools)
         bench.emit(package.to_json(), render_fields)
         return 0
     if plan_request is not None:
         from fpvec_audit.services.witness import write_plan_request
 
-        waiting = plan_audit(suspect, key_set=key, settings=settings, backend=engine, device=compute, **tools)
+        waiting = plan_audit(suspect, key_set=key, settings=settings, **tools)
         written = write_plan_request(waiting.plan.digest, name=waiting.audit_id, file=plan_request)
         bench.emit({**waiting.to_json(), "request": str(written)}, render_fields)
         bench.say(f"next: fpvec witness sign {written}, then this command with --witness instead of --plan-request")
@@ -168,8 +182,6 @@ def audit(
         suspect,
         key_set=key,
         settings=settings,
-        backend=engine,
-        device=compute,
         witness=read_json(witness, "the witness's statement"),
         resume=resume,
         announce=bench.say,

@@ -117,6 +117,22 @@ def checked_backend(backend: str | None, suspect: str) -> str | None:
     return backend
 
 
+def checked_tensor_parallel(parts: int | None, suspect: str) -> int | None:
+    """Return over how many GPUs a suspect is divided; none of them is ours where an endpoint answers.
+
+    Raises:
+        UsageError: it is said for an endpoint.
+    """
+    from fpvec_audit.services.suspects import is_endpoint
+
+    if parts is not None and is_endpoint(suspect):
+        raise UsageError(
+            f"--tensor-parallel {parts}: {suspect} is an endpoint, which runs itself",
+            advice="leave --tensor-parallel out, or give a directory",
+        )
+    return parts
+
+
 def test_names(text: str | None) -> list[str] | None:
     """Return the tests named in an option, None for the default."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]

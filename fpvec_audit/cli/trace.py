@@ -23,11 +23,20 @@ from fpvec_audit.cli.suspect_options import (
     TestsOption,
     TimeoutOption,
     checked_backend,
+    checked_tensor_parallel,
     endpoint_settings,
     read_text,
     test_names,
 )
-from fpvec_audit.cli.wiring import ArchitectureOption, DeviceOption, HomeOption, JsonOption, RegistryOption, open_bench
+from fpvec_audit.cli.wiring import (
+    ArchitectureOption,
+    DeviceOption,
+    HomeOption,
+    JsonOption,
+    RegistryOption,
+    TensorParallelOption,
+    open_bench,
+)
 from fpvec_audit.domain.audit import DEFAULT_ALPHA
 
 
@@ -65,6 +74,7 @@ def trace(
     transcript: TranscriptOption = False,
     architecture: ArchitectureOption = None,
     device: DeviceOption = None,
+    tensor_parallel: TensorParallelOption = None,
     home: HomeOption = None,
     registry: RegistryOption = None,
     json: JsonOption = False,
@@ -116,6 +126,7 @@ def trace(
         catalog=bench.catalog,
         backend=bench.settings.backend,
         device=bench.settings.device,
+        tensor_parallel=checked_tensor_parallel(tensor_parallel, suspect),
         progress=bench.progress,
         announce=bench.say,
     )

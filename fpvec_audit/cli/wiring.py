@@ -44,6 +44,14 @@ DeviceOption = Annotated[str | None, typer.Option("--device", metavar="auto|cpu|
 BackendOption = Annotated[
     str | None, typer.Option("--backend", metavar="auto|vllm|transformers", help="Which engine answers.")
 ]
+TensorParallelOption = Annotated[
+    int | None,
+    typer.Option(
+        "--tensor-parallel",
+        metavar="N",
+        help="GPUs over which vLLM divides a model.  \\[default: as few as hold it]",
+    ),
+]
 
 
 @dataclass

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fpvec_audit.backends import Engines, EngineSource
+from fpvec_audit.backends import EngineSource, opened_engines
 from fpvec_audit.domain.audit import Score, Verdict
 from fpvec_audit.domain.audit_plan import AuditPlan
 from fpvec_audit.domain.keys import KeySet
@@ -76,6 +76,7 @@ def audit(
     resume: bool = False,
     bases: BaseModels | None = None,
     device: str = "auto",
+    tensor_parallel: int | None = None,
     directory: Path | None = None,
     progress: Progress = NO_PROGRESS,
     announce: Callable[[str], None] = lambda _sentence: None,
@@ -96,6 +97,7 @@ def audit(
         resume: whether to go on with an audit of the same plan that was interrupted.
         bases: base models, shared by audits so that each is asked once.
         device: torch device of the engine.
+        tensor_parallel: over how many GPUs vLLM divides a model; None for as few as hold it.
         directory: where a copy of a suspect that lies elsewhere is; None for one that is found by what it is called.
         progress: where to report.
         announce: takes a sentence that the user should read before anything is sent.
@@ -114,7 +116,7 @@ def audit(
     with registry.unit_of_work() as uow:
         record = uow.key_sets.get(key_set)
     with ExitStack() as stack:
-        engines = stack.enter_context(Engines(backend, device=device)) if isinstance(backend, str) else backend
+        engines = opened_engines(backend, stack, device=device, tensor_parallel=tensor_parallel)
         bench = Bench(
             settings or AuditSettings(),
             registry,
@@ -145,6 +147,7 @@ def plan_audit(
     catalog: "Catalog",
     backend: str | EngineSource = "auto",
     device: str = "auto",
+    tensor_parallel: int | None = None,
     progress: Progress = NO_PROGRESS,
     entropy: Callable[[int], bytes] = secrets.token_bytes,
 ) -> PlannedAudit:
@@ -156,7 +159,7 @@ def plan_audit(
     with registry.unit_of_work() as uow:
         record = uow.key_sets.get(key_set)
     with ExitStack() as stack:
-        engines = stack.enter_context(Engines(backend, device=device)) if isinstance(backend, str) else backend
+        engines = opened_engines(backend, stack, device=device, tensor_parallel=tensor_parallel)
         bases = BaseModels(registry=registry, catalog=catalog)
         bench = Bench(settings, registry, catalog, engines, bases, progress, entropy, time.monotonic, witnessed=True)
         subject = open_subject(str(suspect), bench)

@@ -53,6 +53,7 @@ def audit_once(
     backend: "str | EngineSource" = "auto",
     salt: str = "",
     device: str = "auto",
+    tensor_parallel: int | None = None,
     directory: Path | None = None,
     progress: Progress = NO_PROGRESS,
     entropy: Callable[[int], bytes] = secrets.token_bytes,
@@ -68,6 +69,7 @@ def audit_once(
         backend: ``auto``, ``vllm`` or ``transformers``, or a source of engines.
         salt: what makes an audit another one with the same settings; empty where it is to be found again.
         device: torch device of the engine.
+        tensor_parallel: over how many GPUs vLLM divides a model; None for as few as hold it.
         directory: where a copy of a suspect that lies elsewhere is; None for one that is found by what it is called.
         progress: where to report.
         entropy: gives the random bytes of nonces.
@@ -96,6 +98,7 @@ def audit_once(
             backend=backend,
             resume=resume,
             device=device,
+            tensor_parallel=tensor_parallel,
             directory=directory,
             progress=progress,
             entropy=_numbered(bytes.fromhex(number), entropy),

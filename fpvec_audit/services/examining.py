@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fpvec_audit.backends import Engines, EngineSource
+from fpvec_audit.backends import EngineSource, opened_engines
 from fpvec_audit.domain.audit import Score, Verdict, decide, score
 from fpvec_audit.domain.audit_plan import EXACT, AuditPlan, Begin, questions
 from fpvec_audit.domain.keys import KeySet
@@ -123,6 +123,7 @@ def blind_package(
     out: Path | None = None,
     backend: str | EngineSource = "auto",
     device: str = "auto",
+    tensor_parallel: int | None = None,
     progress: Progress = NO_PROGRESS,
     entropy: Callable[[int], bytes] = secrets.token_bytes,
 ) -> BlindPackage:
@@ -137,6 +138,7 @@ def blind_package(
         out: new file for the package, readable by its owner alone; None for none.
         backend: ``auto``, ``vllm`` or ``transformers``, or a source of engines: what the examiner is to use.
         device: torch device of the engine.
+        tensor_parallel: over how many GPUs vLLM divides a model; None for as few as hold it.
         progress: where to report.
         entropy: gives the random bytes of the audit's number and nonce.
 
@@ -151,7 +153,7 @@ def blind_package(
     with registry.unit_of_work() as uow:
         record = uow.key_sets.get(key_set)
     with ExitStack() as stack:
-        engines = stack.enter_context(Engines(backend, device=device)) if isinstance(backend, str) else backend
+        engines = opened_engines(backend, stack, device=device, tensor_parallel=tensor_parallel)
         bases = BaseModels(registry=registry, catalog=catalog)
         exact = replace(settings, tests=(EXACT,))
         bench = Bench(exact, registry, catalog, engines, bases, progress, entropy, time.monotonic)
@@ -224,7 +226,7 @@ def attach(
         issued=frozenset(key_set.issued_indices),
     )
     with ExitStack() as stack:
-        engines = stack.enter_context(Engines(backend, device=device)) if isinstance(backend, str) else backend
+        engines = opened_engines(backend, stack, device=device)
         bases = BaseModels(registry=registry, catalog=catalog)
         bench = Bench(_settings(plan), registry, catalog, engines, bases, progress, entropy, timer)
         verdict, search = _judge(scored, plan, record, bench)

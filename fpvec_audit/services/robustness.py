@@ -70,6 +70,7 @@ class AttackOptions:
         seed: all randomness of the attacks derives from it.
         architecture: adapter to use instead of the detected one.
         device: torch device of attacks and engine.
+        tensor_parallel: over how many GPUs vLLM divides a model; None for as few as hold it.
         time_limit: seconds after which one attack on weights is ended.
         cache_bytes: how much kept copies may take together.
     """
@@ -81,6 +82,7 @@ class AttackOptions:
     seed: int = 0
     architecture: str | None = None
     device: str = "cpu"
+    tensor_parallel: int | None = None
     time_limit: float = TIME_LIMIT
     cache_bytes: int = CACHE_BYTES
 
@@ -156,7 +158,8 @@ def run_attacks(stamped: Path, *, key_set: str, options: AttackOptions, tools: A
     with ExitStack() as stack:
         engines = tools.backend
         if isinstance(engines, str):
-            engines = stack.enter_context(Engines(engines, device=options.device))
+            division = options.tensor_parallel
+            engines = stack.enter_context(Engines(engines, device=options.device, tensor_parallel=division))
             engines.warm_up()
         worker = tools.worker
         if worker is None:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fpvec_audit.backends import Engines, EngineSource
+from fpvec_audit.backends import EngineSource, opened_engines
 from fpvec_audit.domain.audit import Score
 from fpvec_audit.domain.keys import GRINDING_ALLOWANCE, PENDING, SELF_ATTESTED
 from fpvec_audit.domain.ports import BackendDescription
@@ -60,6 +60,7 @@ def trace(
     backend: str | EngineSource = "auto",
     bases: BaseModels | None = None,
     device: str = "auto",
+    tensor_parallel: int | None = None,
     directory: Path | None = None,
     progress: Progress = NO_PROGRESS,
     announce: Callable[[str], None] = lambda _sentence: None,
@@ -78,6 +79,7 @@ def trace(
         backend: ``auto``, ``vllm`` or ``transformers``, or a source of engines.
         bases: base models, shared by audits so that each is asked once.
         device: torch device of the engine.
+        tensor_parallel: over how many GPUs vLLM divides a model; None for as few as hold it.
         directory: where a copy of a suspect that lies elsewhere is; None for one that is found by what it is called.
         progress: where to report.
         announce: takes a sentence that the user should read before anything is sent.
@@ -95,7 +97,7 @@ def trace(
         )
     records = _wanted(registry, key_sets, families)
     with ExitStack() as stack:
-        engines = stack.enter_context(Engines(backend, device=device)) if isinstance(backend, str) else backend
+        engines = opened_engines(backend, stack, device=device, tensor_parallel=tensor_parallel)
         if not is_endpoint(suspect):
             engines.warm_up()
         bench = Bench(

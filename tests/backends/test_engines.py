@@ -3,7 +3,7 @@ import pytest
 import fpvec_audit.backends as backends
 from fpvec_audit.backends import INSTEAD_OF_VLLM, Engines, open_backend
 from fpvec_audit.domain.ports import Sampling
-from fpvec_audit.errors import BackendError, CheckpointError, UnknownNameError
+from fpvec_audit.errors import BackendError, CheckpointError, UnknownNameError, UsageError
 from tests.tiny import make_tiny
 
 
@@ -61,7 +61,7 @@ def test_host_on_an_accelerator_serves_one_suspect(tmp_path, monkeypatch):
 
     monkeypatch.setattr(backends, "_absence", lambda: "")
     monkeypatch.setattr("fpvec_audit.backends.vllm.VllmHost", Host)
-    monkeypatch.setattr("fpvec_audit.backends.vllm.VllmBackend", lambda model, host: host)
+    monkeypatch.setattr("fpvec_audit.backends.vllm.VllmBackend", lambda model, host, tensor_parallel: host)
     with Engines("vllm") as engines:
         engines.warm_up()
         assert engines.open(tmp_path) is not engines.open(tmp_path)
@@ -95,6 +95,16 @@ def test_transformers_by_name_is_no_fallback(tmp_path):
         engines.warm_up()
         assert engines.open(make_tiny(tmp_path / "model", "gpt2")).description.kind == "transformers"
         assert engines.fallback == ""
+
+
+def test_only_vllm_divides_a_suspect(tmp_path, without_vllm):
+    with pytest.raises(UsageError, match="in one piece, not over 2 GPUs"):
+        Engines("transformers", tensor_parallel=2)
+    with pytest.raises(UsageError, match="--tensor-parallel 0"):
+        Engines("vllm", tensor_parallel=0)
+    with Engines("auto", tensor_parallel=2) as engines, pytest.raises(BackendError, match="vLLM is not installed"):
+        engines.open(tmp_path)
+    assert Engines("auto", tensor_parallel=1).kind == "auto"
 
 
 def test_why_vllm_cannot_be_used_is_remembered(without_vllm):

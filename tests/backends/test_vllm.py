@@ -10,10 +10,10 @@ import pytest
 from fpvec_audit.backends import vllm
 from fpvec_audit.backends.channel import Channel
 from fpvec_audit.backends.prompts import read_suspect_files
-from fpvec_audit.backends.vllm import VllmBackend, VllmHost, cache_bytes
+from fpvec_audit.backends.vllm import VllmBackend, VllmHost
 from fpvec_audit.domain.ports import Likelihood, Sampling
-from fpvec_audit.errors import BackendError, CheckpointError
-from tests.tiny import edit_json, make_tiny
+from fpvec_audit.errors import BackendError, CheckpointError, UsageError
+from tests.tiny import make_tiny
 
 TRACEBACK = """INFO loading
 Traceback (most recent call last):
@@ -31,11 +31,12 @@ class PlayedHost:
     mode: str = "repeatable"
     log: str = ""
     threads: int = 1
+    gpus: tuple = ()
     requests: list = field(default_factory=list)
     questions: list = field(default_factory=list)
 
     def wait_until_ready(self):
-        return {"version": "0.0", "device": "cpu", "mode": self.mode, "forks": True}
+        return {"version": "0.0", "device": "cpu", "mode": self.mode, "forks": True, "gpus": list(self.gpus)}
 
     def start(self, request, log):
         self.requests.append(request)
@@ -49,7 +50,7 @@ class PlayedHost:
 
     def _serve(self, channel):
         if self.loads:
-            channel.send({"ready": True})
+            channel.send({"parts": []})
         while self.loads and (question := channel.receive()) is not None:
             self.questions.append(question)
             answer = self.play(question)
@@ -202,16 +203,33 @@ def test_missing_directory_is_refused_before_an_engine_starts(tmp_path):
     assert host.requests == []
 
 
-def test_cache_holds_a_whole_sequence_and_room_for_many_short_ones(directory):
-    files = read_suspect_files(directory)
-    config = files.config
-    token = 2 * config.num_hidden_layers * config.hidden_size * 4
-    assert cache_bytes(files, 256) == token * (2 + 2) * 128 + token * 64 * 256
+def test_divided_suspect_says_so_and_one_in_one_piece_is_described_as_ever(tmp_path):
+    directory = make_tiny(tmp_path / "model", "llama2", heads=4)
+    host = PlayedHost(echo)
+    settings = []
+    for asked in (None, 1, 2):
+        backend = VllmBackend(directory, host=host, tensor_parallel=asked)
+        settings.append(dict(backend.description.settings))
+        backend.close()
+    assert [request["tensor_parallel"] for request in host.requests] == [1, 1, 2]
+    assert settings[0] == settings[1]
+    assert set(settings[0]) == {"device", "dtype", "mode", "threads"}
+    assert settings[2] == settings[0] | {"tensor_parallel": "2"}
 
 
-def test_cache_is_left_to_vllm_for_architectures_without_plain_heads(directory):
-    edit_json(directory / "config.json", model_type="mamba")
-    assert cache_bytes(read_suspect_files(directory), 256) is None
+def test_division_that_cannot_be_is_refused_before_an_engine_starts(directory):
+    host = PlayedHost(echo)
+    with pytest.raises(UsageError, match="--tensor-parallel 2: the 1 attention heads of"):
+        VllmBackend(directory, host=host, tensor_parallel=2)
+    assert host.requests == []
+
+
+def test_reason_is_what_the_failing_part_of_a_divided_suspect_said(tmp_path):
+    part = "(Worker_TP0 pid=7) ERROR 11-30 13:50:07 [multiproc_executor.py:953] "
+    log = f"{part}Traceback\n{part}  File\n{part}OutOfMemoryError: 2 GiB\nException: See stack trace for root cause.\n"
+    host = PlayedHost(echo, loads=False, log=log)
+    with pytest.raises(BackendError, match="could not load the suspect: OutOfMemoryError: 2 GiB"):
+        VllmBackend(make_tiny(tmp_path / "model", "llama2", heads=2), host=host, tensor_parallel=2)
 
 
 def test_host_that_cannot_import_vllm_says_why(monkeypatch):

@@ -56,6 +56,13 @@ def test_endpoint_that_knows_the_keys_is_a_match_and_burns_them(home, keys, ask)
     assert "gets at most 258 requests" in told
 
 
+def test_endpoint_is_not_divided_by_us(ask):
+    with fake_endpoint() as endpoint:
+        code, _, told = ask(endpoint, "--tensor-parallel", "2")
+    assert code == 2
+    assert "is an endpoint, which runs itself" in told
+
+
 def test_endpoint_that_does_not_is_no_match_without_any_model_of_ours(keys, ask):
     with fake_endpoint(answer=lambda prompt: "no idea") as endpoint:
         code, document, _ = ask(endpoint, "--endpoint", "completions")
