@@ -11,6 +11,7 @@ from fpvec_audit.cli.fleet_options import (
     SAID,
     AddressOption,
     CpusOption,
+    DivisionOption,
     GpusOption,
     InFlightOption,
     KeyOption,
@@ -180,6 +181,7 @@ def audit(
     cpus: CpusOption = None,
     memory: MemoryOption = None,
     gpus: GpusOption = None,
+    tensor_parallel: DivisionOption = None,
     json_lines: LinesOption = False,
     home: HomeOption = None,
     registry: RegistryOption = None,
@@ -217,7 +219,7 @@ def audit(
         skip_bad=skip_bad,
         retries=retries,
         address=address,
-        manner=manner_of(cpus=cpus, memory=memory, gpus=gpus, in_flight=in_flight),
+        manner=manner_of(cpus=cpus, memory=memory, gpus=gpus, parts=tensor_parallel, in_flight=in_flight),
         as_lines=json_lines,
     )
 
@@ -249,6 +251,7 @@ def trace(
     cpus: CpusOption = None,
     memory: MemoryOption = None,
     gpus: GpusOption = None,
+    tensor_parallel: DivisionOption = None,
     json_lines: LinesOption = False,
     home: HomeOption = None,
     registry: RegistryOption = None,
@@ -285,7 +288,7 @@ def trace(
         skip_bad=skip_bad,
         retries=retries,
         address=address,
-        manner=manner_of(cpus=cpus, memory=memory, gpus=gpus, in_flight=in_flight),
+        manner=manner_of(cpus=cpus, memory=memory, gpus=gpus, parts=tensor_parallel, in_flight=in_flight),
         as_lines=json_lines,
     )
 
@@ -312,6 +315,7 @@ def attack(
     cpus: CpusOption = None,
     memory: MemoryOption = None,
     gpus: GpusOption = None,
+    tensor_parallel: DivisionOption = None,
     json_lines: LinesOption = False,
     home: HomeOption = None,
     registry: RegistryOption = None,
@@ -343,7 +347,7 @@ def attack(
         skip_bad=skip_bad,
         retries=retries,
         address=address,
-        manner=manner_of(cpus=cpus, memory=memory, gpus=gpus, in_flight=in_flight),
+        manner=manner_of(cpus=cpus, memory=memory, gpus=gpus, parts=tensor_parallel, in_flight=in_flight),
         as_lines=json_lines,
     )
 
@@ -372,6 +376,7 @@ def resume(
     cpus: CpusOption = None,
     memory: MemoryOption = None,
     gpus: GpusOption = None,
+    tensor_parallel: DivisionOption = None,
     json_lines: LinesOption = False,
     home: HomeOption = None,
     registry: RegistryOption = None,
@@ -386,7 +391,7 @@ def resume(
 
     refuse_missing_ray()
     bench = open_bench(home, registry, json)
-    manner = manner_of(cpus=cpus, memory=memory, gpus=gpus, in_flight=in_flight)
+    manner = manner_of(cpus=cpus, memory=memory, gpus=gpus, parts=tensor_parallel, in_flight=in_flight)
     found = run_to_resume(run, registry=bench.registry, try_again=set_aside)
     return drive(bench, found, address=address, manner=manner, as_lines=json_lines)
 

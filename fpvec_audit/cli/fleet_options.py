@@ -64,7 +64,17 @@ MemoryOption = Annotated[
     ),
 ]
 GpusOption = Annotated[
-    float | None, typer.Option(help="GPUs of an item.  \\[default: by its size]", rich_help_panel=CLUSTER)
+    float | None,
+    typer.Option(help="GPUs of an item.  \\[default: as few as hold its model]", rich_help_panel=CLUSTER),
+]
+DivisionOption = Annotated[
+    int | None,
+    typer.Option(
+        "--tensor-parallel",
+        metavar="N",
+        help="GPUs over which vLLM divides the model of an item.  \\[default: as few as hold it]",
+        rich_help_panel=CLUSTER,
+    ),
 ]
 LinesOption = Annotated[
     bool,
@@ -77,8 +87,22 @@ LinesOption = Annotated[
 KeyOption = Annotated[str | None, typer.Option("--key", help="Key set.", rich_help_panel=SAID)]
 
 
-def manner_of(*, cpus: float | None, memory: str | None, gpus: float | None, in_flight: int | None) -> "Manner":
+def manner_of(
+    *,
+    cpus: float | None,
+    memory: str | None,
+    gpus: float | None,
+    in_flight: int | None,
+    parts: int | None = None,
+) -> "Manner":
     """Return how a run is driven.
+
+    Args:
+        cpus: processors of an item.
+        memory: memory of an item, as "8 GB".
+        gpus: GPUs of an item.
+        in_flight: most items handed out at a time.
+        parts: over how many GPUs an item's engine divides its model.
 
     Raises:
         UsageError: a number or a size that is none.
@@ -89,9 +113,18 @@ def manner_of(*, cpus: float | None, memory: str | None, gpus: float | None, in_
     for name, value in (("cpus", cpus), ("gpus", gpus)):
         if value is not None and value < 0:
             raise UsageError(f"--{name} {value:g}", advice="give 0 or more")
+    if gpus is not None and gpus > 1 and not gpus.is_integer():
+        raise UsageError(f"--gpus {gpus:g}", advice="give a whole number, or less than 1 to share one")
+    if parts is not None and parts < 1:
+        raise UsageError(f"--tensor-parallel {parts}", advice="give 1 or more")
+    if gpus and parts and parts > max(gpus, 1):
+        raise UsageError(
+            f"--tensor-parallel {parts} and --gpus {gpus:g}: a model is not divided over more than it gets",
+            advice="give one of them",
+        )
     if in_flight is not None and in_flight < 1:
         raise UsageError(f"--in-flight {in_flight}", advice="allow at least one item")
-    return Manner(Sizing(cpus, None if memory is None else _bytes(memory), gpus), in_flight)
+    return Manner(Sizing(cpus, None if memory is None else _bytes(memory), gpus, parts), in_flight)
 
 
 def begin(

@@ -116,7 +116,8 @@ def _audit(task: Task, bench: WorkerBench) -> tuple[str, str]:
             catalog=bench.catalog,
             backend=_backend(said, bench),
             salt=task.salt,
-            device=said.get("device", bench.settings.device),
+            device=_device(task, bench),
+            tensor_parallel=task.tensor_parallel,
             directory=directory,
         )
     return done.verdict, done.audit_id
@@ -135,7 +136,8 @@ def _trace(task: Task, bench: WorkerBench) -> tuple[str, str]:
             registry=bench.registry,
             catalog=bench.catalog,
             backend=_backend(said, bench),
-            device=said.get("device", bench.settings.device),
+            device=_device(task, bench),
+            tensor_parallel=task.tensor_parallel,
             directory=directory,
         )
     return found.verdict.value, found.trace_id
@@ -152,7 +154,8 @@ def _attack(task: Task, bench: WorkerBench) -> tuple[str, str]:
         recognise=True,
         seed=said.get("seed", 0),
         architecture=said.get("architecture"),
-        device=resolve_device(said.get("device", bench.settings.device)),
+        device=resolve_device(_device(task, bench)),
+        tensor_parallel=task.tensor_parallel,
         time_limit=float(said.get("time_limit", TIME_LIMIT)),
         cache_bytes=bench.settings.attack_cache_bytes,
     )
@@ -173,6 +176,11 @@ def _backend(said: Mapping[str, Any], bench: WorkerBench) -> str:
     from fpvec_audit.services.suspects import is_endpoint
 
     return "auto" if is_endpoint(said["suspect"]) else str(said.get("backend", bench.settings.backend))
+
+
+def _device(task: Task, bench: WorkerBench) -> str:
+    """Return where an engine computes: as the item says, else as the driver settled it, else as this machine does."""
+    return str(task.content.get("device") or task.device or bench.settings.device)
 
 
 def _prompt(said: Mapping[str, Any]) -> str:

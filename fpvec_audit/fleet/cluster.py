@@ -10,11 +10,12 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fpvec_audit.errors import OperationError, UsageError
+from fpvec_audit.fleet.capacity import Capacity, Machine
 from fpvec_audit.fleet.handshake import Greeting, refuse_differences, this_process, worker_greeting
 from fpvec_audit.fleet.outcome import Ending, Outcome, Task
 from fpvec_audit.fleet.sizing import MEBIBYTE, Need
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 LOCAL, AUTO = "local", "auto"
 SCRATCH = "fpvec_scratch"
 """Ray resource of a node: MiB of scratch that items may take together there; none where it has no bound."""
+NODE_LABEL = "ray.io/node-id"
+"""Label that Ray gives every node."""
 OBJECT_STORE = 80 * MEBIBYTE
 """Bytes of a local cluster's object store: outcomes are small, and no model passes through it."""
 CONNECT_SECONDS = 5.0
@@ -41,25 +44,6 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """What a cluster has.
-
-    Attributes:
-        cpus: processors in all.
-        memory: bytes that one node has for items, of the largest.
-        gpus: graphics processors in all.
-        nodes: how many machines.
-        dashboard: address of Ray's own dashboard, empty where there is none.
-    """
-
-    cpus: float
-    memory: int
-    gpus: float
-    nodes: int
-    dashboard: str = ""
 
 
 class Cluster(Protocol):
@@ -112,7 +96,7 @@ def ray_cluster(
     try:
         cluster = RayCluster(ray, carry_out)
         if expected is not None:
-            refuse_differences(cluster.greetings(), expected)
+            cluster.shake_hands(expected)
         yield cluster
     finally:
         ray.shutdown()
@@ -138,10 +122,32 @@ class RayCluster:
             gpus=resources.get("GPU", 0.0),
             nodes=len(alive),
             dashboard=_dashboard(ray),
+            machines=tuple(
+                Machine(node["NodeManagerHostname"], node["NodeID"], int(node["Resources"].get("GPU", 0)))
+                for node in alive
+            ),
         )
 
-    def greetings(self) -> list[Greeting]:
+    def shake_hands(self, expected: Greeting) -> None:
+        """Make sure that every node is like the driver, and learn how large its GPUs are.
+
+        Raises:
+            OperationError: a node starts no worker, or has other versions or another registry.
+        """
+        greeted = self.greetings()
+        refuse_differences(list(greeted.values()), expected)
+        machines = tuple(
+            replace(machine, gpu_bytes=min(greeted[machine.node].gpus, default=0))
+            for machine in self.capacity.machines
+            if machine.node in greeted
+        )
+        self.capacity = replace(self.capacity, machines=machines)
+
+    def greetings(self) -> dict[str, Greeting]:
         """Return what every node has, each asked in a worker of its own; one that is lost meanwhile is left out.
+
+        Returns:
+            node → what it says of itself.
 
         Raises:
             OperationError: a node starts no worker, or none that has this package.
@@ -154,11 +160,11 @@ class RayCluster:
             for node in self._ray.nodes()
             if node["Alive"]
         }
-        answered = []
+        answered = {}
         for reference, node in asked.items():
             name = node["NodeManagerHostname"]
             try:
-                answered.append(self._ray.get(reference, timeout=HANDSHAKE_SECONDS))
+                answered[node["NodeID"]] = self._ray.get(reference, timeout=HANDSHAKE_SECONDS)
             except self._ray.exceptions.RayError as error:
                 if self._is_gone(node["NodeID"]):
                     continue
@@ -186,6 +192,7 @@ class RayCluster:
             num_gpus=need.gpus,
             memory=need.memory,
             resources={SCRATCH: disk} if disk else {},
+            label_selector={NODE_LABEL: f"in({','.join(need.nodes)})"} if need.nodes else None,
         ).remote(task)
         return reference
 

@@ -170,11 +170,21 @@ class Driver:
         except UsageError as error:
             self._take(item, Outcome(Ending.REFUSED, error=str(error)))
             return
-        need = self.manner.sizing.need(self.run.action, whole)
-        if 0 < self.cluster.capacity.memory < need.memory:
-            self._take(item, Outcome(Ending.REFUSED, error=_too_large(need.memory, self.cluster.capacity.memory)))
+        try:
+            need = self.manner.sizing.need(self.run.action, whole, self.cluster.capacity)
+        except OperationError as error:
+            self._take(item, Outcome(Ending.REFUSED, error=str(error)))
             return
-        task = Task(self.run.id, item.number, self.run.action.value, whole, item.attempts + 1, self._salt())
+        task = Task(
+            self.run.id,
+            item.number,
+            self.run.action.value,
+            whole,
+            item.attempts + 1,
+            self._salt(),
+            device=need.device,
+            tensor_parallel=need.tensor_parallel,
+        )
         self._flying[self.cluster.submit(task, need)] = item
         self._note(replace(item, state=ItemState.RUNNING))
 
@@ -274,13 +284,3 @@ class Driver:
                     self._take(item, outcome)
                 else:
                     self._note(replace(item, state=ItemState.QUEUED))
-
-
-def _too_large(needed: int, most: int) -> str:
-    gigabytes = 1e9
-    return str(
-        OperationError(
-            f"it needs {needed / gigabytes:.1f} GB of memory, and the largest node has {most / gigabytes:.1f} GB",
-            advice="add a larger node, or say what it needs with --memory",
-        )
-    )

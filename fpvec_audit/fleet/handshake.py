@@ -1,9 +1,11 @@
 """Driver and workers say which versions they have and which registry they see, before anything begins."""
 
 import socket
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
+from shutil import which
 from typing import TYPE_CHECKING
 
 from fpvec_audit import __version__
@@ -13,6 +15,9 @@ from fpvec_audit.settings import load_settings
 
 if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import Registry
+
+GPU_SECONDS = 30.0
+"""How long ``nvidia-smi`` may take; with many GPUs and no daemon that keeps them awake it takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,7 @@ class Greeting:
         ray: version of Ray.
         registry: id of the registry that it sees; empty where it sees none.
         problem: why it sees none, in a sentence.
+        gpus: bytes of each graphics processor of its machine, where the driver's own program tells them.
     """
 
     host: str
@@ -32,6 +38,7 @@ class Greeting:
     ray: str
     registry: str = ""
     problem: str = ""
+    gpus: tuple[int, ...] = ()
 
 
 def this_process() -> Greeting:
@@ -45,12 +52,13 @@ def driver_greeting(registry: "Registry") -> Greeting:
 
 
 def worker_greeting() -> Greeting:
-    """Return what a worker has, and the registry that its own environment and home name."""
+    """Return what a worker has, its machine's GPUs, and the registry that its own environment and home name."""
+    here = replace(this_process(), gpus=gpu_bytes())
     try:
         with open_own_registry(load_settings({}), warn=lambda _sentence: None) as registry:
-            return replace(this_process(), registry=_registry_id(registry))
+            return replace(here, registry=_registry_id(registry))
     except FpvecError as error:
-        return replace(this_process(), problem=str(error))
+        return replace(here, problem=str(error))
 
 
 def refuse_differences(nodes: Sequence[Greeting], driver: Greeting) -> None:
@@ -79,6 +87,23 @@ def refuse_differences(nodes: Sequence[Greeting], driver: Greeting) -> None:
                 f"the node {node.host} sees registry {node.registry[:16]}, the driver {driver.registry[:16]}",
                 advice="set FPVEC_REGISTRY to one and the same PostgreSQL database on both, before `ray start`",
             )
+
+
+def gpu_bytes() -> tuple[int, ...]:
+    """Return the memory of each NVIDIA GPU of this machine, bytes; nothing where there is none, or no driver.
+
+    Asked of ``nvidia-smi``, which comes with the driver: a library would keep a part of the GPU, and the worker that is
+    asked goes on to run items.
+    """
+    program = which("nvidia-smi")
+    if program is None:
+        return ()
+    query = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, check=True, timeout=GPU_SECONDS)  # noqa: S603
+        return tuple(int(line) << 20 for line in told.stdout.split())
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return ()
 
 
 def _registry_id(registry: "Registry") -> str:

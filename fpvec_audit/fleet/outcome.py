@@ -54,6 +54,8 @@ class Task:
         attempt: which one this is, from 1.
         salt: what makes an audit another one than every earlier one with the same settings; empty where it is to be
             recognised.
+        device: torch device that the driver settled, None where the item's or the worker's own settings say it.
+        tensor_parallel: over how many GPUs an engine divides a model, None where the engine settles it.
     """
 
     run: str
@@ -62,3 +64,5 @@ class Task:
     content: dict[str, object]
     attempt: int
     salt: str = ""
+    device: str | None = None
+    tensor_parallel: int | None = None

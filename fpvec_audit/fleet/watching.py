@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fpvec_audit.domain.fleet import FleetItem, FleetRun, ItemState, RunTotals
-from fpvec_audit.fleet.cluster import Capacity
+from fpvec_audit.fleet.capacity import Capacity
 
 SHOW_SECONDS = 0.5
 RATE_SECONDS = 120.0

@@ -88,6 +88,19 @@ def stored_bytes(place: str) -> int:
     return needed(store, list_files(store, path, address)).bytes
 
 
+def stored_file(place: str, name: str) -> bytes:
+    """Return the content of one small file of a place, without fetching the rest.
+
+    Raises:
+        UsageError: the URL cannot be read, or a package for it is missing.
+        StorageError: it is not there, or cannot be reached.
+    """
+    address = read_address(place)
+    store, path = open_store(address)
+    with explained(address):
+        return bytes(store.cat_file(f"{path}/{name}"))
+
+
 def take(store: "AbstractFileSystem", listing: Listing, directory: Path, *, progress: Progress = NO_PROGRESS) -> None:
     """Fetch the files of a listing that are not in a directory yet.
 

@@ -1,15 +1,15 @@
 """Clusters for tests of the driver, without Ray: what a worker does is a function, and it ends when it is asked for."""
 
-from fpvec_audit.fleet.cluster import Capacity
+from fpvec_audit.fleet.capacity import Capacity
 from fpvec_audit.fleet.outcome import Ending, Outcome
 
 
 class InProcess:
     """Carries items out here, one for each time that somebody waits."""
 
-    def __init__(self, carry_out, *, memory=10**12, on_wait=lambda: None):
+    def __init__(self, carry_out, *, memory=10**12, machines=(), on_wait=lambda: None):
         self.carry_out, self.on_wait = carry_out, on_wait
-        self.capacity = Capacity(cpus=2, memory=memory, gpus=0, nodes=1)
+        self.capacity = Capacity(cpus=2, memory=memory, gpus=0, nodes=1, machines=machines)
         self.waiting = {}
         self.tasks, self.most = [], 0
 

@@ -1,4 +1,4 @@
-"""What is refused before a cluster is used, and what items ask of it; without starting Ray."""
+"""What is refused before a cluster is used, and what its nodes say of themselves; without starting Ray."""
 
 import socket
 import time
@@ -6,15 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from fpvec_audit.domain.fleet import FleetAction
 from fpvec_audit.errors import OperationError, UsageError
 from fpvec_audit.fleet import cluster as clusters
 from fpvec_audit.fleet.cluster import ray_cluster
-from fpvec_audit.fleet.handshake import Greeting, refuse_differences
-from fpvec_audit.fleet.sizing import Need, Sizing
+from fpvec_audit.fleet.handshake import Greeting, gpu_bytes, refuse_differences
 
 DRIVER = Greeting("here", "1.0", "2.60.0", registry="r1")
-MIB = 1 << 20
 
 
 def connect(address, settings):
@@ -63,30 +60,12 @@ def test_node_that_differs_is_refused_with_both(changes, problem):
         refuse_differences([same, replace(same, **changes)], DRIVER)
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
-    (tmp_path / "model.safetensors").touch()
-    return {"downstream": str(tmp_path), "suspect": str(tmp_path)}, tmp_path / "model.safetensors"
-
-
-def grown(file, size):
-    with file.open("r+b") as opened:
-        opened.truncate(size)
-
-
-def test_needs_follow_from_the_size_of_the_checkpoint(checkpoint):
-    whole, file = checkpoint
-    grown(file, 1024 * MIB)
-    assert Sizing().need(FleetAction.STAMP, whole) == Need(1, 512 * MIB, 0, 2048 * MIB)
-    assert Sizing().need(FleetAction.AUDIT, whole).memory == 5120 * MIB
-    assert Sizing(2, 7, 1).need(FleetAction.AUDIT, whole) == Need(2, 7, 1, 1024 * MIB)
-
-
-def test_needs_are_of_few_kinds_however_many_sizes_there_are(checkpoint):
-    whole, file = checkpoint
-    kinds = set()
-    for size in range(0, 64 * 1024 * MIB, 300 * MIB):
-        grown(file, size)
-        kinds.add(Sizing().need(FleetAction.AUDIT, whole).memory)
-    assert len(kinds) < 40
-    assert min(kinds) == 768 * MIB
+def test_gpus_of_a_node_are_told_by_the_drivers_own_program(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu_bytes() == ()
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 81559\necho 81559\n")
+    program.chmod(0o755)
+    assert gpu_bytes() == (81559 * 1024**2,) * 2
+    program.write_text("#!/bin/sh\necho No devices were found\nexit 6\n")
+    assert gpu_bytes() == ()

@@ -8,6 +8,7 @@ from fpvec_audit.domain.fleet import FleetAction, ItemState, RunState
 from fpvec_audit.domain.records import JobState
 from fpvec_audit.errors import RegistryAwayError, RegistryError, UsageError
 from fpvec_audit.fleet import driver as driving
+from fpvec_audit.fleet.capacity import Machine
 from fpvec_audit.fleet.driver import Driver, Manner
 from fpvec_audit.fleet.outcome import Ending, Outcome
 from fpvec_audit.fleet.runs import record_run, run_report, run_to_resume
@@ -116,6 +117,33 @@ def test_item_that_no_node_has_the_memory_for_is_set_aside_at_once(run, registry
     drive(run, registry, cluster, manner=Manner(Sizing(memory=2 * 10**9)))
     assert cluster.tasks == []
     assert "the largest node has 1.0 GB" in run_report(run.id, registry=registry).failures[0].error
+
+
+def audits(tmp_path, registry, sizes):
+    """Return a run that audits models of so many bytes each."""
+    lines = ["suspect"]
+    for number, size in enumerate(sizes, start=1):
+        model = tmp_path / f"m{number}"
+        model.mkdir()
+        with (model / "model.safetensors").open("wb") as file:
+            file.truncate(size)
+        lines.append(str(model))
+    (tmp_path / "suspects.csv").write_text("\n".join(lines))
+    return record_run(Source(FleetAction.AUDIT, {"key": "acme"}, tmp_path / "suspects.csv"), registry=registry)[0]
+
+
+def test_model_that_takes_several_gpus_is_divided_and_one_that_no_node_holds_is_set_aside_at_once(tmp_path, registry):
+    run = audits(tmp_path, registry, [10**9, 6 * 10**10, 10**12])
+    cluster = InProcess(done, memory=10**13, machines=(Machine("a", "n1", 8, 8 * 10**10), Machine("b", "n2")))
+    drive(run, registry, cluster)
+    assert [(task.number, task.tensor_parallel, task.device) for task in cluster.tasks] == [
+        (1, None, None),
+        (2, 4, None),
+    ]
+    (failure,) = run_report(run.id, registry=registry).failures
+    assert (failure.line, failure.attempts) == (4, 1)
+    assert "fit the GPUs of no node" in failure.error
+    assert "a 8 of 80.0 GB, b none" in failure.error
 
 
 def test_registry_that_is_away_for_workers_costs_no_attempt(run, registry):

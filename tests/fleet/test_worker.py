@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from fpvec_audit.catalog import load_catalog
-from fpvec_audit.errors import RegistryAwayError
+from fpvec_audit.errors import OperationError, RegistryAwayError
 from fpvec_audit.fleet import actions, worker
 from fpvec_audit.fleet.actions import WorkerBench
 from fpvec_audit.fleet.outcome import Ending, Task
@@ -40,6 +40,22 @@ def stamped(tmp_path, registry, catalog):
     register_model(downstream, parent="base", **tools)
     said = {"downstream": str(downstream), "out": str(tmp_path / "out"), "vector": [vector], "licensee": "Globex"}
     return Task("fr-1", 1, "stamp", said, 1)
+
+
+@pytest.mark.parametrize(("action", "service"), [("audit", "audit_once.audit_once"), ("trace", "trace.trace")])
+def test_engine_runs_where_the_driver_says_unless_the_item_does(monkeypatch, action, service):
+    asked = []
+
+    def serve(*_, device, tensor_parallel, **__):
+        asked.append((device, tensor_parallel))
+        raise OperationError("seen")
+
+    monkeypatch.setattr(f"fpvec_audit.services.{service}", serve)
+    task = Task("fr-1", 1, action, {"suspect": "/models/m", "key": "acme"}, 1, device="cuda:1", tensor_parallel=4)
+    for content in (task.content, task.content | {"device": "cuda"}):
+        assert worker.work(replace(task, content=content)).error.startswith("seen")
+    worker.work(replace(task, device=None, tensor_parallel=None))
+    assert asked == [("cuda:1", 4), ("cuda", 4), ("cpu", None)]  # the last is what this machine's settings say
 
 
 def test_stamp_is_what_the_single_command_makes_and_is_recognised(tmp_path, registry, catalog, stamped):
