@@ -1,23 +1,22 @@
 """What an engine sets aside, and over how many GPUs it divides a suspect; nothing here is loaded."""
 
+from dataclasses import replace
+
 import pytest
+from transformers import AutoConfig
 
 from fpvec_audit.backends.engine_memory import cache_bytes, memory_share, settle_parts
-from fpvec_audit.backends.prompts import read_suspect_files
+from fpvec_audit.backends.prompts import SuspectFiles
 from fpvec_audit.errors import BackendError, UsageError
-from tests.tiny import edit_json, make_tiny
+from tests.tiny import make_config
 
 GB = 10**9
 
 
 @pytest.fixture
-def directory(tmp_path):
-    return make_tiny(tmp_path / "model", "llama2", heads=4)
-
-
-@pytest.fixture
-def files(directory):
-    return read_suspect_files(directory)
+def files(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    return SuspectFiles(tmp_path, None, make_config("llama2", heads=4), (), None)
 
 
 def of_size(files, size):
@@ -27,25 +26,20 @@ def of_size(files, size):
     return files
 
 
-def test_cache_holds_a_whole_sequence_and_room_for_many_short_ones(directory):
-    files = read_suspect_files(directory)
+def test_cache_holds_a_whole_sequence_and_room_for_many_short_ones(files):
     config = files.config
     token = 2 * config.num_hidden_layers * config.hidden_size * 4
     assert cache_bytes(files, 256) == token * (2 + 2) * 128 + token * 64 * 256
 
 
-def test_cache_is_left_to_vllm_for_architectures_without_plain_heads(tmp_path):
-    directory = make_tiny(tmp_path / "model", "gpt2")
-    edit_json(directory / "config.json", model_type="mamba")
-    assert cache_bytes(read_suspect_files(directory), 256) is None
+def test_cache_is_left_to_vllm_for_architectures_without_plain_heads(files):
+    assert cache_bytes(replace(files, config=AutoConfig.for_model("mamba")), 256) is None
 
 
 def test_cache_is_divided_with_the_heads_until_one_is_left(files):
-    whole = cache_bytes(files, 256)
-    assert cache_bytes(files, 256, parts=2) == whole // 2
-    edit_json(files.directory / "config.json", num_key_value_heads=1)
-    shared = read_suspect_files(files.directory)
-    assert cache_bytes(shared, 256, parts=4) == cache_bytes(shared, 256)
+    assert cache_bytes(files, 256, parts=2) == cache_bytes(files, 256) // 2
+    files.config.num_key_value_heads = 1
+    assert cache_bytes(files, 256, parts=4) == cache_bytes(files, 256)
 
 
 def test_suspect_takes_as_few_gpus_as_hold_it_and_its_base(files):
