@@ -27,7 +27,7 @@ def checkpoint(tmp_path):
     def sized(size, **said):
         with (tmp_path / "model.safetensors").open("wb") as file:
             file.truncate(size)
-        (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 40, "num_key_value_heads": 8}))
+        (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 40}))
         return dict.fromkeys(("downstream", "suspect", "stamped"), str(tmp_path)) | said
 
     return sized
@@ -49,11 +49,19 @@ def test_needs_are_of_few_kinds_however_many_sizes_there_are(checkpoint):
 
 @pytest.mark.parametrize("action", ENGINES)
 @pytest.mark.parametrize(
-    ("size", "gpus", "division"), [(0, 1, None), (14 * GB, 1, None), (60 * GB, 4, 4), (140 * GB, 8, 8)]
+    ("size", "gpus", "division"), [(0, 1, None), (14 * GB, 1, None), (60 * GB, 4, 4), (140 * GB, 5, 5)]
 )
 def test_engine_takes_as_few_gpus_as_hold_its_model_and_the_base(checkpoint, action, size, gpus, division):
     need = Sizing().need(action, checkpoint(size), cluster(LARGE))
     assert (need.gpus, need.tensor_parallel, need.nodes, need.device) == (gpus, division, (), None)
+
+
+def test_model_that_lies_elsewhere_is_divided_by_its_own_configuration(checkpoint):
+    whole = {"suspect": f"file://{checkpoint(60 * GB)['suspect']}"}
+    need = Sizing().need(FleetAction.AUDIT, whole, cluster(Machine("a", "n1", 8, 40 * GB)))
+    assert (need.gpus, need.tensor_parallel) == (5, 5)  # of 40 heads, and 4 do not do
+    with pytest.raises(OperationError, match="fit the GPUs of no node"):
+        Sizing().need(FleetAction.AUDIT, whole, cluster(SMALL))
 
 
 def test_stamp_and_endpoint_never_take_a_gpu(checkpoint):
