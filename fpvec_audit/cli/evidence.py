@@ -1,7 +1,7 @@
 """``fpvec evidence``: hand over what an audit rests on, check it, and let somebody else ask."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -66,19 +66,14 @@ def export(
     Example: fpvec evidence export au-1f2e3d --out acme.evidence.json
     """
     from fpvec_audit.reports.evidence import render_export
-    from fpvec_audit.services.evidence import export_evidence, owner_key
+    from fpvec_audit.services.evidence import export_evidence, owner_key, refuse_export
 
     bench = open_bench(home, registry, json)
+    said: dict[str, Any] = {"registry": bench.registry, "anchors": anchor or (), "disclose_secret": disclose_secret}
+    refuse_export(audit, out, **said)
     signer = owner_key(bench.settings.home, signing_key)
     _introduce(signer, bench)
-    exported = export_evidence(
-        audit,
-        out,
-        registry=bench.registry,
-        key=signer.key,
-        anchors=anchor or (),
-        disclose_secret=disclose_secret,
-    )
+    exported = export_evidence(audit, out, key=signer.key, **said)
     bench.emit(exported.to_json(), render_export)
 
 

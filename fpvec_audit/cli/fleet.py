@@ -386,10 +386,10 @@ def resume(
 
     Example: fpvec fleet resume fr-3f2a
     """
-    from fpvec_audit.fleet.cluster import refuse_missing_ray
+    from fpvec_audit.fleet.knocking import knock
     from fpvec_audit.fleet.runs import run_to_resume
 
-    refuse_missing_ray()
+    knock(address)
     bench = open_bench(home, registry, json)
     manner = manner_of(cpus=cpus, memory=memory, gpus=gpus, parts=tensor_parallel, in_flight=in_flight)
     found = run_to_resume(run, registry=bench.registry, try_again=set_aside)

@@ -146,7 +146,7 @@ def begin(
         UsageError: what is asked for cannot be meant; nothing has begun.
         OperationError: no cluster answers, or it cannot do the work; the run is recorded and can be resumed.
     """
-    from fpvec_audit.fleet.cluster import refuse_missing_ray
+    from fpvec_audit.fleet.knocking import knock
     from fpvec_audit.fleet.runs import record_run
     from fpvec_audit.fleet.sources import Source, parse_where
 
@@ -155,7 +155,7 @@ def begin(
             "nothing says which models" if source is None else "a manifest and --where at once",
             advice="give a manifest, or a query to the registry with --where",
         )
-    refuse_missing_ray()
+    knock(address)
     said = public_options(action, options)
     asked = Source(action, said, source, {} if where is None else parse_where(where))
     run, found = record_run(asked, registry=bench.registry, retries=retries, skip_bad=skip_bad)

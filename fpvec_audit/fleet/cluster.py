@@ -6,17 +6,17 @@ output is silenced and its usage statistics are off. What travels to a worker is
 """
 
 import logging
-import socket
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fpvec_audit.errors import OperationError, UsageError
+from fpvec_audit.errors import OperationError
 from fpvec_audit.fleet.capacity import Capacity, Machine
 from fpvec_audit.fleet.handshake import Greeting, refuse_differences, this_process, worker_greeting
+from fpvec_audit.fleet.knocking import CLIENT, LOCAL, knock, no_cluster
 from fpvec_audit.fleet.outcome import Ending, Outcome, Task
 from fpvec_audit.fleet.sizing import MEBIBYTE, Need
 from fpvec_audit.fleet.worker import ray_work
@@ -25,16 +25,15 @@ from fpvec_audit.settings import Settings, handed_down
 if TYPE_CHECKING:
     from ray import ObjectRef
 
-LOCAL, AUTO = "local", "auto"
 SCRATCH = "fpvec_scratch"
 """Ray resource of a node: MiB of scratch that items may take together there; none where it has no bound."""
 NODE_LABEL = "ray.io/node-id"
 """Label that Ray gives every node."""
 OBJECT_STORE = 80 * MEBIBYTE
 """Bytes of a local cluster's object store: outcomes are small, and no model passes through it."""
-CONNECT_SECONDS = 5.0
 STARTS = 3
-"""How often Ray is started on this machine before that is given up: it gives a busy one half a minute each time."""
+"""How often Ray is started on this machine, or a client's server on another, before that is given up: it gives a busy
+one half a minute each time, and Ray 2.60's proxy forks a server for each client that now and then does not come up."""
 HANDSHAKE_SECONDS = 120.0
 """How long a node may take to start a worker that says which versions it has."""
 NOTICE_SECONDS = 40.0
@@ -84,17 +83,16 @@ def ray_cluster(
         expected: what every node must answer; nothing is compared where it is None.
 
     Raises:
-        UsageError: Ray is not installed.
+        UsageError: Ray is not installed, or the address is none.
         OperationError: no cluster answers there, or a node has other versions or another registry.
     """
-    refuse_missing_ray()
-    _refuse_silent(address)
+    knock(address)
     with handed_down(settings, QUIET):
         import ray
 
-        _start(ray, address)
+        dashboard = _start(ray, address)
     try:
-        cluster = RayCluster(ray, carry_out)
+        cluster = RayCluster(ray, carry_out, dashboard)
         if expected is not None:
             cluster.shake_hands(expected)
         yield cluster
@@ -108,9 +106,10 @@ class RayCluster:
     Args:
         ray: the module, connected.
         carry_out: what a worker does.
+        dashboard: address of Ray's own dashboard, empty where there is none.
     """
 
-    def __init__(self, ray: Any, carry_out: Callable[[Task], Outcome]) -> None:
+    def __init__(self, ray: Any, carry_out: Callable[[Task], Outcome], dashboard: str = "") -> None:
         self._ray = ray
         self._remote = ray.remote(max_retries=0)(carry_out)
         resources: Mapping[str, float] = ray.cluster_resources()
@@ -121,7 +120,7 @@ class RayCluster:
             memory=int(max((node["Resources"].get("memory", 0) for node in alive), default=0)),
             gpus=resources.get("GPU", 0.0),
             nodes=len(alive),
-            dashboard=_dashboard(ray),
+            dashboard=dashboard,
             machines=tuple(
                 Machine(node["NodeManagerHostname"], node["NodeID"], int(node["Resources"].get("GPU", 0)))
                 for node in alive
@@ -186,36 +185,43 @@ class RayCluster:
     def submit(self, task: Task, need: Need) -> "ObjectRef[Any]":
         """Hand a task over; Ray finds a node with room for it."""
         disk = -(-need.disk // MEBIBYTE) if self._bounds_scratch else 0
-        reference: ObjectRef[Any] = self._remote.options(
-            name=f"{task.action} {task.run} {task.number}",
-            num_cpus=need.cpus,
-            num_gpus=need.gpus,
-            memory=need.memory,
-            resources={SCRATCH: disk} if disk else {},
-            label_selector={NODE_LABEL: f"in({','.join(need.nodes)})"} if need.nodes else None,
-        ).remote(task)
+        with self._there():
+            reference: ObjectRef[Any] = self._remote.options(
+                name=f"{task.action} {task.run} {task.number}",
+                num_cpus=need.cpus,
+                num_gpus=need.gpus,
+                memory=need.memory,
+                resources={SCRATCH: disk} if disk else {},
+                label_selector={NODE_LABEL: f"in({','.join(need.nodes)})"} if need.nodes else None,
+            ).remote(task)
         return reference
 
     def finished(
         self, handles: Sequence["ObjectRef[Any]"], *, timeout: float
     ) -> list[tuple["ObjectRef[Any]", Outcome]]:
         """Wait for tasks and return those that have ended."""
-        try:
+        with self._there():
             ready, others = self._ray.wait(list(handles), num_returns=1, timeout=timeout)
             if ready and others:
                 more, _ = self._ray.wait(others, num_returns=len(others), timeout=0)
                 ready = [*ready, *more]
-        except (self._ray.exceptions.RayError, ConnectionError) as error:
-            raise OperationError(
-                f"the cluster went away: {_reason(error)}", advice="go on when it is back: `fpvec fleet resume`"
-            ) from error
-        return [(reference, self._outcome(reference)) for reference in ready]
+            return [(reference, self._outcome(reference)) for reference in ready]
 
     def cancel(self, handles: Sequence["ObjectRef[Any]"]) -> None:
         """Interrupt tasks."""
         for reference in handles:
-            with suppress(self._ray.exceptions.RayError, ValueError):
+            with suppress(OperationError, ValueError), self._there():
                 self._ray.cancel(reference, force=False)
+
+    @contextmanager
+    def _there(self) -> Iterator[None]:
+        """Tell that the cluster went away, whatever Ray does then: it raises, or starts a cluster of its own."""
+        if not self._ray.is_initialized():
+            raise _gone("the connection is closed")
+        try:
+            yield
+        except (self._ray.exceptions.RayError, ConnectionError) as error:
+            raise _gone(_reason(error)) from error
 
     def _outcome(self, reference: "ObjectRef[Any]") -> Outcome:
         failures = self._ray.exceptions
@@ -226,56 +232,31 @@ class RayCluster:
         except failures.RayTaskError as error:
             interrupted = isinstance(error.cause, KeyboardInterrupt)
             return Outcome(Ending.CANCELLED) if interrupted else Outcome(Ending.LOST, error=_reason(error))
+        except failures.LocalRayletDiedError as error:  # that of the driver's own node: no item is at fault
+            raise _gone(_reason(error)) from error
         except failures.RayError as error:
             return Outcome(Ending.LOST, error=_reason(error))
         return outcome
 
 
-def refuse_missing_ray() -> None:
-    """Refuse a machine without Ray.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    if find_spec("ray") is None:
-        raise UsageError("a fleet needs Ray, which is not installed", advice="pip install 'fpvec-audit[fleet]'")
-
-
-def _refuse_silent(address: str) -> None:
-    """Refuse an address where nobody listens, within seconds; Ray itself would wait for minutes."""
-    if address in (LOCAL, AUTO):
-        return
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdecimal() or not host:
-        raise UsageError(f"--address {address} is none", advice="write local, auto, HOST:PORT or ray://HOST:PORT")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise _no_cluster(address, str(error)) from error
-
-
-def _no_cluster(address: str, reason: str) -> OperationError:
-    return OperationError(
-        f"no cluster answers at {address}: {reason}",
-        advice="start one with `ray start --head`, name another --address, or leave it out to use this machine",
-    )
-
-
-def _start(ray: Any, address: str) -> None:
+def _start(ray: Any, address: str) -> str:
+    """Connect, and return the address of Ray's own dashboard, empty where there is none."""
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "address": address}
     if address == LOCAL:
         options |= {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
     logging.getLogger("ray").setLevel(logging.ERROR)
     _silence_reports()
-    for left in reversed(range(STARTS if address == LOCAL else 1)):
+    left = STARTS if address == LOCAL or address.startswith(CLIENT) else 1
+    while True:
+        left -= 1
         try:
-            ray.init(**options)
+            url = ray.init(**options).dashboard_url
         except Exception as error:  # Ray raises bare ones, as when a machine is too busy to start in time
             ray.shutdown()
-            if not left:
-                raise _refusal(address, _reason(error)) from error
+            if not left or "mismatch" in str(error):
+                raise _refusal(address, error) from error
         else:
-            return
+            return f"http://{url}" if url else ""
 
 
 def _silence_reports() -> None:
@@ -290,24 +271,26 @@ def _silence_reports() -> None:
             worker.print_to_stdstream = lambda *_, **__: None
 
 
-def _refusal(address: str, reason: str) -> OperationError:
+def _gone(reason: str) -> OperationError:
+    return OperationError(f"the cluster went away: {reason}", advice="go on when it is back: `fpvec fleet resume`")
+
+
+def _refusal(address: str, error: BaseException) -> OperationError:
     """Say why there is no cluster."""
-    if "version" in reason.lower() and "mismatch" in reason.lower():
+    text = " ".join(str(error).split())
+    if "version mismatch" in text.lower():
+        versions = [f"{name} {version}" for name, version in re.findall(r"\b(Ray|Python): (\S+)", text)]
+        both = len(versions) == 4  # the cluster's two, and this process's
+        said = f"has {versions[0]} and {versions[1]}, this driver {versions[2]} and {versions[3]}" if both else text
         return OperationError(
-            f"the cluster at {address} has other versions than this driver: {reason}",
-            advice="install the same versions of Ray and Python on both",
+            f"the cluster at {address} {said}", advice="install the same versions of Ray and Python on both"
         )
     if address == LOCAL:
         return OperationError(
-            f"Ray could not be started on this machine: {reason}", advice="try again when the machine is less busy"
+            f"Ray could not be started on this machine: {_reason(error)}",
+            advice="try again when the machine is less busy",
         )
-    return _no_cluster(address, reason)
-
-
-def _dashboard(ray: Any) -> str:
-    context = getattr(ray.get_runtime_context(), "worker", None)
-    url = getattr(getattr(context, "node", None), "webui_url", "") or ""
-    return f"http://{url}" if url else ""
+    return no_cluster(address, _reason(error))
 
 
 def _reason(error: BaseException) -> str:

@@ -158,17 +158,7 @@ def export_evidence(
         EvidenceError: the audit is not finished, the registry contradicts itself, the evidence would not verify, or
             the file exists or cannot be written.
     """
-    statements = [_statement(path) for path in anchors]
-    if out.exists() or out.is_symlink():
-        raise EvidenceError(f"{out} exists already", advice="name another file for the evidence bundle")
-    with registry.unit_of_work() as uow:
-        found = finished_audit(uow, _audit_of(uow, reference))
-        if found.key_set.commitment.chance_source == NO_CHANCE and not disclose_secret:
-            raise UsageError(  # inside, so that nothing was read where nothing is given out
-                f"nobody but its owner vouches for key set {found.key_set.name!r}: it can only be verified by its "
-                "whole secret, and whoever reads the bundle will know every key",
-                advice="add --disclose-secret, and issue a new key set for further audits",
-            )
+    found, statements = _asked_for(reference, out, registry=registry, anchors=anchors, disclose_secret=disclose_secret)
     key_set, secret = _revealed(found, registry)
     words, told = named_words(found, key_set, secret, registry)
     evidence = _built(found, key_set, secret, key, statements, words=words, told=told)
@@ -186,6 +176,43 @@ def export_evidence(
     return ExportedEvidence(
         out, len(content), digest, found.audit.id, evidence, verification, _warnings(found, evidence, verification)
     )
+
+
+def refuse_export(
+    reference: str, out: Path, *, registry: "Registry", anchors: Sequence[Path] = (), disclose_secret: bool = False
+) -> None:
+    """Refuse what :func:`export_evidence` would refuse for what is asked for, before there is a key to sign with.
+
+    Args:
+        reference: id of the audit, or the beginning of one; of a trace, where one family with licensees was traced.
+        out: the file.
+        registry: where audit, key set and ledger are.
+        anchors: files with witnesses' signed statements over entries of the ledger.
+        disclose_secret: agreement to open the whole secret of a key set that nobody else vouches for.
+
+    Raises:
+        UnknownNameError: there is no such audit.
+        UsageError: the key set's secret would be opened without agreement, or an anchor is no signed statement.
+        EvidenceError: the audit is not finished, or the file exists.
+    """
+    _asked_for(reference, out, registry=registry, anchors=anchors, disclose_secret=disclose_secret)
+
+
+def _asked_for(
+    reference: str, out: Path, *, registry: "Registry", anchors: Sequence[Path], disclose_secret: bool
+) -> "tuple[FinishedAudit, list[Mapping[str, Any]]]":
+    statements = [_statement(path) for path in anchors]
+    if out.exists() or out.is_symlink():
+        raise EvidenceError(f"{out} exists already", advice="name another file for the evidence bundle")
+    with registry.unit_of_work() as uow:
+        found = finished_audit(uow, _audit_of(uow, reference))
+        if found.key_set.commitment.chance_source == NO_CHANCE and not disclose_secret:
+            raise UsageError(  # inside, so that nothing was read where nothing is given out
+                f"nobody but its owner vouches for key set {found.key_set.name!r}: it can only be verified by its "
+                "whole secret, and whoever reads the bundle will know every key",
+                advice="add --disclose-secret, and issue a new key set for further audits",
+            )
+    return found, statements
 
 
 def verify_bundle(file: Path, *, signer: str | None = None, anchors: Sequence[Path] = ()) -> Verification:

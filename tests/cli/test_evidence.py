@@ -41,6 +41,8 @@ def test_audit_is_exported_and_verified(world, capsys):
     code, _, errors = told(export, capsys)
     assert code == 2
     assert "--disclose-secret" in errors
+    assert "sign" not in errors, "nobody signs what is not given out"
+    assert not (directory / "home/signing.key").exists()
     code, exported, errors = told([*export, "--disclose-secret"], capsys)
     assert (code, exported["verdict"], exported["grade"]) == (0, "INCONCLUSIVE", "self-attested")
     assert exported["signer"] in errors
@@ -77,7 +79,8 @@ def test_missing_files_and_unknown_audits_exit_as_promised(world, capsys):
     directory, options = world
     assert told(["evidence", "verify", directory / "nothing"], capsys)[0] == 4
     assert told(["evidence", "attach", directory / "nothing", *options], capsys)[0] == 4
-    assert told(["evidence", "export", "au-nothing", "--out", directory / "x", *options], capsys)[0] == 2
+    code, _, errors = told(["evidence", "export", "au-nothing", "--out", directory / "x", *options], capsys)
+    assert (code, "signed by" in errors) == (2, False)
 
 
 def test_examiner_asks_what_the_owner_planned(world, capsys):
