@@ -106,7 +106,10 @@ def run(arguments: list[str] | None = None) -> int:
     import typer
 
     try:
-        return run_command(sys.argv[1:] if arguments is None else arguments)
+        code = run_command(sys.argv[1:] if arguments is None else arguments)
+        if code == INTERRUPTED:  # typer takes Ctrl-C for itself, and says nothing
+            raise KeyboardInterrupt
+        return code
     except FpvecError as error:
         _tell(error.problem, error.advice)
         return error.exit_code

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from typer.main import get_command
 
 from fpvec_audit.cli import main as cli
@@ -79,11 +80,15 @@ def test_a_bug_exits_70_with_a_traceback_and_ctrl_c_130(monkeypatch, capsys):
     assert cli.run([]) == 70
     assert "Traceback" in capsys.readouterr().err
 
-    def interrupt(*_, **__):
+    def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "application", lambda _, app=interrupt: app)
-    assert cli.run([]) == 130
+    app = typer.Typer()  # the real thing, which takes Ctrl-C for itself
+    app.command()(interrupt)
+    for interrupted in (lambda **_: interrupt(), app):
+        monkeypatch.setattr(cli, "application", lambda _, app=interrupted: app)
+        assert cli.run([]) == 130
+        assert "nothing half-written" in capsys.readouterr().err
 
 
 def test_json_output_is_one_document_on_stdout(tmp_path, capsys):
