@@ -39,6 +39,7 @@ _FAULTS = (
     ("is locked", "is locked by another process", "wait until it ends and try again"),
     ("lock timeout", "is locked by another process", "wait until it ends and try again"),
     ("connection refused", "does not answer", "start the database server, or check host and port in --registry"),
+    ("temporary failure in name resolution", "does not answer", "check the network, and the host in --registry"),
     ("could not translate host", "does not answer", "check the host name in --registry"),
     ("name or service not known", "does not answer", "check the host name in --registry"),
     ("no such file or directory", "does not answer", "start the database server, or check the socket in --registry"),
@@ -50,6 +51,11 @@ _FAULTS = (
     ("too many connections", "has no connection left", "try again later, or let the server allow more"),
     ("too many clients", "has no connection left", "try again later, or let the server allow more"),
     ("starting up", "is starting", "try again in a moment"),
+    ("not (?:yet )?accepting connections", "is starting", "try again in a moment"),
+    ("in recovery mode", "recovers after a crash", "try again in a moment"),
+    ("timeout expired", "does not answer", "check the network, and host and port in --registry"),
+    ("connection reset", "went away meanwhile", "try again; what was not confirmed was not recorded"),
+    ("no route to host|network is unreachable", "does not answer", "check the network, and the host in --registry"),
     ("shutting down", "is shutting down", "try again when it is back; nothing was recorded"),
     ("terminating connection", "was restarted meanwhile", "try again; nothing was recorded"),
     ("server closed the connection", "went away meanwhile", "try again; what was not confirmed was not recorded"),
@@ -65,11 +71,13 @@ _FAULTS = (
     ("append-only", "holds a ledger that takes new entries only", "append an entry that corrects the old one"),
 )
 """(pattern in the driver's message, problem, advice)."""
-_PASSING = (
+_PASSING = {
     *("is locked", "lock timeout", "connection refused", "no such file or directory", "too many connections"),
-    *("too many clients", "starting up", "shutting down", "terminating connection", "server closed the connection"),
-    *("connection is closed", "connection is lost"),
-)
+    *("too many clients", "starting up", "not (?:yet )?accepting connections", "in recovery mode", "shutting down"),
+    *("terminating connection", "server closed the connection", "connection is closed", "connection is lost"),
+    *("timeout expired", "connection reset", "no route to host|network is unreachable"),
+    "temporary failure in name resolution",
+}
 """Those of the patterns after which the same may succeed a little later."""
 
 
