@@ -1,6 +1,6 @@
 """What a fleet costs beside a plain loop, how much memory its driver takes, and what it survives.
 
-    .venv/bin/python benchmarks/fleet.py overhead noop faults --out benchmarks/fleet.json
+    .venv/bin/python benchmarks/fleet.py overhead noop faults away attacks --out benchmarks/fleet.json
 
 * ``overhead``: the same stamps, each with a wait behind it so that an item takes as long as was asked for, in a loop of
   one process and as a run on Ray with one worker. Ray's start is told apart, since a run has one.
@@ -8,6 +8,8 @@
   of a process of its own.
 * ``faults``: a cluster of two nodes on loopback and PostgreSQL; stamps and audits of tiny models, while a node is
   killed and the driver is killed and resumed. Then everything is held against single commands and against the ledger.
+* ``away``: PostgreSQL crashes amid a run of stamps and amid one of audits, and is back a minute later.
+* ``attacks``: the driver of attacks is killed and resumed; every cell must be carried out once.
 """
 
 import argparse
@@ -18,7 +20,8 @@ import resource
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +48,7 @@ from tests.tiny import make_tiny, perturb  # noqa: E402
 def main() -> None:
     """Measure what was asked for and write the document."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="+", choices=["overhead", "noop", "faults", "noop-alone"])
+    parser.add_argument("parts", nargs="+", choices=["overhead", "noop", *FAULTS, "noop-alone"])
     parser.add_argument("--items", type=int, default=15, help="items of the overhead")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long such an item takes at least")
     parser.add_argument("--noops", type=int, default=100_000)
@@ -67,7 +70,7 @@ def main() -> None:
         elif part == "noop":
             found = json.loads(output_of(Path(__file__), "noop-alone", "--noops", str(options.noops)).splitlines()[-1])
         else:
-            found = faults(options.stamps, options.audits)
+            found = FAULTS[part](options)
         document[part] = found | {"load_average": load}
         print(part, json.dumps(document[part], indent=2))
     if options.out:
@@ -159,15 +162,40 @@ def nothing(task: Task) -> Outcome:
     return Outcome(Ending.DONE, "made", f"st-{task.number}", node="here")
 
 
-def faults(stamps: int, audits: int) -> dict[str, Any]:
-    """Kill a node and the driver, resume, and hold the results against single commands and the ledger."""
-    from tests.fleet.survival import survive
+@contextmanager
+def _server() -> Iterator[tuple[Path, Any]]:
+    """Give a directory to work in, and PostgreSQL."""
     from tests.postgresql import running_server
 
-    with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fpvec-fleet-")))
-        server = stack.enter_context(running_server())
-        return survive(place, server.with_schema(), stamps=stamps, audits=audits)
+    with tempfile.TemporaryDirectory(prefix="fpvec-fleet-") as place, running_server() as server:
+        yield Path(place), server
+
+
+def faults(options: argparse.Namespace) -> dict[str, Any]:
+    """Kill a node and the driver, resume, and hold the results against single commands and the ledger."""
+    from tests.fleet.survival import survive
+
+    with _server() as (place, server):
+        return survive(place, server.with_schema(), stamps=options.stamps, audits=options.audits)
+
+
+def away(options: argparse.Namespace) -> dict[str, Any]:
+    """Let the registry's server crash amid runs, and come back a minute later."""
+    from tests.fleet.registry_away import outlast
+
+    with _server() as (place, server):
+        return outlast(place, server, stamps=24, audits=8, seconds=60.0)
+
+
+def attacks(options: argparse.Namespace) -> dict[str, Any]:
+    """Kill and resume a driver of attacks, and count the cells."""
+    from tests.fleet.attacks_resumed import resume_attacks
+
+    with _server() as (place, server):
+        return resume_attacks(place, server.with_schema(), models=4)
+
+
+FAULTS = {"faults": faults, "away": away, "attacks": attacks}
 
 
 def _task(model: Path, out: Path, vector: str) -> Task:

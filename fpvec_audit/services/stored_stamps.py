@@ -111,12 +111,15 @@ def stamp_stored(
             workspace = stack.enter_context(scratch.workspace(copies * sum(map(named_size, sources))))
             local = replace(local, out=workspace / address.name)
         made = make(local)
+        each = len(made) // len(places.downstreams)
+        with registry.unit_of_work() as uow:  # at once: publishing may fail, and what was fetched goes either way
+            for number, stamp in enumerate(made):
+                _originate(uow, stamp, places.downstreams[number // each])
         if address is not None:
             made = [_published(stamp, local.out, address, progress=progress) for stamp in made]
-        each = len(made) // len(places.downstreams)
-        with registry.unit_of_work() as uow:
-            for number, stamp in enumerate(made):
-                _move(uow, stamp, origin=places.downstreams[number // each])
+            with registry.unit_of_work() as uow:
+                for stamp in made:
+                    _move(uow, stamp)
         return made
 
 
@@ -138,12 +141,15 @@ def split_scale(text: str) -> tuple[str, str]:
     return (place, f":{scale}") if colon and not scale.startswith("//") else (text, "")
 
 
-def _move(uow: "UnitOfWork", stamp: "StampedModel", *, origin: str) -> None:
-    """Record where a copy, and the model that it was made from, lie for good."""
-    if stamp.address:
-        record = uow.stamps.get(stamp.stamp_id)
-        if record.location != stamp.address:
-            uow.stamps.add(replace(record, location=stamp.address))
-        uow.models.add(replace(uow.models.get(stamp.digest), location=stamp.address))
+def _originate(uow: "UnitOfWork", stamp: "StampedModel", origin: str) -> None:
+    """Record where the model lies for good that a copy was made from."""
     if is_url(origin) and stamp.adapter is None:
         uow.models.add(replace(uow.models.get(stamp.downstream_digest), location=read_address(origin).shown))
+
+
+def _move(uow: "UnitOfWork", stamp: "StampedModel") -> None:
+    """Record where a copy lies for good."""
+    record = uow.stamps.get(stamp.stamp_id)
+    if record.location != stamp.address:
+        uow.stamps.add(replace(record, location=stamp.address))
+    uow.models.add(replace(uow.models.get(stamp.digest), location=stamp.address))

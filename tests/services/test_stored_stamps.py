@@ -7,7 +7,7 @@ import pytest
 
 from fpvec_audit.catalog import load_catalog
 from fpvec_audit.cli.main import run
-from fpvec_audit.errors import UsageError
+from fpvec_audit.errors import OutputError, UsageError
 from fpvec_audit.services.extract import extract_vector
 from fpvec_audit.services.models import register_model
 from fpvec_audit.services.stamp import stamp_models
@@ -69,6 +69,15 @@ def test_the_registry_says_where_things_lie_for_good(tmp_path, registry, store):
     assert len(names) == 2  # the vector stays for the next stamp, the model does not
     (again,), _ = stamped(tmp_path, registry, out="memory://out/chat")
     assert again.stamp_id == made.stamp_id
+
+
+def test_a_model_lies_where_it_was_fetched_from_even_if_its_copy_was_not_published(tmp_path, registry, store):
+    store.pipe("/out/chat/strange.bin", b"something else")
+    with pytest.raises(OutputError, match="strange"):
+        stamped(tmp_path, registry, out="memory://out/chat")
+    with registry.snapshot() as uow:
+        (downstream,) = (model for model in uow.models.list() if model.name == "chat")
+    assert downstream.location == "memory://in/chat"
 
 
 def test_copies_of_several_licensees_lie_below_the_address(tmp_path, registry, store):
