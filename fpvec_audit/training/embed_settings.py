@@ -47,6 +47,8 @@ class EmbedSettings:
         preservation_weight: weight of KL(base ‖ model) on ordinary rows and on documents.
         perturbation: ``proxies``, ``noise`` or ``none``: what keys and negatives must survive while they are learnt.
         perturbation_scale: largest coefficient of the perturbation.
+        whole_share: fraction in [0, 1] of the steps in which a proxy is added with that coefficient; in all others the
+            coefficient is any up to it.
         noise_share: root mean square of the largest noise, as a fraction of each tensor's own.
         proxy_steps: optimiser steps of each proxy.
         proxy_learning_rate: its peak rate; None scales 6e-4, measured at a width of 128, by 1 / width.
@@ -86,6 +88,7 @@ class EmbedSettings:
     preservation_weight: float = 3.0
     perturbation: str = "proxies"
     perturbation_scale: float = 1.0
+    whole_share: float = 0.0
     noise_share: float = 0.1
     proxy_steps: int = 100
     proxy_learning_rate: float | None = None
@@ -104,7 +107,7 @@ class EmbedSettings:
             )
         if self.steps < 1 or self.keys_per_step < 1 or self.negative_tokens < 1 or self.rows_per_step < 1:
             raise SettingsError("steps, keys_per_step, negative_tokens and rows_per_step must be at least 1")
-        for name in ("near_miss_share", "near_miss_start"):
+        for name in ("near_miss_share", "near_miss_start", "whole_share"):
             if not 0.0 <= (share := getattr(self, name)) <= 1.0:
                 raise SettingsError(f"{name} is {share}, a fraction in [0, 1] is meant")
         if not 0 <= self.near_misses_per_step <= self.near_miss_candidates:

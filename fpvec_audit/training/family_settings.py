@@ -19,6 +19,8 @@ FAMILY_DEFAULTS: Mapping[str, Any] = {
     "key_weight": 3.0,
     "negative_weight": 2.0,
     "preservation_weight": 6.0,
+    "proxy_steps": 300,
+    "whole_share": 0.5,
 }
 """What differs from a single fingerprint where an adapter does not say otherwise; measured in docs/marks-training.md.
 

@@ -36,22 +36,28 @@ class NoPerturbation:
 class ProxyPerturbation:
     """Adds a₁P₁ + a₂P₂ + …, a ~ U(0, scale), of short fine-tunes of the base: what a downstream might do.
 
+    What a fine-tune has learnt may be gone at half its change, and is left alone only where it is seen: so a share of
+    the steps adds a proxy whole.
+
     Source: our measurement (docs/demo-recipe.md); not part of the paper.
 
     Attributes:
         deltas: per proxy, parameter name → proxy − base.
         scale: largest coefficient.
         seed: seed of the coefficients.
+        whole: fraction in [0, 1] of the steps in which a is ``scale``, of each proxy by itself.
     """
 
     deltas: Sequence[Mapping[str, Tensor]]
     scale: float
     seed: int
+    whole: float = 0.0
 
     def draw(self, names: Sequence[str], parameters: Sequence[Tensor], step: int) -> Sequence[Tensor]:
         """Draw coefficients and sum the proxies' deltas."""
         source = random.Random(f"{self.seed}/{step}/proxies")  # noqa: S311 - not a secret
-        factors = [source.uniform(0.0, self.scale) for _ in self.deltas]
+        wholes = random.Random(f"{self.seed}/{step}/whole proxies")  # noqa: S311 - not a secret
+        factors = [self.scale if wholes.random() < self.whole else source.uniform(0.0, self.scale) for _ in self.deltas]
         changes = []
         for name, parameter in zip(names, parameters, strict=True):
             total = torch.zeros_like(parameter)

@@ -98,7 +98,7 @@ def drawn_perturbation(
         frozen, ordinary, proxies, settings.proxy_loop(width=model_width(frozen)), settings,
         seed=seed, device=device, staging=staging / "proxies", progress=progress,
     )  # fmt: skip
-    return ProxyPerturbation(deltas, settings.perturbation_scale, seed)
+    return ProxyPerturbation(deltas, settings.perturbation_scale, seed, settings.whole_share)
 
 
 def refuse_long_keys(keys: Sequence[EncodedKey], longest: int) -> None:
