@@ -147,6 +147,7 @@ def begin(
         OperationError: no cluster answers, or it cannot do the work; the run is recorded and can be resumed.
     """
     from fpvec_audit.fleet.knocking import knock
+    from fpvec_audit.fleet.known import refuse_unknown
     from fpvec_audit.fleet.runs import record_run
     from fpvec_audit.fleet.sources import Source, parse_where
 
@@ -157,6 +158,7 @@ def begin(
         )
     knock(address)
     said = public_options(action, options)
+    refuse_unknown(action, said, registry=bench.registry, attack=lambda name: bench.catalog.attack(name).Parameters)
     asked = Source(action, said, source, {} if where is None else parse_where(where))
     run, found = record_run(asked, registry=bench.registry, retries=retries, skip_bad=skip_bad)
     return drive(bench, run, address=address, manner=manner, as_lines=as_lines, found=found)

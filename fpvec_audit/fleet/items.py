@@ -34,6 +34,8 @@ class Kind(StrEnum):
     """Likewise; what lies nowhere and looks like a hub's id is one."""
     LIST = "list"
     """Several, in CSV between semicolons."""
+    VECTORS = "vectors"
+    """Several likewise: ids, addresses, or directories, which are relative as places are; each with its scale."""
     COUNT = "count"
     """A whole number."""
     SHARE = "share"
@@ -76,7 +78,7 @@ FIELDS: Mapping[FleetAction, Fields] = {
         {
             "downstream": Kind.PLACE,
             "out": Kind.PLACE,
-            "vector": Kind.LIST,
+            "vector": Kind.VECTORS,
             "family": Kind.TEXT,
             "licensee": Kind.TEXT,
             "base": Kind.PLACE,
@@ -212,6 +214,17 @@ def _list(name: str, value: Any, directory: Path) -> list[str]:
     return [text for text in (_text(name, item, directory) for item in items) if text]
 
 
+def _vectors(name: str, value: Any, directory: Path) -> list[str]:
+    from fpvec_audit.services.stored_stamps import split_scale
+
+    found = []
+    for text in _list(name, value, directory):
+        place, scale = split_scale(text)
+        here = directory / Path(place).expanduser()
+        found.append(f"{here.absolute()}{scale}" if not is_url(place) and here.is_dir() else text)
+    return found
+
+
 def _count(name: str, value: Any, directory: Path) -> int:
     text = _text(name, value, directory)
     try:
@@ -234,6 +247,7 @@ _READERS: Mapping[Kind, Callable[[str, Any, Path], Any]] = {
     Kind.PLACE: _place,
     Kind.SUSPECT: _suspect,
     Kind.LIST: _list,
+    Kind.VECTORS: _vectors,
     Kind.COUNT: _count,
     Kind.SHARE: _share,
 }

@@ -4,11 +4,13 @@ import itertools
 
 import pytest
 
+from fpvec_audit.catalog import load_catalog
 from fpvec_audit.domain.fleet import FleetAction, RunState
 from fpvec_audit.domain.records import ModelRole
 from fpvec_audit.domain.selection import EVERYTHING
 from fpvec_audit.errors import UsageError
 from fpvec_audit.fleet.items import complete, read_fields
+from fpvec_audit.fleet.known import refuse_unknown
 from fpvec_audit.fleet.manifest import read_manifest
 from fpvec_audit.fleet.runs import record_run, run_to_resume
 from fpvec_audit.fleet.sources import Source, parse_where, survey
@@ -186,3 +188,32 @@ def test_vectors_of_an_item_take_the_place_of_the_runs_family(tmp_path):
     whole = complete(FleetAction.STAMP, {"family": "f", "into": "/o"}, {"downstream": "/a", "vector": ["v"]})
     assert "family" not in whole
     assert read_fields(FleetAction.TRACE, {"keys": "a; b;"}, directory=tmp_path) == {"keys": ["a", "b"]}
+
+
+def test_directory_of_a_vector_is_one_wherever_the_run_is_resumed(tmp_path):
+    (tmp_path / "mine").mkdir()
+    read = read_fields(FleetAction.STAMP, {"vector": "mine;mine:0.5;vec-1:2;s3://b/v:0.5"}, directory=tmp_path)
+    assert read["vector"] == [f"{tmp_path}/mine", f"{tmp_path}/mine:0.5", "vec-1:2", "s3://b/v:0.5"]
+
+
+@pytest.mark.parametrize(
+    ("action", "options", "problem"),
+    [
+        (FleetAction.STAMP, {"vector": ["vec-9:0.5"]}, "unknown vector 'vec-9'"),
+        (FleetAction.STAMP, {"family": "nobody"}, "nobody"),
+        (FleetAction.AUDIT, {"key": "acne"}, "unknown key set 'acne'"),
+        (FleetAction.TRACE, {"keys": ["acne"]}, "unknown key set 'acne'"),
+        (FleetAction.ATTACK, {"suite": "quik"}, "unknown suite 'quik'"),
+        (FleetAction.ATTACK, {"attack": ["cats"]}, "unknown attack 'cats'"),
+        (FleetAction.ATTACK, {"attack": ["cast:color=1"]}, "color"),
+    ],
+)
+def test_name_that_would_set_every_item_aside_is_refused_before_anything_begins(registry, action, options, problem):
+    catalog = load_catalog()
+    with pytest.raises(UsageError, match=problem):
+        refuse_unknown(action, options, registry=registry, attack=lambda name: catalog.attack(name).Parameters)
+
+
+def test_names_that_are_known_or_are_no_names_pass(tmp_path, registry):
+    options = {"vector": [str(tmp_path), "s3://bucket/vector:0.5"]}
+    refuse_unknown(FleetAction.STAMP, options, registry=registry, attack=dict.fromkeys)
