@@ -263,7 +263,9 @@ class Driver:
         try:
             with self.registry.unit_of_work() as uow:
                 uow.fleets.record(self.run.id, list(self._unrecorded.values()))
-                uow.fleets.end(self.run.id, RunState.STOPPED)
+                totals = uow.fleets.totals(self.run.id)
+                left = totals.count(ItemState.QUEUED) + totals.count(ItemState.RUNNING)
+                uow.fleets.end(self.run.id, RunState.STOPPED if left else RunState.ENDED)
         except RegistryAwayError as error:
             self.watch.tell(f"that the run stopped could not be recorded: {error.problem}")
 

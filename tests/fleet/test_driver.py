@@ -226,6 +226,14 @@ def test_ctrl_c_lets_what_is_under_way_end_and_begins_nothing(tmp_path, registry
     assert (totals.count(ItemState.DONE), totals.count(ItemState.QUEUED)) == (handed_out, 9 - handed_out)
 
 
+def test_run_of_which_nothing_is_left_after_ctrl_c_has_ended(tmp_path, registry):
+    run = run_of(tmp_path, registry, 4)
+    with pytest.raises(KeyboardInterrupt):
+        drive(run, registry, interrupted_after_two())
+    report = run_report(run.id, registry=registry)
+    assert (report.state, report.whole) == ("ended", True)
+
+
 def test_what_does_not_end_after_ctrl_c_is_interrupted_and_waits(run, registry, monkeypatch):
     monkeypatch.setattr(driving, "GRACE_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
