@@ -215,12 +215,14 @@ def cancel_run(reference: str, *, registry: "Registry", patience: float) -> RunR
     with registry.snapshot() as uow:
         run = uow.fleets.get(reference)
     if run.state in (RunState.ENDED, RunState.CANCELLED):
-        raise UsageError(f"run {run.id} has {run.state.value}", advice="there is nothing to cancel")
+        how = "has ended" if run.state is RunState.ENDED else "was cancelled before"
+        raise UsageError(f"run {run.id} {how}", advice="there is nothing to cancel")
     driver = _driver(run, registry=registry)
     if driver is not None and driver.state is JobState.RUNNING:
         cancel_job(driver.id, registry=registry, patience=patience)
     with registry.unit_of_work() as uow:
-        uow.fleets.end(run.id, RunState.CANCELLED)
+        if uow.fleets.get(run.id).state is not RunState.ENDED:  # its last items may have ended meanwhile
+            uow.fleets.end(run.id, RunState.CANCELLED)
     return run_report(run.id, registry=registry)
 
 

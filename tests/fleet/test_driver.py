@@ -11,7 +11,7 @@ from fpvec_audit.fleet import driver as driving
 from fpvec_audit.fleet.capacity import Machine
 from fpvec_audit.fleet.driver import Driver, Manner
 from fpvec_audit.fleet.outcome import Ending, Outcome
-from fpvec_audit.fleet.runs import record_run, run_report, run_to_resume
+from fpvec_audit.fleet.runs import cancel_run, record_run, run_report, run_to_resume
 from fpvec_audit.fleet.sizing import Sizing
 from fpvec_audit.fleet.sources import Source
 from fpvec_audit.fleet.watching import Watch
@@ -232,6 +232,19 @@ def test_run_of_which_nothing_is_left_after_ctrl_c_has_ended(tmp_path, registry)
         drive(run, registry, interrupted_after_two())
     report = run_report(run.id, registry=registry)
     assert (report.state, report.whole) == ("ended", True)
+
+
+def test_run_is_cancelled_once_and_one_that_has_ended_stays_so(run, registry):
+    with pytest.raises(KeyboardInterrupt):
+        drive(run, registry, interrupted_after_two())
+    with registry.unit_of_work() as uow:
+        uow.fleets.end(run.id, RunState.STOPPED)
+    assert cancel_run(run.id, registry=registry, patience=1).state == "cancelled"
+    with pytest.raises(UsageError, match="was cancelled before"):
+        cancel_run(run.id, registry=registry, patience=1)
+    drive(run, registry, InProcess(done))
+    with pytest.raises(UsageError, match="has ended"):
+        cancel_run(run.id, registry=registry, patience=1)
 
 
 def test_what_does_not_end_after_ctrl_c_is_interrupted_and_waits(run, registry, monkeypatch):
