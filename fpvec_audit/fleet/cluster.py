@@ -18,6 +18,7 @@ from fpvec_audit.fleet.capacity import Capacity, Machine
 from fpvec_audit.fleet.handshake import Greeting, refuse_differences, this_process, worker_greeting
 from fpvec_audit.fleet.knocking import CLIENT, LOCAL, knock, no_cluster
 from fpvec_audit.fleet.outcome import Ending, Outcome, Task
+from fpvec_audit.fleet.pulse import Pulse
 from fpvec_audit.fleet.sizing import MEBIBYTE, Need
 from fpvec_audit.fleet.worker import ray_work
 from fpvec_audit.settings import Settings, handed_down
@@ -92,7 +93,8 @@ def ray_cluster(
 
         dashboard = _start(ray, address)
     try:
-        cluster = RayCluster(ray, carry_out, dashboard)
+        head = "" if address.startswith(CLIENT) else ray.get_runtime_context().gcs_address
+        cluster = RayCluster(ray, carry_out, dashboard, Pulse(head))
         if expected is not None:
             cluster.shake_hands(expected)
         yield cluster
@@ -107,10 +109,14 @@ class RayCluster:
         ray: the module, connected.
         carry_out: what a worker does.
         dashboard: address of Ray's own dashboard, empty where there is none.
+        pulse: of the cluster's head; none is missed if not given.
     """
 
-    def __init__(self, ray: Any, carry_out: Callable[[Task], Outcome], dashboard: str = "") -> None:
+    def __init__(
+        self, ray: Any, carry_out: Callable[[Task], Outcome], dashboard: str = "", pulse: Pulse | None = None
+    ) -> None:
         self._ray = ray
+        self._pulse = pulse or Pulse("")
         self._remote = ray.remote(max_retries=0)(carry_out)
         resources: Mapping[str, float] = ray.cluster_resources()
         alive = [node for node in ray.nodes() if node["Alive"]]
@@ -218,6 +224,8 @@ class RayCluster:
         """Tell that the cluster went away, whatever Ray does then: it raises, or starts a cluster of its own."""
         if not self._ray.is_initialized():
             raise _gone("the connection is closed")
+        if away := self._pulse.missing():
+            raise _gone(f"its head has not answered for {away:.0f} s")
         try:
             yield
         except (self._ray.exceptions.RayError, ConnectionError) as error:

@@ -14,6 +14,7 @@ from fpvec_audit.errors import OperationError, UsageError
 from fpvec_audit.fleet import knocking
 from fpvec_audit.fleet.cluster import RayCluster, _refusal, ray_cluster
 from fpvec_audit.fleet.handshake import Greeting, gpu_bytes, refuse_differences
+from fpvec_audit.fleet.pulse import Pulse
 
 DRIVER = Greeting("here", "1.0", "2.60.0", registry="r1")
 
@@ -150,6 +151,23 @@ def test_cluster_that_went_away_is_not_asked_again_since_ray_would_start_another
         cluster.finished(["handle"], timeout=1)
     assert "fleet resume" in caught.value.advice
     cluster.cancel(["handle"])
+
+
+def test_head_that_is_away_for_long_ends_a_run_before_ray_ends_the_driver():
+    now = [0.0]
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        pulse = Pulse(f"127.0.0.1:{head.getsockname()[1]}", lambda: now[0])
+        assert pulse.missing() == 0
+    away = {}
+    for second in range(1, 60):
+        now[0] = float(second)
+        away[second] = pulse.missing()
+    assert away[35] == 0, "a head may be started anew"
+    assert away[36] == 31
+    ray = Closed()
+    ray.connected = True
+    with pytest.raises(OperationError, match="its head has not answered for 54 s"):
+        RayCluster(ray, lambda task: None, pulse=pulse).finished(["handle"], timeout=1)
 
 
 def test_drivers_own_node_that_died_is_no_fault_of_items():
