@@ -157,27 +157,31 @@ class RayCluster:
         Raises:
             OperationError: a node starts no worker, or none that has this package.
         """
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        ask = self._ray.remote(num_cpus=0, max_retries=0)(worker_greeting)
-        asked = {
-            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(): node
-            for node in self._ray.nodes()
-            if node["Alive"]
-        }
         answered = {}
-        for reference, node in asked.items():
+        for reference, node in self._asked().items():
             name = node["NodeManagerHostname"]
             try:
                 answered[node["NodeID"]] = self._ray.get(reference, timeout=HANDSHAKE_SECONDS)
             except self._ray.exceptions.RayError as error:
-                if self._is_gone(node["NodeID"]):
+                answered_badly = isinstance(error, self._ray.exceptions.RayTaskError)
+                if not answered_badly and self._is_gone(node["NodeID"]):
                     continue
-                raise OperationError(
-                    f"the node {name} cannot work: {_reason(error)}",
-                    advice=f"install fpvec-audit[fleet] {this_process().fpvec} there, as here",
-                ) from error
+                raise _cannot_work(f"the node {name}", error) from error
         return answered
+
+    def _asked(self) -> "dict[ObjectRef[Any], Mapping[str, Any]]":
+        """Ask every node, and return what it is that comes of each."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        ask = self._ray.remote(num_cpus=0, max_retries=0)(worker_greeting)
+        nodes = [node for node in self._ray.nodes() if node["Alive"]]
+        try:
+            places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+            return {
+                ask.options(scheduling_strategy=place).remote(): node for place, node in zip(places, nodes, strict=True)
+            }
+        except (ImportError, AttributeError) as error:  # a client's server reads what it is sent, and has not our code
+            raise _cannot_work("the cluster's head", error) from error
 
     def _is_gone(self, node: str) -> bool:
         """Say whether a node is away, waiting as long as the cluster may take to notice."""
@@ -277,6 +281,13 @@ def _silence_reports() -> None:
 
         if hasattr(worker, "print_to_stdstream"):
             worker.print_to_stdstream = lambda *_, **__: None
+
+
+def _cannot_work(what: str, error: BaseException) -> OperationError:
+    return OperationError(
+        f"{what} cannot work: {_reason(error)}",
+        advice=f"install fpvec-audit[fleet] {this_process().fpvec} there, as here",
+    )
 
 
 def _gone(reason: str) -> OperationError:

@@ -153,6 +153,23 @@ def test_cluster_that_went_away_is_not_asked_again_since_ray_would_start_another
     cluster.cancel(["handle"])
 
 
+def test_head_without_this_package_is_told_by_what_is_to_be_installed():
+    class Client(Closed):  # whose server cannot read what it is sent
+        nodes = staticmethod(
+            lambda: [{"Alive": True, "NodeID": "a" * 56, "NodeManagerHostname": "head", "Resources": {}}]
+        )
+
+        def remote(self, **_):
+            return lambda _: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self.put))
+
+        def put(self):
+            raise ModuleNotFoundError("No module named 'fpvec_audit'")
+
+    with pytest.raises(OperationError, match="the cluster's head cannot work: No module named") as caught:
+        RayCluster(Client(), lambda task: None).greetings()
+    assert "fpvec-audit[fleet]" in caught.value.advice
+
+
 def test_head_that_is_away_for_long_ends_a_run_before_ray_ends_the_driver():
     now = [0.0]
     with socket.create_server(("127.0.0.1", 0)) as head:
