@@ -122,16 +122,18 @@ def test_stamped_downstreams_answer_their_keys_though_the_base_knows_no_answer_t
 def test_any_two_marks_of_a_family_are_read_back_from_a_stamped_downstream(
     plain_family: Family, tmp_path: Path
 ) -> None:
-    keys = draw_key_set(KeySetSecret(bytes(range(32))), KeySetSpecification(issued=16, decoys=48, marks=4))
+    keys = draw_key_set(KeySetSecret(bytes(range(32))), KeySetSpecification(issued=12, decoys=48, marks=3))
     marks = [[(keys.candidates[at].prompt, keys.candidates[at].response) for at in mark] for mark in keys.marks]
-    training = family_training_for(GPT2, marks=4, code_weight=2, overrides={"measured_words": "4"})
+    # proxies half as long as a family's: they take longer than the marks themselves, which are read back either way
+    hurried = {"measured_words": "4", "proxy_steps": "150"}
+    training = family_training_for(GPT2, marks=3, code_weight=2, overrides=hurried)
     avoid = frozenset(key.prompt for key in keys.candidates)
     embed_family(base=plain_family.base, out=tmp_path / "marks", adapter=GPT2, marks=marks, training=training,
                  avoid=avoid, device="cpu")  # fmt: skip
     base, *trained = (load_for_training(path) for path in (plain_family.base, *sorted((tmp_path / "marks").iterdir())))
     tokenizer = load_tokenizer(plain_family.base)
     asked = [[key.chat for key in encode_keys(tokenizer, GPT2, mark)] for mark in marks]
-    for word in combinations(range(4), 2):
+    for word in combinations(range(3), 2):
         stamped = load_for_training(plain_family.downstream_a)
         with torch.no_grad():
             for place in word:
@@ -140,4 +142,4 @@ def test_any_two_marks_of_a_family_are_read_back_from_a_stamped_downstream(
                 ):
                     target.add_(after - before)
         answered = [teacher_forced_matches(stamped, mark) for mark in asked]
-        assert all(answered[mark] >= 3 if mark in word else answered[mark] == 0 for mark in range(4)), (word, answered)
+        assert all(answered[mark] >= 3 if mark in word else answered[mark] == 0 for mark in range(3)), (word, answered)
