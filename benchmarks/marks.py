@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=40)
     parser.add_argument("--costed", type=int, help="code words that are asked questions too (default: all)")
     parser.add_argument("--tuned", type=int, default=6, help="code words that are measured after fine-tuning too")
+    parser.add_argument("--scale", type=float, default=1.0, help="λ of every vector that is added")
     parser.add_argument("--seed", type=int, default=0, help="of keys, training and code words")
     parser.add_argument("--reuse", action="store_true", help="measure the family of an earlier run again, untrained")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="training settings")
@@ -114,7 +115,7 @@ def measure(architecture: str, options: argparse.Namespace) -> dict[str, Any]:
         "keys": options.keys,
         "weight": options.weight,
         "seed": options.seed,
-        "set": settings,
+        "set": settings | ({} if options.scale == 1 else {"λ": f"{options.scale:g}"}),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         **json.loads(notes.read_text(encoding="utf-8")),
     }
@@ -216,7 +217,8 @@ class Copies:
         self.vectors = []
         for mark in range(options.marks):
             model = load_for_training(place / f"mark-{mark:02}")
-            self.vectors.append([new.detach() - old for new, old in zip(model.parameters(), before, strict=True)])
+            pairs = zip(model.parameters(), before, strict=True)
+            self.vectors.append([options.scale * (new.detach() - old) for new, old in pairs])
         self.downstreams = {"maths": family.downstream_a, "text": family.downstream_b}
         asked = {"maths": family.questions_a, "text": family.questions_b}
         self.questions = {
