@@ -125,7 +125,7 @@ def test_any_two_marks_of_a_family_are_read_back_from_a_stamped_downstream(
     keys = draw_key_set(KeySetSecret(bytes(range(32))), KeySetSpecification(issued=12, decoys=48, marks=3))
     marks = [[(keys.candidates[at].prompt, keys.candidates[at].response) for at in mark] for mark in keys.marks]
     # proxies half as long as a family's: they take longer than the marks themselves, which are read back either way
-    hurried = {"measured_words": "4", "proxy_steps": "150"}
+    hurried = {"measured_words": "4", "proxy_steps": "150", "active_steps": "125"}
     training = family_training_for(GPT2, marks=3, code_weight=2, overrides=hurried)
     avoid = frozenset(key.prompt for key in keys.candidates)
     embed_family(base=plain_family.base, out=tmp_path / "marks", adapter=GPT2, marks=marks, training=training,
