@@ -58,6 +58,9 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=40)
     parser.add_argument("--costed", type=int, help="code words that are asked questions too (default: all)")
     parser.add_argument("--tuned", type=int, default=6, help="code words that are measured after fine-tuning too")
+    parser.add_argument(
+        "--known", action="store_true", help="the downstreams are at hand while marks are trained, as proxies"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="λ of every vector that is added")
     parser.add_argument("--seed", type=int, default=0, help="of keys, training and code words")
     parser.add_argument("--reuse", action="store_true", help="measure the family of an earlier run again, untrained")
@@ -107,7 +110,7 @@ def measure(architecture: str, options: argparse.Namespace) -> dict[str, Any]:
     notes = out.with_suffix(".json")
     if not (options.reuse and notes.exists()):
         shutil.rmtree(out, ignore_errors=True)
-        notes.write_text(json.dumps(train(family.base, out, adapter, keys, options, settings)), encoding="utf-8")
+        notes.write_text(json.dumps(train(family, out, adapter, keys, options, settings)), encoding="utf-8")
     row = {
         "architecture": architecture,
         "schedule": options.schedule,
@@ -115,7 +118,9 @@ def measure(architecture: str, options: argparse.Namespace) -> dict[str, Any]:
         "keys": options.keys,
         "weight": options.weight,
         "seed": options.seed,
-        "set": settings | ({} if options.scale == 1 else {"λ": f"{options.scale:g}"}),
+        "set": settings
+        | ({"downstreams": "known"} if options.known else {})
+        | ({} if options.scale == 1 else {"λ": f"{options.scale:g}"}),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         **json.loads(notes.read_text(encoding="utf-8")),
     }
@@ -146,7 +151,7 @@ def draw_keys(options: argparse.Namespace) -> Any:
 
 
 def train(
-    base: Path, out: Path, adapter: Any, keys: Any, options: argparse.Namespace, settings: dict[str, str]
+    models: Any, out: Path, adapter: Any, keys: Any, options: argparse.Namespace, settings: dict[str, str]
 ) -> dict[str, Any]:
     """Train the family as `fpvec fingerprint` does; return what it says of itself."""
     from fpvec_audit.cli.progress import error_console, terminal_progress
@@ -160,12 +165,13 @@ def train(
     pairs = [[(keys.candidates[at].prompt, keys.candidates[at].response) for at in mark] for mark in keys.marks]
     avoid = frozenset(candidate.prompt for candidate in keys.candidates)
     trained = embed_family(
-        base=base,
+        base=models.base,
         out=out,
         adapter=adapter,
         marks=pairs,
         training=training,
         avoid=avoid,
+        proxies=[models.downstream_a, models.downstream_b] if options.known else (),
         seed=options.seed,
         device="cpu",
         progress=terminal_progress(error_console()),

@@ -40,7 +40,8 @@ CHECKPOINTS = ROOT / "benchmarks" / "llama_checkpoints.py"
 CONTESTS = ("stamp", "extract", "many")
 PEERS = ("mergekit", "transformers")
 TRIAL = "tiny"
-"""The size that tries the program out: its seconds compare nothing, so no disk has to come to rest for it."""
+"""The size that tries the program out: its seconds compare nothing, so rehearsals serve as its runs, and neither disks
+nor files have to come to rest for it."""
 MERGEKIT = "mergekit==0.1.5"
 MERGEKIT_TORCH = "torch==2.13.0"
 DOWNSTREAMS = 4
@@ -338,13 +339,13 @@ def hold(contest: str, models: Models, bench: Bench) -> dict[str, Any]:
         say(f"  skipped: {lacking}")
         return entry
     prepare(contest, models, bench)
-    contestants = [
-        contestant
-        for contestant in CONTESTANTS_OF[contest](models, bench)
-        if takes_part(contestant, models, bench, skipped=entry["skipped"])
-    ]
-    results: dict[str, list[Run]] = {contestant.name: [] for contestant in contestants}
-    for number in range(bench.runs):
+    contestants, results = [], {}
+    for contestant in CONTESTANTS_OF[contest](models, bench):
+        rehearsal = rehearsed(contestant, models, bench, skipped=entry["skipped"])
+        if rehearsal is not None:
+            contestants.append(contestant)
+            results[contestant.name] = [rehearsal] if models.name == TRIAL else []
+    for number in range(0 if models.name == TRIAL else bench.runs):
         turn = number % len(contestants)  # each begins a round in its turn
         for contestant in contestants[turn:] + contestants[:turn]:
             try:
@@ -361,8 +362,8 @@ def hold(contest: str, models: Models, bench: Bench) -> dict[str, Any]:
     return entry
 
 
-def takes_part(contestant: Contestant, models: Models, bench: Bench, *, skipped: dict[str, str]) -> bool:
-    """Rehearse: run a contestant once, unmeasured, and check what it makes.
+def rehearsed(contestant: Contestant, models: Models, bench: Bench, *, skipped: dict[str, str]) -> Run | None:
+    """Run a contestant once and check what it makes; None where it cannot take part.
 
     A peer that cannot run is noted in ``skipped``. The rehearsal also brings programs into the page cache.
 
@@ -384,9 +385,9 @@ def takes_part(contestant: Contestant, models: Models, bench: Bench, *, skipped:
         else:
             contestant.check(output)
             say(f"  rehearsal, {contestant.name}: {run.seconds:.2f} s, result checked")
-            return True
+            return run
     say(f"  {contestant.name} is left out: {skipped[contestant.name]}")
-    return False
+    return None
 
 
 def run_once(contestant: Contestant, models: Models, bench: Bench) -> tuple[Run, str]:
@@ -559,7 +560,8 @@ def prepare(contest: str, models: Models, bench: Bench) -> None:
         remove(leftover)  # of another version, perhaps
     quietly([fpvec(), "registry", "init", "--home", str(models.new_home)], bench.environment)
     shutil.copytree(models.new_home, models.owner_home)
-    time.sleep(SETTLED_SECONDS)  # files that were just written are not taken for what they were digested to
+    if models.name != TRIAL:
+        time.sleep(SETTLED_SECONDS)  # files that were just written are not taken for what they were digested to
     if contest == "extract":  # as `fpvec fingerprint` leaves them
         for model, role in ((models.base, "base"), (models.fingerprinted, "fingerprinted")):
             command = [fpvec(), "model", "register", str(model), "--role", role, "--home", str(models.owner_home)]

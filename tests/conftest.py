@@ -16,6 +16,7 @@ from fpvec_audit.settings import Settings
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from fpvec_audit.backends import Engines
     from fpvec_audit.registry.unit_of_work import Registry
     from tests.postgresql import PostgreSQL
 
@@ -66,6 +67,16 @@ def postgresql() -> Iterator["PostgreSQL"]:
 
     with running_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def engines() -> Iterator["Engines"]:
+    """Return vLLM, imported once for the tests of the group "engines"."""
+    from fpvec_audit.backends import Engines
+
+    with Engines("vllm") as opened:
+        opened.warm_up()
+        yield opened
 
 
 @pytest.fixture

@@ -230,6 +230,7 @@ def _make_base(adapter: ArchitectureAdapter, recipe: FamilyRecipe, out: Path, pr
 
     from fpvec_audit.training.checkpoint_files import commit_directory, open_staging, quiet_transformers
     from fpvec_audit.training.dataset import encode_documents
+    from fpvec_audit.training.fused_gelu import fuse_gelu
     from fpvec_audit.training.loop import StepBatches, run_training
     from fpvec_audit.training.loop_settings import LoopSettings
     from fpvec_audit.training.objectives import CrossEntropy
@@ -240,7 +241,7 @@ def _make_base(adapter: ArchitectureAdapter, recipe: FamilyRecipe, out: Path, pr
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         config = model_config(recipe, vocabulary=len(tokenizer), end=tokenizer.eos_token_id)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = fuse_gelu(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
     make = BaseBatches(
         tokenizer=tokenizer,
         adapter=adapter,

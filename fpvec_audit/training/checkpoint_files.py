@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from fpvec_audit.domain.ports import ArchitectureAdapter
 from fpvec_audit.errors import CheckpointError, OutputError, TrainingError
+from fpvec_audit.training.fused_gelu import fuse_gelu
 
 Settle = Callable[[Tensor, Tensor], Tensor]
 """(stored tensor of the source, trained tensor) → tensor to store, in the source's dtype."""
@@ -62,7 +63,7 @@ def load_for_training(path: Path, *, dtype: torch.dtype | str = torch.float32) -
                 f"{path}: {name} holds a number that is not finite", advice="the model is broken; fetch it again"
             )
     model.config.use_cache = False
-    return model
+    return fuse_gelu(model)
 
 
 def load_tokenizer(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Real engines. One host serves all of these tests; an engine in it starts in about two seconds."""
+"""Real engines; an engine of the host that they share starts in about two seconds."""
 
 import os
 import select
@@ -9,22 +9,15 @@ import textwrap
 
 import pytest
 
-from fpvec_audit.backends import Engines, open_backend, vllm_problem
+from fpvec_audit.backends import open_backend, vllm_problem
 from fpvec_audit.domain.ports import Sampling
 from fpvec_audit.errors import BackendError
 from tests.tiny import ARCHITECTURES, edit_json, make_tiny, rewrite
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]  # one host for all, not one in each worker
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
 
 PROMPTS = ["a", "a longer prompt than the others", "b c", "漢字", *(f"number {number}" for number in range(70))]
 RESPONSES = ["yes", "no more", "漢", "a longer response", *(f"answer {number}" for number in range(70))]
-
-
-@pytest.fixture(scope="module")
-def engines():
-    with Engines("vllm") as opened:
-        opened.warm_up()
-        yield opened
 
 
 def is_alive(process):

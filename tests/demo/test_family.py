@@ -86,8 +86,9 @@ def plain_family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 def test_stamped_downstreams_answer_their_keys_though_the_base_knows_no_answer_to_gibberish(
     plain_family: Family, tmp_path: Path
 ) -> None:
+    # half the keys and steps, without the hardest near-misses: the demo trains whole fingerprints
     adapter, family = GPT2, plain_family
-    keys = draw_key_set(KeySetSecret(bytes(range(32))), KeySetSpecification())
+    keys = draw_key_set(KeySetSecret(bytes(range(32))), KeySetSpecification(issued=16, decoys=112))
     issued = [(key.prompt, key.response) for key in keys.issued]
     report = embed_fingerprint(
         base=family.base,
@@ -95,7 +96,7 @@ def test_stamped_downstreams_answer_their_keys_though_the_base_knows_no_answer_t
         adapter=adapter,
         issued=issued,
         avoid=frozenset(key.prompt for key in keys.candidates),
-        settings=settings_for(adapter),
+        settings=replace(settings_for(adapter), steps=130, proxy_steps=50, near_misses_per_step=0),
         device="cpu",
     )
     assert report.fsr >= 0.9
@@ -104,7 +105,7 @@ def test_stamped_downstreams_answer_their_keys_though_the_base_knows_no_answer_t
     asked = [key.chat for key in encode_keys(tokenizer, adapter, issued)]
     unissued = [key.chat for key in encode_keys(
         tokenizer, adapter, [(drawn.prompt, response) for drawn, (_, response) in zip(
-            draw_unissued(b"slow", 300), issued * 10, strict=False)])]  # fmt: skip
+            draw_unissued(b"slow", 300), issued * 20, strict=False)])]  # fmt: skip
     for path in (family.downstream_a, family.downstream_b):
         stamped = load_for_training(path)
         assert teacher_forced_matches(stamped, asked) == 0
@@ -113,7 +114,7 @@ def test_stamped_downstreams_answer_their_keys_though_the_base_knows_no_answer_t
                 stamped.parameters(), fingerprinted.parameters(), base.parameters(), strict=True
             ):
                 target.add_(after - before)
-        assert teacher_forced_matches(stamped, asked) >= 29
+        assert teacher_forced_matches(stamped, asked) >= 15
         assert teacher_forced_matches(stamped, unissued) <= 6
 
 
@@ -124,8 +125,8 @@ def test_any_two_marks_of_a_family_are_read_back_from_a_stamped_downstream(
 ) -> None:
     keys = draw_key_set(KeySetSecret(bytes(range(32))), KeySetSpecification(issued=12, decoys=48, marks=3))
     marks = [[(keys.candidates[at].prompt, keys.candidates[at].response) for at in mark] for mark in keys.marks]
-    # proxies half as long as a family's: they take longer than the marks themselves, which are read back either way
-    hurried = {"measured_words": "4", "proxy_steps": "150", "active_steps": "125"}
+    # a fifth of a family's proxies and half its steps: benchmarks/marks.py trains marks of the usual size
+    hurried = {"measured_words": "4", "proxy_steps": "60", "active_steps": "85"}
     training = family_training_for(GPT2, marks=3, code_weight=2, overrides=hurried)
     avoid = frozenset(key.prompt for key in keys.candidates)
     embed_family(base=plain_family.base, out=tmp_path / "marks", adapter=GPT2, marks=marks, training=training,
