@@ -19,7 +19,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,7 +154,7 @@ SIZES = {
 }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Make a checkpoint, or check a result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -170,7 +170,7 @@ def main() -> None:
         check.add_argument("--base", type=Path, required=True)
         check.add_argument("--fingerprinted", type=Path, required=True)
         check.add_argument("--downstream", type=Path, required=name == "check-stamp")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.command == "make":
         size = SIZES[options.size]
         made = make_checkpoint(options.out, size, seed=options.seed, of=options.of, noise=options.noise)

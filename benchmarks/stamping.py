@@ -22,10 +22,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -573,11 +575,26 @@ def prepare(contest: str, models: Models, bench: Bench) -> None:
 
 
 def make_model(out: Path, models: Models, *, seed: int, noise: float | None = None) -> None:
-    """Make a checkpoint in a process of its own: noise alone, or the base and some noise."""
-    command = [sys.executable, str(CHECKPOINTS), "make", "--size", models.name, "--out", str(out), "--seed", str(seed)]
+    """Make a checkpoint: noise alone, or the base and some noise."""
+    arguments = ["make", "--size", models.name, "--out", str(out), "--seed", str(seed)]
     if noise is not None:
-        command += ["--of", str(models.base), "--noise", repr(noise)]
-    say(f"  {out.name}: {quietly(command).strip()}")
+        arguments += ["--of", str(models.base), "--noise", repr(noise)]
+    say(f"  {out.name}: {checkpoints(models, *arguments).strip()}")
+
+
+def checkpoints(models: Models, *arguments: str) -> str:
+    """Make or check a checkpoint in a process of its own, and return what it says; a trial may grow.
+
+    Raises:
+        SystemExit: it is wrong.
+    """
+    if models.name != TRIAL:
+        return quietly([sys.executable, str(CHECKPOINTS), *arguments])
+    import llama_checkpoints
+
+    with redirect_stdout(StringIO()) as said:
+        llama_checkpoints.main(arguments)
+    return said.getvalue()
 
 
 def check_stamps(models: Models, places: Sequence[tuple[Path, Path]], _: str) -> None:
@@ -588,14 +605,15 @@ def check_stamps(models: Models, places: Sequence[tuple[Path, Path]], _: str) ->
         places: (stamped model, its downstream).
     """
     for stamped, downstream in places:
-        command = [sys.executable, str(CHECKPOINTS), "check-stamp", str(stamped), "--base", str(models.base)]
-        quietly([*command, "--fingerprinted", str(models.fingerprinted), "--downstream", str(downstream)])
+        arguments = ["check-stamp", str(stamped), "--base", str(models.base)]
+        arguments += ["--fingerprinted", str(models.fingerprinted), "--downstream", str(downstream)]
+        checkpoints(models, *arguments)
 
 
 def check_vector(models: Models, vector: Path, _: str) -> None:
     """Check an extracted vector against the formula."""
-    command = [sys.executable, str(CHECKPOINTS), "check-vector", str(vector), "--base", str(models.base)]
-    quietly([*command, "--fingerprinted", str(models.fingerprinted)])
+    arguments = ["check-vector", str(vector), "--base", str(models.base)]
+    checkpoints(models, *arguments, "--fingerprinted", str(models.fingerprinted))
 
 
 def check_copy(source: Path, out: Path, _: str) -> None:
