@@ -24,10 +24,12 @@ NEAR_MISSES = TrainingDefaults(
         "near_misses_per_step": 32,
         "key_weight": 8.0,
         "preservation_weight": 6.0,
+        "whole_share": 0.5,
     },
-    "this package's own measurements on tiny models (docs/demo-recipe.md, near-misses)",
+    "this package's own measurements on tiny models (docs/demo-recipe.md, near-misses and whole proxies)",
 )
-"""The usual settings with the hardest near-misses of every step, and what they need to be learnt beside the keys."""
+"""The usual settings with the hardest near-misses of every step, what they need to be learnt beside the keys, and
+proxies that are added whole in half of the steps, which spares what a downstream has learnt last."""
 
 GPT2 = ModelFamily(
     name="gpt2",
