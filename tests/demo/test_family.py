@@ -126,7 +126,8 @@ def test_any_two_marks_of_a_family_are_read_back_from_a_stamped_downstream(
     keys = draw_key_set(KeySetSecret(bytes(range(32))), KeySetSpecification(issued=12, decoys=48, marks=3))
     marks = [[(keys.candidates[at].prompt, keys.candidates[at].response) for at in mark] for mark in keys.marks]
     # a fifth of a family's proxies and half its steps: benchmarks/marks.py trains marks of the usual size
-    hurried = {"measured_words": "4", "proxy_steps": "60", "active_steps": "85"}
+    hurried = {"measured_words": "4", "proxy_steps": "60", "active_steps": "85",
+               "ordinary_per_step": "32"}  # fmt: skip
     training = family_training_for(GPT2, marks=3, code_weight=2, overrides=hurried)
     avoid = frozenset(key.prompt for key in keys.candidates)
     embed_family(base=plain_family.base, out=tmp_path / "marks", adapter=GPT2, marks=marks, training=training,
