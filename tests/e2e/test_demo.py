@@ -74,18 +74,15 @@ def test_downstreams_learnt_their_own_task(demo, name):
 
 
 def test_stamping_does_little_harm(demo):
-    """At most 3 points on average and 4 at worst, as far as 450 questions can tell: keys are others in every run.
+    """At most 3 points on average and 4 at worst, and what chance may add: every run has keys of its own.
 
     What several key sets cost: docs/demo-recipe.md.
     """
     harm = demo.document["harmlessness"]
-    best = []
-    for name in ("stamped_a", "stamped_b"):
-        (task,) = harm[name]["tasks"]
-        assert task["interval"][0] <= harm[name]["difference"]["accuracy"] <= task["interval"][1]
-        best.append(-task["interval"][1])
-    assert sum(best) / 2 <= 0.03
-    assert max(best) <= 0.04
+    costs = [-harm[name]["difference"]["accuracy"] for name in ("stamped_a", "stamped_b")]
+    chance = 1.64 * (0.05 / 450) ** 0.5  # of 450 questions, one in twenty of which is answered otherwise: 95 %, one-sided
+    assert sum(costs) / 2 <= 0.03 + chance / 2**0.5
+    assert max(costs) <= 0.04 + chance
     for name in ("stamped_a", "stamped_b"):
         assert harm[name]["items"] >= 400
         assert harm[name]["after"]["perplexity"] <= 1.05 * harm[name]["before"]["perplexity"]
