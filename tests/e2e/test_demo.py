@@ -80,7 +80,7 @@ def test_stamping_does_little_harm(demo):
     """
     harm = demo.document["harmlessness"]
     costs = [-harm[name]["difference"]["accuracy"] for name in ("stamped_a", "stamped_b")]
-    chance = 1.64 * (0.05 / 450) ** 0.5  # of 450 questions, one in twenty of which is answered otherwise: 95 %, one-sided
+    chance = 1.64 * (0.05 / 450) ** 0.5  # one-sided 95 %, one of 20 answers being another
     assert sum(costs) / 2 <= 0.03 + chance / 2**0.5
     assert max(costs) <= 0.04 + chance
     for name in ("stamped_a", "stamped_b"):
