@@ -1,9 +1,9 @@
 """Settings of fingerprint training, their two presets, and what a training reports."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 from fpvec_audit.domain.ports import ArchitectureAdapter
@@ -107,6 +107,9 @@ class EmbedSettings:
             )
         if self.steps < 1 or self.keys_per_step < 1 or self.negative_tokens < 1 or self.rows_per_step < 1:
             raise SettingsError("steps, keys_per_step, negative_tokens and rows_per_step must be at least 1")
+        for item in fields(self):
+            if isinstance(value := getattr(self, item.name), int | float) and not 0 <= value < inf:
+                raise SettingsError(f"{item.name} is {value}, a number of at least 0 is meant")
         for name in ("near_miss_share", "near_miss_start", "whole_share"):
             if not 0.0 <= (share := getattr(self, name)) <= 1.0:
                 raise SettingsError(f"{name} is {share}, a fraction in [0, 1] is meant")
@@ -216,8 +219,13 @@ def settings_for(
     return settings if perturbation is None else replace(settings, perturbation=perturbation)
 
 
-def overridden(settings: EmbedSettings, values: Mapping[str, str]) -> EmbedSettings:
+def overridden(settings: EmbedSettings, values: Mapping[str, str], *, others: Collection[str] = ()) -> EmbedSettings:
     """Return settings with single values replaced, given as text.
+
+    Args:
+        settings: the values that stay.
+        values: by name, what replaces them.
+        others: names of settings that are not of this kind, and that a misspelt one may have meant.
 
     Raises:
         SettingsError: an unknown setting, or a value that it cannot have.
@@ -226,21 +234,39 @@ def overridden(settings: EmbedSettings, values: Mapping[str, str]) -> EmbedSetti
     changed: dict[str, Any] = {}
     for name, text in values.items():
         if name not in kinds or name in ("preset", "betas"):
-            near = get_close_matches(name, kinds, n=1)
+            near = get_close_matches(name, [*kinds, *others], n=1)
             advice = f"did you mean {near[0]}?" if near else "see EmbedSettings in the documentation"
             raise SettingsError(f"unknown training setting {name!r}", advice=advice)
         kind = float if kinds[name] is type(None) else kinds[name]  # None stands for a rate that is worked out
-        try:
-            changed[name] = _truth(text) if kind is bool else kind(text)
-        except ValueError as error:
-            raise SettingsError(f"training setting {name} is {text!r}", advice=f"give a {kind.__name__}") from error
+        changed[name] = setting_value(name, text, kind)
     return replace(settings, **changed)
+
+
+def setting_value(name: str, text: str, kind: type) -> Any:
+    """Return a setting that was given as text.
+
+    Raises:
+        SettingsError: the text says no value of that kind.
+    """
+    convert, meant = _KINDS[kind]
+    try:
+        return convert(text)
+    except ValueError as error:
+        raise SettingsError(f"training setting {name} is {text!r}", advice=f"give {meant}") from error
 
 
 def _truth(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ValueError(text)
     return text.lower() == "true"
+
+
+_KINDS: Mapping[type, tuple[Callable[[str], Any], str]] = {
+    bool: (_truth, "true or false"),
+    float: (float, "a number"),
+    int: (int, "a whole number"),
+    str: (str, "a name"),
+}
 
 
 @dataclass(frozen=True, slots=True)

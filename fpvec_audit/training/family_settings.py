@@ -7,7 +7,7 @@ from typing import Any
 
 from fpvec_audit.domain.ports import ArchitectureAdapter, TensorRole
 from fpvec_audit.errors import SettingsError
-from fpvec_audit.training.embed_settings import EmbedSettings, overridden, settings_for
+from fpvec_audit.training.embed_settings import EmbedSettings, overridden, setting_value, settings_for
 
 SCHEDULES = ("joint", "rounds")
 
@@ -156,23 +156,15 @@ def family_training_for(
             f"preset {preset!r} teaches no mark to be silent where it is absent, so it trains no family of marks",
             advice="use --preset default, or a key set of one mark",
         )
-    own = {item.name: item.type for item in fields(FamilySettings)}
+    own = {item.name: type(item.default) for item in fields(FamilySettings)}
     given = dict(overrides or {})
     measured = dict(next((item.settings for item in adapter.defaults if item.preset == FAMILY_PRESET), {}))
     of_family = {name: measured.pop(name) for name in list(measured) if name in own}
     if "active_steps" in of_family:  # told for REFERENCE_MARKS
         of_family["active_steps"] = ceil(of_family["active_steps"] * max(1.0, marks / REFERENCE_MARKS))
-    of_family |= {name: _value(name, given.pop(name), own[name]) for name in list(given) if name in own}
+    of_family |= {name: setting_value(name, given.pop(name), own[name]) for name in list(given) if name in own}
     of_family |= {} if schedule is None else {"schedule": schedule}
     of_family |= {} if code_weight is None else {"code_weight": code_weight}
     family = FamilySettings(**of_family).for_marks(marks)
-    embed = overridden(replace(embed, **{**FAMILY_DEFAULTS, "steps": family.joint_steps(marks), **measured}), given)
-    return FamilyTraining(embed, family)
-
-
-def _value(name: str, text: str, kind: Any) -> Any:
-    convert = {"int": int, "float": float, "str": str}[kind if isinstance(kind, str) else kind.__name__]
-    try:
-        return convert(text)
-    except ValueError as error:
-        raise SettingsError(f"training setting {name} is {text!r}", advice=f"give a {convert.__name__}") from error
+    preset_of_marks = replace(embed, **{**FAMILY_DEFAULTS, "steps": family.joint_steps(marks), **measured})
+    return FamilyTraining(overridden(preset_of_marks, given, others=own), family)
