@@ -1,5 +1,7 @@
 """What the registry remembers of a family's code and of who has which word, as frozen values; never a word itself."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -56,3 +58,19 @@ class CodeWordRecord:
     commitment: str
     state: WordState
     created_at: datetime
+
+
+def several_words(words: Sequence[CodeWordRecord], *, colluders: int) -> tuple[str, ...]:
+    """Return whom several words were issued to, in sentences: rule A counts words, and not licensees.
+
+    Args:
+        words: of a code that names by rule A.
+        colluders: c, how many different words it bears.
+    """
+    counts = Counter(word.licensee for word in words)
+    return tuple(
+        f"{licensee} was given {count} words: pooling its own copies alone it holds {count} of the {colluders} "
+        "different words that rule A bears"
+        for licensee, count in counts.items()
+        if count > 1
+    )

@@ -3,9 +3,10 @@
 Let Y be the marks that are PRESENT and W_j the word of licensee j.
 
 Rule A rests on the marking assumption – pooling copies invents no marks, so Y lies in the union of the colluders' words
-– and on at most c colluders. Two words share at most μ marks, so an innocent shares at most c·μ with that union: j is
-named where |Y ∩ W_j| ≥ c·μ + 1. Whoever is named stands in *every* set of at most c issued words that covers Y. Where
-no such set exists, the assumption does not hold, and nobody is named.
+– and on copies with at most c different words; a licensee who was given several words may hold as many. Two words share
+at most μ marks, so an innocent shares at most c·μ with that union: j is named where |Y ∩ W_j| ≥ c·μ + 1. Whoever is
+named stands in *every* set of at most c issued words that covers Y. Where no such set exists, the assumption does not
+hold, and nobody is named.
 
 Rule B assumes nothing about the suspect: words are uniform and secret, so whatever Y is, an innocent shares so many
 marks with it by chance alone. j is named where that chance, over all licensees together, is at most ε.
@@ -21,7 +22,7 @@ from fractions import Fraction
 
 from fpvec_audit.domain.code_choice import chance_bound
 from fpvec_audit.domain.codes import RULE_A, RULE_B, Code, most_colluders
-from fpvec_audit.domain.mark_reading import ANSWERS, MarkReading, present
+from fpvec_audit.domain.mark_reading import WEIGHTS, MarkReading, present
 
 MOST_COPIES = 4
 """Coalitions that are looked for beyond c, to say what shared marks would bear."""
@@ -151,7 +152,7 @@ def name_holders(
     if RULE_B in rules:
         chances = _chances(code, licensees, seen, families)
         needed[RULE_B] = next((count for count, chance in enumerate(chances) if chance <= epsilon), None)
-    corrected = [reading.p_value_corrected if ANSWERS in reading.told_by else Fraction(0) for reading in readings]
+    corrected = [Fraction(0) if reading.told_by == (WEIGHTS,) else reading.p_value_corrected for reading in readings]
     suspected = []
     for number, count in shared.items():
         naming = {}

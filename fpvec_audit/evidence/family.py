@@ -147,7 +147,7 @@ def family_outcome(
         "marks": [_mark_json(reading) for reading in readings],
         "named": named,
         "accusation": accusation(finding, verdict, named, terms),
-        "carriers": _carriers_json(records, Fraction(plan.alpha)),
+        "carriers": _carriers_json(records, Fraction(plan.alpha) / plan.comparisons),
     }
 
 
@@ -168,7 +168,8 @@ def accusation(finding: FamilyFinding, verdict: Verdict, named: Sequence[Mapping
     conditions = []
     if RULE_A in rules:
         conditions.append(
-            f"rule A, which holds where at most {terms.colluders} licensees pooled copies and pooling invents no marks"
+            f"rule A, which holds where copies with at most {terms.colluders} different words were pooled and pooling "
+            "invents no marks"
         )
     if RULE_B in rules:
         conditions.append(f"rule B, which names anybody wrongly with a chance of at most {terms.epsilon}")
@@ -185,7 +186,7 @@ def _named_json(
         "word": list(word),
         "shared": item.shared,
         "needed": {rule: finding.naming.needed[rule] for rule in sorted(item.rules)},
-        "rules": {rule: str(p_value) for rule, p_value in sorted(item.rules.items())},
+        "rules": {rule: str(max(p_value, finding.p_value_corrected)) for rule, p_value in sorted(item.rules.items())},
         "colluders": terms.colluders if RULE_A in item.rules else 0,
         "p_value_corrected": str(finding.p_value_of(item)),
         "rests_on": ON_ANSWERS if item.number in finding.by_answers else ON_WEIGHTS,

@@ -23,6 +23,7 @@ from fpvec_audit.domain.audit_plan import (
     MatchRule,
 )
 from fpvec_audit.domain.codes import MOST_MARKS
+from fpvec_audit.domain.decimals import is_decimal
 from fpvec_audit.domain.family_terms import FamilyTerms, OpenedWord
 from fpvec_audit.domain.keys import (
     MOST_CANDIDATES,
@@ -61,7 +62,6 @@ FAMILY = "family"
 PROFILE_NAMES = ("raw-greedy", "chat-greedy", "exploratory")
 SET_GRADES = ("self-attested", "anchored")
 
-_DECIMAL = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?(e[+-]?[0-9]{1,3})?", re.ASCII)
 _RANK = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{6})?(\+00:00|Z)", re.ASCII)
 _SUSPECT_NEEDS = frozenset({"kind", "location", "digest"})
@@ -307,7 +307,7 @@ def _decimals_or_nothing(values: list[Value]) -> None:
 def read_decimal(value: Value) -> str:
     """Return decimal text whose exact value is small enough to be computed with."""
     text = value.text(most=100)
-    if not _DECIMAL.fullmatch(text):
+    if not is_decimal(text):
         raise value.refusal(f"is {text!a}, not a decimal number")
     return text
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fpvec_audit.domain.codes import RULE_A, RULE_B
 from fpvec_audit.domain.mark_reading import LEAST_SHARE
 
 PRESENT_CELL, UNKNOWN_CELL = "■", "·"
@@ -30,11 +31,23 @@ def family_sentence(family: Mapping[str, Any], marks: Sequence[Mapping[str, Any]
 def rule_text(licensee: Mapping[str, Any]) -> str:
     """Return by which rule a licensee is named, in words, or what the shared marks would bear."""
     if "A" in licensee["rules"]:
-        return f"rule A, up to {licensee['colluders']} copies pooled"
+        return f"rule A, up to {licensee['colluders']} different words pooled"
     if "B" in licensee["rules"]:
         return "rule B, whatever was pooled"
     borne = licensee["colluders"]
     return f"not named; would be if at most {borne} pooled" if borne else "not named"
+
+
+def naming_conditions(family: Mapping[str, Any]) -> list[str]:
+    """Return on what a family's names rest beside the test of the family as a whole, a sentence for each rule."""
+    told = {
+        RULE_A: f"Rule A names licensees of {family['name']} behind that. It names no innocent where copies with at "
+        f"most {family['colluders']} different words were pooled and pooling invents no marks; that is an assumption, "
+        "and no probability stands for it.",
+        RULE_B: f"Rule B names licensees of {family['name']} behind that, whatever was pooled; the chance that it "
+        f"names anybody innocent is at most {family['epsilon']}.",
+    }
+    return [told[rule] for rule in family["rules"]]
 
 
 def told_by_text(mark: Mapping[str, Any]) -> str:

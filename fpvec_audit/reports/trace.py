@@ -58,7 +58,7 @@ def render_trace(document: Mapping[str, Any], console: Console) -> None:
         Text(
             f"{document['queries']} questions, one engine start ({document['backend']['engine']} "
             f"{document['backend']['version']}), {document['seconds']:.1f} s; p by test, then corrected by Holm over "
-            f"all tests of all key sets, named at {document['alpha']:g} or less",
+            f"all tests of all key sets, found at {document['alpha']:g} or less",
             style="dim",
         )
     )

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fpvec_audit.domain.codes import RULE_B
 from fpvec_audit.domain.exchanges import Exchange
 from fpvec_audit.reports.audit_charts import ranking_chart, weights_chart
 from fpvec_audit.reports.audit_page import TONES, engine_sentence, limits, weights_group
 from fpvec_audit.reports.carriers_text import carriers_sentence, how_read
 from fpvec_audit.reports.family_charts import carriers_chart, licensees_chart, marks_chart
-from fpvec_audit.reports.family_text import family_sentence, marks_of, own_copy, rule_text
+from fpvec_audit.reports.family_text import family_sentence, marks_of, naming_conditions, own_copy, rule_text
 from fpvec_audit.reports.numbers_text import number, p_phrase, p_text, sentence
 from fpvec_audit.reports.page import Block, Group, Page, Pairs, Points, Section, Table, Text, present
 from fpvec_audit.reports.trace_text import MEANINGS, SENTENCES
@@ -38,7 +39,7 @@ def trace_page(document: Mapping[str, Any], transcripts: Mapping[str, Sequence[E
             ),
             ("Questions", f"{document['queries']:,}"),
         ),
-        lead=(*(_named(item, document["alpha"]) for item in named), MEANINGS[verdict]),
+        lead=(*(_named(item, document) for item in named), MEANINGS[verdict]),
         sections=(
             Section("evidence", "Evidence", _evidence(document)),
             Section("method", "Method", _method(document)),
@@ -49,7 +50,7 @@ def trace_page(document: Mapping[str, Any], transcripts: Mapping[str, Sequence[E
     )
 
 
-def _named(item: Mapping[str, Any], alpha: float) -> str:
+def _named(item: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     if item["rule"] == "carrier":
         return (
             f"{item['licensee']} is named by the carrier of its copy in the weights (z = {item['z']:.1f}, corrected "
@@ -57,8 +58,15 @@ def _named(item: Mapping[str, Any], alpha: float) -> str:
         )
     return (
         f"{item['licensee']} is named by key set {item.get('name', item['key_set'])}, with a corrected "
-        f"{p_phrase(item['p_value_corrected'])}; {number(alpha)} or less is needed ({_rule(item)})."
+        f"{p_phrase(item['p_value_corrected'])}; {number(_most(item, document))} or less is needed ({_rule(item)})."
     )
+
+
+def _most(item: Mapping[str, Any], document: Mapping[str, Any]) -> float:
+    """Return up to which p a licensee is named: a family's ε by rule B, else α."""
+    if item["rule"] == RULE_B:
+        return next(float(told["epsilon"]) for told in document["families"] if told["key_set"] == item["key_set"])
+    return float(document["alpha"])
 
 
 def _rule(item: Mapping[str, Any]) -> str:
@@ -132,8 +140,9 @@ def _method(document: Mapping[str, Any]) -> tuple[Block, ...]:
         "The order of the questions was drawn after the plans.",
         f"{document['queries']} questions were asked in one interview; a text that several key sets ask for is sent "
         "once. What asked did not know which are keys.",
-        "Then every key set was scored. Holm's correction over all tests of all key sets keeps the chance of naming "
-        f"anybody who is innocent below {number(document['alpha'])}, however many are looked for.",
+        "Then every key set was scored. Holm's correction over all tests of all key sets keeps the chance of finding "
+        f"any in a suspect that has nothing of them below {number(document['alpha'])}, however many are looked for.",
+        *(sentence for told in document.get("families", ()) for sentence in naming_conditions(told)),
     )
     return (Points(order, ordered=True), Text((engine_sentence(document),)))
 

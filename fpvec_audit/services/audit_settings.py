@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from fpvec_audit.domain.audit_plan import DEFAULT_ALPHA, EXACT, GRADIENT, LIKELIHOOD, MatchRule
+from fpvec_audit.domain.decimals import decimal_number
 from fpvec_audit.errors import UsageError
 
 ENDPOINTS = ("completions", "chat")
@@ -177,6 +178,6 @@ def _top_p(text: str) -> str:
 
 def _number(name: str, text: str) -> Fraction:
     try:
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError) as error:
+        return decimal_number(text)
+    except ValueError as error:
         raise UsageError(f"{name} {text!r} is no number", advice="write it as 1e-6 or 0.05") from error

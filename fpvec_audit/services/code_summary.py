@@ -23,6 +23,7 @@ from fpvec_audit.domain.code_choice import (
 )
 from fpvec_audit.domain.code_records import CodeRecord, WordState
 from fpvec_audit.domain.codes import RULE_A, RULE_B, Code, expected_intersection, most_colluders, parse_code
+from fpvec_audit.domain.decimals import decimal_number
 from fpvec_audit.domain.family import WeightCost
 from fpvec_audit.domain.records import KeySetRecord
 from fpvec_audit.errors import UsageError
@@ -68,6 +69,7 @@ class CodeSummary:
         issued: words in use.
         retired: words out of use.
         keys_needed: how many keys must match, and no decoy, for the family's MATCH; None where all are too few.
+        planned: licensees that a proposal was asked for; 0 where it was not said.
         costs: what copies lose, by weight, as the family's training measured it; empty before it.
         created_at: when it was chosen, ISO 8601; empty for a proposal.
     """
@@ -79,6 +81,7 @@ class CodeSummary:
     issued: int = 0
     retired: int = 0
     keys_needed: int | None = None
+    planned: int = 0
     costs: Sequence[WeightCost] = ()
     created_at: str = ""
 
@@ -131,7 +134,7 @@ class CodeSummary:
             "expected_intersection": expected_intersection(code),
             "keys_of_a_copy": self.keys_of_a_copy,
             "keys_needed": self.keys_needed,
-            "bound": self._bound(max(given, 1)),
+            "bound": self._bound(max(given, self.planned, 1)),
             "cost_by_weight": [asdict(cost) for cost in self.costs],
             "chosen_at": self.created_at or None,
             "warnings": list(self.warnings),
@@ -247,12 +250,18 @@ def proposed_code(uow: "UnitOfWork", key_set: KeySetRecord, wanted: Wanted) -> C
         least = 1 if needed is None else -(-needed // each)
         code, colluders = _suggested(wanted, marks, epsilon, least_weight=min(least, marks))
     return CodeSummary(
-        key_set, code, colluders, wanted.epsilon, keys_needed=needed, costs=_measured_costs(uow, key_set.id)
-    )
+        key_set, code, colluders, wanted.epsilon,
+        keys_needed=needed, planned=wanted.licensees or 0, costs=_measured_costs(uow, key_set.id),
+    )  # fmt: skip
 
 
 def _named(wanted: Wanted, marks: int, epsilon: Fraction) -> tuple[Code, int]:
     """Return the code that was named, and the coalitions that it shall bear."""
+    if wanted.colluders is not None and wanted.colluders < 1:
+        raise UsageError(
+            f"--colluders {wanted.colluders} is no coalition: nobody could ever be named",
+            advice="give at least 1, or leave it out",
+        )
     code = parse_code(wanted.code, marks=marks)
     largest = min(most_colluders(code), code.words) if code.rule == RULE_A else 0
     colluders = largest if wanted.colluders is None else wanted.colluders
@@ -263,7 +272,25 @@ def _named(wanted: Wanted, marks: int, epsilon: Fraction) -> tuple[Code, int]:
             f"licensees and coalitions of {demand.colluders} take {fewest_marks_text(proposals(demand))}",
             advice="choose another --code, or ask for less",
         )
+    if not colluders:
+        refuse_beyond_chance(code, wanted.licensees or min(marks, code.words), epsilon)
     return code, colluders
+
+
+def refuse_beyond_chance(code: Code, licensees: int, epsilon: Fraction) -> None:
+    """Refuse so many licensees that by rule B alone not even a whole, unaltered copy would name anybody.
+
+    Raises:
+        UsageError: they are too many; says how many marks it would take.
+    """
+    chance = chance_bound(code, licensees=licensees, seen=code.weight, shared=code.weight)
+    if chance > epsilon:
+        raise UsageError(
+            f"among {licensees} licensees somebody innocent has all marks of a whole copy by {code.text} with a chance "
+            f"of up to {float(chance):.2g}, more than ε = {float(epsilon):g}: nobody could be named; {licensees} "
+            f"licensees take {fewest_marks_text(proposals(Demand(licensees, 1, epsilon)))}",
+            advice="choose a code of more weight, a larger --epsilon, or fewer licensees",
+        )
 
 
 def _suggested(wanted: Wanted, marks: int, epsilon: Fraction, *, least_weight: int) -> tuple[Code, int]:
@@ -291,8 +318,8 @@ def _keys_needed(key_set: KeySetRecord) -> int | None:
 
 def _fraction(epsilon: str) -> Fraction:
     try:
-        value = Fraction(epsilon)
-    except (ValueError, ZeroDivisionError):
+        value = decimal_number(epsilon)
+    except ValueError:
         value = Fraction(0)
     if not 0 < value < 1:
         raise UsageError(f"--epsilon {epsilon} is no probability between 0 and 1", advice="1e-3, for example")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fpvec_audit.domain.audit_plan import GRADIENT
-from fpvec_audit.domain.records import ModelRole
+from fpvec_audit.domain.records import ModelRole, VectorRecord
 from fpvec_audit.errors import FpvecError
 from fpvec_audit.services.likelihoods import BaseModel
 from fpvec_audit.services.subjects import Bench
@@ -38,10 +38,11 @@ def described_weights(
         return None, ()
     from fpvec_audit.training.candidate_gradients import gradient_cost
 
-    vectors, clean = _known(base, suspect, bench)
+    vectors, clean, lost = _known(base, suspect, bench)
     beside = [*controls, *clean][:MOST_CONTROLS]
     if not vectors:
-        return None, ()
+        told = f"none of the {lost} recorded vectors of the base is where it was recorded: the weights were not read"
+        return None, (told,) if lost and decisive else ()
     try:
         fitting = MOST_ELEMENTS // max(1, gradient_cost(base.directory)) - len(vectors) - 2
         if fitting < len(beside):
@@ -62,14 +63,29 @@ def described_weights(
     return found.to_json(), ()
 
 
-def _known(base: BaseModel, suspect: Suspect, bench: Bench) -> tuple[list[KnownVector], list[Path]]:
-    """Return the vectors of a base that are at hand, one for each mark, and its registered clean fine-tunes."""
+def _known(base: BaseModel, suspect: Suspect, bench: Bench) -> tuple[list[KnownVector], list[Path], int]:
+    """Return a base's vectors, one for each mark of a training, its clean fine-tunes, and how many vectors are lost."""
     vectors: dict[tuple[str, int], KnownVector] = {}
+    lost = 0
     with bench.registry.unit_of_work() as uow:
         for vector in uow.vectors.list(base=base.digest):
-            if vector.key_set is not None and Path(vector.location).is_dir():
+            if vector.key_set is None:
+                continue
+            if not _at_hand(vector):
+                lost += 1
+            else:
                 known = KnownVector(vector.id, Path(vector.location), vector.key_set, vector.mark)
                 vectors.setdefault((vector.family, vector.mark), known)
         models = uow.models.list(ModelRole.DOWNSTREAM, parent=base.digest)
     clean = [Path(model.location) for model in models if model.id != suspect.digest and Path(model.location).is_dir()]
-    return list(vectors.values()), clean
+    return list(vectors.values()), clean, lost
+
+
+def _at_hand(vector: VectorRecord) -> bool:
+    """Return whether a vector lies where it was recorded, and not another one that was written there since."""
+    from fpvec_audit.tensors.vector_files import read_vector
+
+    try:
+        return read_vector(Path(vector.location)).description.id == vector.id
+    except FpvecError:
+        return False

@@ -10,8 +10,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.code_choice import Demand, fewest_marks_text, proposals
-from fpvec_audit.domain.code_records import CodeRecord, CodeWordRecord
+from fpvec_audit.domain.code_records import CodeRecord, CodeWordRecord, several_words
 from fpvec_audit.domain.code_words import WordBook
+from fpvec_audit.domain.codes import RULE_A, RULE_B
 from fpvec_audit.errors import UsageError
 from fpvec_audit.services.code_summary import (
     NOTHING,
@@ -20,6 +21,7 @@ from fpvec_audit.services.code_summary import (
     known_code,
     marked_key_set,
     proposed_code,
+    refuse_beyond_chance,
 )
 from fpvec_audit.services.code_summary import Wanted as Wanted
 from fpvec_audit.services.code_summary import family_code as family_code
@@ -37,17 +39,19 @@ class ChosenWords:
     Attributes:
         summary: the code they are of.
         words: one for each licensee.
+        warnings: what to beware of, in sentences.
     """
 
     summary: CodeSummary
     words: tuple[CodeWordRecord, ...]
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that scripts read; it holds no word."""
         return {
             "family": self.summary.to_json(),
             "words": [word_json(word, self.summary.code.weight) for word in self.words],
-            "warnings": list(self.summary.warnings),
+            "warnings": [*self.summary.warnings, *self.warnings],
         }
 
 
@@ -94,7 +98,11 @@ def add_licensees(names: Sequence[str], family: str, *, registry: "Registry", wa
             uow.code_words.issue(known, name, number=number, commitment=book.commitment(number))
             for number, name in enumerate(names, start=given)
         )
-        return ChosenWords(known_code(uow, key_set, known), words)
+        issued = known_code(uow, key_set, known)
+        again = {word.licensee for word in words}
+        held = [word for word in uow.code_words.words(known) if word.licensee in again]
+        told = several_words(held, colluders=known.colluders) if RULE_A in issued.rules else ()
+        return ChosenWords(issued, words, told)
 
 
 def retire_licensee(licensee: str, family: str, *, registry: "Registry", reason: str) -> ChosenWords:
@@ -155,6 +163,8 @@ def family_words(family: str, *, registry: "Registry", reveal: bool = False, rea
 
 def _refuse_too_many(wanted: int, given: int, summary: CodeSummary) -> None:
     if given + wanted <= summary.code.words:
+        if summary.rules == (RULE_B,):
+            refuse_beyond_chance(summary.code, given + wanted, Fraction(summary.epsilon))
         return
     demand = Demand(given + wanted, max(1, summary.colluders), Fraction(summary.epsilon))
     raise UsageError(

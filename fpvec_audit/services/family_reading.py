@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.domain.audit import Score, Verdict, rank_scores
 from fpvec_audit.domain.code_choice import naming_rules
-from fpvec_audit.domain.code_records import CodeRecord, CodeWordRecord
-from fpvec_audit.domain.codes import Code, parse_code
+from fpvec_audit.domain.code_records import CodeRecord, CodeWordRecord, several_words
+from fpvec_audit.domain.codes import RULE_A, Code, parse_code
 from fpvec_audit.domain.family_finding import (
     family_verdict,
     judge_family,
@@ -78,6 +78,13 @@ class FamilyReading:
         if not self.words:
             return decided
         return family_verdict(decided, self.readings, weight=self._parsed.weight, named=bool(self.named))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever reads the names should beware of, in sentences."""
+        if self.code is None or not any(RULE_A in item.rules for item in self.named):
+            return ()
+        return several_words(self.words, colluders=self.code.colluders)
 
     @property
     def named(self) -> tuple[Suspected, ...]:
@@ -172,7 +179,7 @@ class FamilyReading:
             "weight": self._parsed.weight,
             "colluders": item.colluders,
             "named": bool(item.rules),
-            "rules": {rule: as_float(p_value) for rule, p_value in item.rules.items()},
+            "rules": {rule: as_float(max(p_value, self.p_value_corrected)) for rule, p_value in item.rules.items()},
         }
 
 

@@ -19,39 +19,74 @@ if TYPE_CHECKING:
 
 def keep_measured(
     cases: Sequence[Case],
-    weights: Mapping[str, Any] | None,
+    weights: Mapping[str, Mapping[str, Any]],
     carriers: Sequence[CarrierEvidence],
     *,
-    base: str,
     registry: "Registry",
-) -> None:
+) -> tuple[str, ...]:
     """Append shares and carriers to the transcripts of the families that they are about.
 
     Args:
         cases: all key sets that are traced.
-        weights: document about the suspect's weights (``WeightEvidence.to_json``), None where nothing was compared.
+        weights: documents about the suspect's weights (``WeightEvidence.to_json``), by digest of the base that they
+            were compared with.
         carriers: what was found of carriers, by key set.
-        base: digest of the base that weights were compared with; empty without.
         registry: where vectors are recorded.
+
+    Returns:
+        Of which families no shares could be taken, and of which some may be wrong, in sentences.
     """
+    notes: list[str] = []
     for case in cases:
         if len(case.key_set.marks) == 1:
             continue
         contents = []
-        if weights is not None and (shares := _shares(weights["vectors"], case)):
-            contents.append(
-                {"kind": SHARES, "base": base, "vectors": _digests(weights["vectors"], registry), "shares": shares}
-            )
+        base = "" if case.base is None else case.base.digest
+        if base in weights and (shares := _shares(weights[base]["vectors"], case)):
+            missing, note = _not_at_hand(weights[base]["vectors"], shares, case, base, registry)
+            notes += [note] if note else []
+            if not missing:
+                digests = _digests(weights[base]["vectors"], registry)
+                told = {str(mark): decimal_text(share) for mark, share in shares.items()}
+                contents.append({"kind": SHARES, "base": base, "vectors": digests, "shares": told})
         contents += [_carriers(found) for found in carriers if found.key_set == case.record.id and case.plan.family]
         case.keeper.keep(contents)
+    return tuple(notes)
 
 
-def _shares(vectors: Sequence[Mapping[str, Any]], case: Case) -> dict[str, str]:
-    return {
-        str(vector["mark"]): decimal_text(vector["coefficient"])
-        for vector in vectors
-        if vector["key_set"] == case.record.id
-    }
+def _shares(vectors: Sequence[Mapping[str, Any]], case: Case) -> dict[int, float]:
+    """Return the share of every mark: the largest where keys were trained more than once, as copies stem from one."""
+    shares: dict[int, float] = {}
+    for vector in vectors:
+        if vector["key_set"] == case.record.id:
+            mark = int(vector["mark"])
+            shares[mark] = max(shares.get(mark, vector["coefficient"]), vector["coefficient"])
+    return shares
+
+
+def _not_at_hand(
+    vectors: Sequence[Mapping[str, Any]], shares: Mapping[int, float], case: Case, base: str, registry: "Registry"
+) -> tuple[list[int], str]:
+    """Return the marks none of whose recorded vectors was compared, and what is to be said where any vector was not.
+
+    A vector that is left out lends its share to the others, of the same family above all.
+    """
+    with registry.unit_of_work() as uow:
+        recorded = uow.vectors.list(base=base, key_set=case.record.id)
+    missing = sorted({vector.mark for vector in recorded} - set(shares))
+    absent = {vector.id for vector in recorded} - {vector["vector_id"] for vector in vectors}
+    if missing:
+        marks = ", ".join(map(str, missing))
+        return missing, (
+            f"marks of {case.record.name!r} were read from answers alone: the vectors of its marks {marks} are not "
+            "where they were recorded, and without them the others seem to have what is theirs"
+        )
+    if absent:
+        return [], (
+            f"{len(absent)} recorded vectors of {case.record.name!r} are not where they were recorded: copies that "
+            "were made with them are not told rightly by their weights"
+        )
+    return [], ""
 
 
 def _digests(vectors: Sequence[Mapping[str, Any]], registry: "Registry") -> list[str]:

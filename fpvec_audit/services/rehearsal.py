@@ -128,8 +128,8 @@ class Rehearsals:
             [interview], subject.backend, keep=keep, at_once=PROMPTS_AT_ONCE, label=label, progress=self._bench.progress
         )
         tell_likelihoods([case], subject, self._bench)
-        base = "" if case.base is None else case.base.digest
-        keep_measured([case], weights, (), base=base, registry=self._bench.registry)
+        if case.base is not None and weights is not None:
+            keep_measured([case], {case.base.digest: weights}, (), registry=self._bench.registry)
         end_transcript(case)
         return Rehearsal(case, case.scored, subject.backend.description, self.family)
 

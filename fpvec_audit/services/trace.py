@@ -7,7 +7,7 @@ below α however many are asked for.
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from functools import partial
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fpvec_audit.backends import EngineSource, opened_engines
 from fpvec_audit.domain.audit import Score
+from fpvec_audit.domain.audit_plan import GRADIENT
 from fpvec_audit.domain.keys import GRINDING_ALLOWANCE, PENDING, SELF_ATTESTED
 from fpvec_audit.domain.ports import BackendDescription
 from fpvec_audit.domain.records import KeySetRecord
@@ -133,11 +134,9 @@ def _trace(suspect: str, records: Sequence[KeySetRecord], bench: Bench, announce
     with bench.progress.step("score", len(cases), "key sets") as step:
         for case in cases:
             tell_gradients(case, subject, bench)
-        marked = any(len(case.key_set.marks) > 1 for case in cases)
-        weights, untold = described_weights(subject.suspect, cases[0].base, bench, decisive=marked)
+        weights, untold = _described(cases, subject, bench)
         carriers, unread = traced_carriers(subject.suspect, records, bench)
-        base = "" if cases[0].base is None else cases[0].base.digest
-        keep_measured(cases, weights, carriers, base=base, registry=bench.registry)
+        untold += keep_measured(cases, weights, carriers, registry=bench.registry)
         for case in cases:
             end_transcript(case)
             scores.append(case.scored)
@@ -177,13 +176,14 @@ def _trace(suspect: str, records: Sequence[KeySetRecord], bench: Bench, announce
             *(engine_warnings(bench.engines, description) if subject.suspect.directory is not None else ()),
             *search.warnings,
             *(warning for case in cases for warning in life_warnings(case.record, registry=bench.registry)),
+            *(warning for reading in families.values() for warning in reading.warnings),
             *why,
             *untold,
             *unread,
             *told,
         ),
         seconds=bench.timer() - started,
-        weights=weights,
+        weights=next(iter(weights.values()), None),
         carriers=carriers,
         first_seen=history.first_seen,
     )
@@ -226,6 +226,31 @@ def _opened(subject: Subject, records: Sequence[KeySetRecord], bench: Bench) -> 
             cases.append(Case(record, key_set, plan, begin, keeper, base))
             step.advance()
     return cases
+
+
+def _described(
+    cases: Sequence[Case], subject: Subject, bench: Bench
+) -> tuple[dict[str, Mapping[str, Any]], tuple[str, ...]]:
+    """Return what the suspect's weights look like, by digest of the base that they were compared with, and why not.
+
+    All bases of families are compared with, as their marks are read from it; without any, one base, to describe.
+    """
+    marked = [case for case in cases if len(case.key_set.marks) > 1]
+    bases = {case.base.digest: case.base for case in marked or cases if case.base is not None}
+    found: dict[str, Mapping[str, Any]] = {}
+    untold: tuple[str, ...] = ()
+    for base in bases.values() if marked else list(bases.values())[:1]:
+        document, why = described_weights(subject.suspect, base, bench, decisive=bool(marked))
+        untold += why
+        if document is not None:
+            found[base.digest] = document
+    if subject.suspect.directory is not None and GRADIENT not in bench.settings.leave_out:
+        untold += tuple(
+            f"marks of {case.record.name!r} were read from answers alone: the base of its vectors is not at hand"
+            for case in marked
+            if case.record.base is not None and case.base is None
+        )
+    return found, untold
 
 
 def _families(

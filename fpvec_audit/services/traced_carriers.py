@@ -1,9 +1,11 @@
 """What a trace of weights learns from carriers: whose copies the suspect stems from, beside what its answers say.
 
-Guarded here: nothing fails for it. Where there is nothing to compare with, the trace says so and goes on.
+Guarded here: nothing fails for it. Where there is nothing to compare with, the trace says so and goes on. α is shared
+among all key sets that are traced, so that looking for many names no more innocents than looking for one.
 """
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +44,7 @@ def traced_carriers(
     for record in records:
         if record.id in issued:
             try:
-                found.append(_read(suspect.directory, record, bench))
+                found.append(_read(suspect.directory, record, bench, key_sets=len(records)))
             except FpvecError as error:
                 notes.append(f"the carriers of {record.name!r} were not read: {error.problem}")
     return tuple(found), tuple(notes)
@@ -51,7 +53,7 @@ def traced_carriers(
 def verdict_with_carriers(verdict: Verdict, found: Sequence[CarrierEvidence]) -> tuple[Verdict, tuple[str, ...]]:
     """Return the verdict of a trace that also read carriers, and what is to be said of them.
 
-    By answers an innocent is named with a chance of at most α, by the carriers of a key set likewise.
+    By answers an innocent is named with a chance of at most α, by the carriers of all key sets likewise.
     """
     if any(evidence.named for evidence in found):
         return Verdict.MATCH, ()
@@ -60,13 +62,13 @@ def verdict_with_carriers(verdict: Verdict, found: Sequence[CarrierEvidence]) ->
     return verdict, ()
 
 
-def _read(directory: Path, record: KeySetRecord, bench: "Bench") -> CarrierEvidence:
+def _read(directory: Path, record: KeySetRecord, bench: "Bench", *, key_sets: int) -> CarrierEvidence:
     return read_carriers(
         directory,
         key_set=record.id,
         registry=bench.registry,
         catalog=bench.catalog,
-        alpha=float(bench.settings.alpha),
+        alpha=float(Fraction(bench.settings.alpha) / key_sets),
         architecture=bench.settings.architecture,
         progress=bench.progress,
         timer=bench.timer,

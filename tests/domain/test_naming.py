@@ -110,6 +110,20 @@ def test_p_value_of_rule_a_is_that_of_the_mark_which_decides():
     assert item.rules == {"A": Fraction(3, 10**9)}
 
 
+def test_unread_mark_of_a_word_does_not_make_the_p_value_of_rule_a_smaller():
+    code = ReedSolomon(7, 2, 5)
+    words = words_of(code, 20)
+    read = words[0][:4]
+    told = [
+        MarkReading(mark, MarkState.PRESENT, 0, 6, {}, TINY, Fraction(1 + read.index(mark), 10**9))
+        if mark in read
+        else MarkReading(mark, MarkState.UNKNOWN, 0, 6, {}, LARGE, Fraction(1), told_by=())
+        for mark in range(code.marks)
+    ]
+    (item,) = name_licensees(told, code, words, rules=("A",), colluders=2, epsilon=EPSILON).named
+    assert item.rules == {"A": Fraction(3, 10**9)}
+
+
 def test_random_words_name_by_chance_alone_whatever_is_seen():
     code = RandomWords(8, 64)
     words = words_of_random(code, 1000)

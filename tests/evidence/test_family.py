@@ -64,7 +64,7 @@ def test_copy_is_named_and_only_its_word_is_opened():
     (item,) = found.named
     assert (item["licensee"], item["rests_on"], item["needed"]) == (NAMES[4], "answers", {"A": 3})
     assert found.accusation.startswith(f"NAMED (copies of {NAMES[4]} (word 4) went into the suspect): by rule A")
-    assert "at most 2 licensees pooled copies" in found.accusation
+    assert "copies with at most 2 different words were pooled" in found.accusation
     text = json.dumps(evidence().to_json())
     assert not any(name in text for name in NAMES if name != NAMES[4])
     assert any("cannot" in line or "knows all words" in line for line in found.does_not_prove)

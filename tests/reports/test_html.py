@@ -251,6 +251,17 @@ def test_trace_of_a_family_draws_marks_licensees_and_carriers():
     assert any("4 of the 4 marks of its copy are there" in line for line in page.lead)
 
 
+def test_licensee_that_is_named_by_chance_is_held_against_epsilon():
+    (family,) = FAMILY_TRACE["families"]
+    (item,) = FAMILY_TRACE["named"]
+    named = item | {"rules": {"B": 5.2e-4}, "rule": "B", "p_value_corrected": 5.2e-4}
+    page = report_page(FAMILY_TRACE | {"families": [family | {"rules": ["B"]}], "named": [named]})
+    (line,) = (line for line in page.lead if "is named by key set" in line)
+    assert "5.2·10⁻⁴; 10⁻³ or less is needed" in line
+    html = html_of(FAMILY_TRACE | {"families": [family | {"rules": ["B"]}], "named": [named]})
+    assert "the chance that it names anybody innocent is at most 1e-3" in "".join(Reader(html).text)
+
+
 def test_trace_that_carriers_alone_decide_names_by_them():
     document = FAMILY_TRACE | {"named": CARRIERS["named"], "families": [], "marks": []}
     assert any(

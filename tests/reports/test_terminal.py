@@ -203,7 +203,7 @@ def test_family_of_a_trace_is_a_strip_of_cells_and_licensees_ranked():
     text = shown(render_trace, FAMILY_TRACE)
     assert "·■···■··■·····■·" in text
     assert "Licensee 3" in text
-    assert "rule A, up to 3 copies pooled" in text
+    assert "rule A, up to 3 different words pooled" in text
     assert "not named, word retired" in text
 
 

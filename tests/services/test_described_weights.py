@@ -28,7 +28,7 @@ def read(monkeypatch):
         return SimpleNamespace(to_json=lambda: {"vectors": []})
 
     monkeypatch.setattr(module, "weight_evidence", evidence)
-    monkeypatch.setattr(module, "_known", lambda *_: ([KnownVector("v", Path("v"), "keys")], list(CLEAN)))
+    monkeypatch.setattr(module, "_known", lambda *_: ([KnownVector("v", Path("v"), "keys")], list(CLEAN), 0))
     return asked
 
 

@@ -90,6 +90,12 @@ def test_retired_word_never_comes_back(registry, family):
         (["x"], Wanted(code="plane:4", colluders=4), "bears coalitions of 3"),
         (["x"], Wanted(code="random:6", epsilon="2"), "--epsilon 2 is no probability"),
         (["x"], Wanted(licensees=0, colluders=0), "cannot be meant"),
+        (["x"], Wanted(code="plane:4", colluders=0), "--colluders 0 is no coalition"),
+        (["x"], Wanted(code="random:4", colluders=-1), "--colluders -1 is no coalition"),
+        (["x"], Wanted(code="random:4", licensees=500), "among 500 licensees somebody innocent .* 500 licensees take"),
+        (["x", "y"], Wanted(code="random:4"), "among 16 licensees somebody innocent"),
+        (["x"], Wanted(code="random:6", epsilon="1/1000"), "--epsilon 1/1000 is no probability"),
+        (["x"], Wanted(code="random:6", epsilon="1e-3000"), "--epsilon 1e-3000 is no probability"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_is_recorded(registry, family, names, wanted, problem):
@@ -100,11 +106,36 @@ def test_what_cannot_be_is_refused_and_nothing_is_recorded(registry, family, nam
 
 
 def test_code_is_chosen_once(registry, family):
-    add_licensees(["Globex"], "family", registry=registry, wanted=Wanted(code="random:6", epsilon="1e-4"))
+    add_licensees(["Globex"], "family", registry=registry, wanted=Wanted(code="random:6", epsilon="1e-2"))
     summary = family_code("family", registry=registry)
-    assert (summary.rules, summary.code.text, summary.epsilon) == (("B",), "random:6/16", "1e-4")
+    assert (summary.rules, summary.code.text, summary.epsilon) == (("B",), "random:6/16", "1e-2")
     with pytest.raises(UsageError, match="has the code random:6/16 since"):
         add_licensees(["Initech"], "family", registry=registry, wanted=Wanted(code="plane:4"))
+
+
+def test_licensees_beyond_what_chance_bears_are_refused(registry, family):
+    wanted = Wanted(code="random:6", epsilon="1e-2", licensees=70)
+    add_licensees(NAMES, "family", registry=registry, wanted=wanted)
+    add_licensees([f"later {number}" for number in range(50)], "family", registry=registry)
+    with pytest.raises(UsageError, match="among 90 licensees somebody innocent has all marks"):
+        add_licensees([f"last {number}" for number in range(20)], "family", registry=registry)
+
+
+def test_bound_of_a_proposal_is_that_of_the_licensees_it_is_for(registry, family):
+    one, many = (
+        family_code("family", registry=registry, wanted=Wanted(code="random:7", licensees=count)).to_json()["bound"]
+        for count in (1, 10)
+    )
+    assert many["1"] == pytest.approx(10 * one["1"], rel=0.01)
+
+
+def test_licensee_with_two_words_is_told_of(registry, family):
+    add_licensees(["Globex", "Initech"], "family", registry=registry)
+    retire_licensee("Globex", "family", registry=registry, reason="lost")
+    again = add_licensees(["Globex", "Hooli"], "family", registry=registry)
+    (told,) = again.to_json()["warnings"]
+    assert told.startswith("Globex was given 2 words")
+    assert "2 of the 3 different words" in told
 
 
 def test_family_is_named_by_key_set_or_training(registry, family):
@@ -151,7 +182,7 @@ def test_swapped_word_is_noticed_when_it_is_used(registry, family):
 
 
 def test_code_whose_copies_cannot_reach_a_match_says_so(registry, family):
-    light = family_code("family", registry=registry, wanted=Wanted(code="random:2"))
+    light = family_code("family", registry=registry, wanted=Wanted(code="random:2", colluders=1))
     assert (light.keys_of_a_copy, light.keys_needed) == (12, 21)
     assert "its answers alone can never name anybody" in light.warnings[0]
     assert family_code("family", registry=registry).warnings == ()

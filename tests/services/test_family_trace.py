@@ -1,5 +1,8 @@
 """Traces of families with scripted suspects: which marks they show, and whose copies were pooled."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from fpvec_audit.catalog import load_catalog
@@ -111,13 +114,39 @@ def test_average_is_told_by_the_shares_of_its_weights(registry, catalog, suspect
         {"vector_id": f"vec-{mark}", "key_set": identifier, "mark": mark, "coefficient": share[mark]}
         for mark in range(16)
     ]
-    monkeypatch.setattr(trace_module, "described_weights", lambda *_, **__: ({"vectors": vectors}, ()))
+    monkeypatch.setattr(trace_module, "_described", lambda *_: ({"": {"vectors": vectors}}, ()))
     document, _ = run(suspect_directory, registry, catalog, family.average(*pooled))
     assert (document["verdict"], sorted(named(document))) == ("MATCH", pooled)
     quiet = [mark for mark in document["marks"] if mark["matched"] == 0 and mark["state"] == "PRESENT"]
     assert quiet
     assert all(mark["told_by"] == ["weights"] and mark["tests"]["exact"] > 0.01 for mark in quiet)
     assert all(item["p_value_corrected"] <= 1e-6 for item in document["named"])
+    assert all(p_value > 0 for item in document["families"][0]["licensees"] for p_value in item["rules"].values())
+
+
+def test_marks_are_read_against_the_base_of_every_family(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        trace_module, "described_weights", lambda _suspect, base, *_, **__: (asked.append(base.digest) or {}, ())
+    )
+    one, other = (SimpleNamespace(digest=digest) for digest in ("aa", "bb"))
+    cases = [
+        SimpleNamespace(
+            base=base, key_set=SimpleNamespace(marks=[()] * marks), record=SimpleNamespace(base=recorded, name=name)
+        )
+        for name, marks, base, recorded in (
+            ("single", 1, SimpleNamespace(digest="cc"), "cc"),
+            ("first", 2, one, "aa"),
+            ("second", 3, other, "bb"),
+            ("third", 2, one, "aa"),
+            ("gone", 2, None, "dd"),
+            ("untrained", 2, None, None),
+        )
+    ]
+    subject = SimpleNamespace(suspect=SimpleNamespace(directory=Path("suspect")))
+    found, notes = trace_module._described(cases, subject, SimpleNamespace(settings=checked_settings()))
+    assert (asked, list(found)) == (["aa", "bb"], ["aa", "bb"])
+    assert notes == ("marks of 'gone' were read from answers alone: the base of its vectors is not at hand",)
 
 
 def test_average_without_weights_names_nobody_whatever_its_probabilities(registry, catalog, suspect_directory, family):
@@ -161,7 +190,7 @@ def test_clean_suspect_is_acquitted_where_a_quarter_of_a_copy_would_show(
     registry, catalog, suspect_directory, monkeypatch, code, verdict
 ):
     """A copy has 24 or 6 of the 96 keys; none of 96 matched excludes 3.1 % of them, of 6 keys that is half."""
-    Family(registry, code=code)
+    Family(registry, code=code, colluders=1)
     monkeypatch.setattr("fpvec_audit.services.trace._controls", lambda *_: ControlSearch(({"verdict": "MATCH"},)))
     document, _ = run(suspect_directory, registry, catalog, clean())
     assert document["verdict"] == verdict

@@ -48,7 +48,7 @@ def base(tmp_path, tools):
 @pytest.fixture
 def family(tmp_path, base, tools):
     key_set = make_family(tmp_path, base, marks=4, **tools)
-    add_licensees(NAMES, "acme", registry=tools["registry"], wanted=Wanted(code="random:2"))
+    add_licensees(NAMES, "acme", registry=tools["registry"], wanted=Wanted(code="random:2", colluders=1))
     return key_set
 
 
