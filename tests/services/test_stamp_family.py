@@ -269,6 +269,7 @@ def test_carrier_that_its_owner_opens_is_measured_without_a_registry(tmp_path, t
     assert [reading.finding.present for reading in readings] == [True, False]
     assert "key" not in readings[0].to_json()
     assert readings[0].to_json()["z"] == read_carriers(copy.out, key_set=family, **tools).named[0].z
+    assert file.stat().st_mode & 0o777 == 0o600  # who has the key can take the carrier off, or put it on
     with pytest.raises(UnknownNameError, match="Nobody"):
         open_carrier("Nobody", tmp_path / "no.carrier", key_set=family, registry=registry)
     file.write_bytes(file.read_bytes().replace(again.key.commitment.encode(), b"0" * 64))
