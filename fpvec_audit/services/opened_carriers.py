@@ -16,7 +16,7 @@ from fpvec_audit.domain.keys import GRINDING_ALLOWANCE
 from fpvec_audit.errors import EvidenceError, RegistryError, UnknownNameError
 from fpvec_audit.evidence.documents import PRIVATE_MODE, checked_fields, read_document, write_document
 from fpvec_audit.progress import NO_PROGRESS, Progress
-from fpvec_audit.services.carriers import commitments, opened_secret
+from fpvec_audit.services.carriers import commitments, opened_secret, refuse_level
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
@@ -149,11 +149,13 @@ def read_opened_carrier(
         progress: where to report.
 
     Raises:
+        UsageError: a level that is none.
         CheckpointError: a model cannot be read, or is of another shape.
     """
     from fpvec_audit.tensors.carrier_reading import read_carriers
     from fpvec_audit.tensors.index import read_checkpoint
 
+    refuse_level(alpha)
     adapter = catalog.architecture_for(read_checkpoint(suspect).description, override=architecture)
     found = read_carriers(against, suspect, adapter, [opened.key.cipher], progress=progress)
     (product,) = found.products
