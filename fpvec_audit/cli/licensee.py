@@ -104,7 +104,7 @@ def code(
 
 @app.command()
 def retire(
-    licensee: Annotated[str, typer.Argument(metavar="NAME", help="A licensee that has a word.")],
+    licensee: Annotated[str, typer.Argument(metavar="NAME", help="A licensee that has a word; name or whole id.")],
     family: FamilyOption,
     reason: ReasonOption,
     home: HomeOption = None,
