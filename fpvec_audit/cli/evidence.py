@@ -155,7 +155,7 @@ def list_(home: HomeOption = None, registry: RegistryOption = None, json: JsonOp
 def open_carrier(
     licensee: Annotated[str, typer.Argument(help="Licensee whose copies have it.")],
     key: Annotated[str, typer.Option("--key", help="Key set or family of the copies.")],
-    out: Annotated[Path, typer.Option("--out", help="File for its key; who has it can take the carrier off.")],
+    out: Annotated[Path, typer.Option("--out", help="File, for you alone to read: its key can take the carrier off.")],
     home: HomeOption = None,
     registry: RegistryOption = None,
     json: JsonOption = False,

@@ -34,11 +34,11 @@ CodeOption = Annotated[
 ]
 CountOption = Annotated[
     int | None,
-    typer.Option("--licensees", metavar="N", help="How many there will be.  \\[default: as many as marks]"),
+    typer.Option("--licensees", min=1, metavar="N", help="How many there will be.  \\[default: as many as marks]"),
 ]
 ColludersOption = Annotated[
     int | None,
-    typer.Option(metavar="C", help="How many may pool their copies.  \\[default: 3, 2 or 1, what the marks carry]"),
+    typer.Option(min=1, metavar="C", help="How many may pool copies.  \\[default: 3, 2 or 1, what the marks carry]"),
 ]
 EpsilonOption = Annotated[
     str | None,
@@ -104,7 +104,7 @@ def code(
 
 @app.command()
 def retire(
-    licensee: Annotated[str, typer.Argument(metavar="NAME", help="A licensee that has a word.")],
+    licensee: Annotated[str, typer.Argument(metavar="NAME", help="A licensee that has a word; name or whole id.")],
     family: FamilyOption,
     reason: ReasonOption,
     home: HomeOption = None,

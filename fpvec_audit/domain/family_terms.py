@@ -3,7 +3,8 @@
 Whoever could choose rule, c, ε or who counts as a licensee after the answers came could name anybody. So the plan holds
 them before the first question, and with them the Merkle root over who has which word: a leaf holds a licensee's number,
 name and the salted digest of its word (``domain/code_words.py``). A word is opened, with its salt and path, for whom it
-names; the leaves of all others stay sealed, as the digest inside hides the name beside it.
+names; the leaves of all others stay sealed, as the digest inside hides the name beside it. Who knows the key set's
+secret computes every digest, and can confirm a name by guessing.
 
 Round-trip law: ``FamilyTerms.from_json(terms.to_json()) == terms``.
 """

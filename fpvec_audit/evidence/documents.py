@@ -68,18 +68,25 @@ def read_document(path: Path, what: str = "document", *, most: int = MOST_DOCUME
     return parse_document(read_bytes(path, what, most=most), what)
 
 
-def write_document(path: Path, document: Mapping[str, Any], what: str = "document") -> None:
+def write_document(path: Path, document: Mapping[str, Any], what: str = "document", *, mode: int = PUBLIC_MODE) -> None:
     """Write a JSON object canonically to a new file, whole or not at all; the same file already there is fine.
 
+    Args:
+        path: the file.
+        document: the object.
+        what: what it is, for messages.
+        mode: who may read it.
+
     Raises:
-        EvidenceError: another file is there, or it cannot be written.
+        EvidenceError: another file is there, or one that others can read where they must not, or it cannot be written.
     """
     content = canonical_bytes(dict(document))
     try:
-        write_new(path, content, what)
+        write_new(path, content, what, mode=mode)
     except EvidenceError as error:
         if not (isinstance(error.__cause__, FileExistsError) and _holds(path, content)):
             raise
+        read_bytes(path, what, most=len(content), private=mode == PRIVATE_MODE)
 
 
 def read_bytes(path: Path, what: str, *, most: int, private: bool = False) -> bytes:

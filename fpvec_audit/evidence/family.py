@@ -78,7 +78,10 @@ def check_words(evidence: Evidence) -> tuple[Words, str]:
 def known_words(
     terms: FamilyTerms, commitment: Commitment, disclosure: Disclosure, opened: Sequence[OpenedWord]
 ) -> Words:
-    """Return the marks of all words that a bundle tells: those that it opens, and with the secret those of all."""
+    """Return the marks of all words that a bundle tells: those that it opens, and with the secret those of all.
+
+    Of more than ``MOST_POOLED`` licensees those that it opens alone, as verifying takes bounded time.
+    """
     if not isinstance(disclosure, SecretDisclosure) or terms.licensees > MOST_POOLED:
         return {word.number: word.marks for word in opened}
     book = _book(disclosure, commitment, terms)

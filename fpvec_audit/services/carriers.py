@@ -169,6 +169,16 @@ def key_sets_with_carriers(uow: "UnitOfWork") -> tuple[str, ...]:
     return tuple(dict.fromkeys(entry.subject for entry in uow.ledger.entries(chosen=Choice(events=(COMMITTED,)))))
 
 
+def refuse_level(alpha: float) -> None:
+    """Refuse a significance level at which nothing can be judged, or whatever is looked at would be called present.
+
+    Raises:
+        UsageError: it is not between 0 and 1.
+    """
+    if not 0 < alpha < 1:
+        raise UsageError(f"{alpha:g} is no significance level", advice="give one between 0 and 1, such as 1e-6")
+
+
 def read_carriers(
     suspect: Path,
     *,
@@ -202,8 +212,7 @@ def read_carriers(
     from fpvec_audit.tensors import carrier_reading
     from fpvec_audit.tensors.index import read_checkpoint
 
-    if not 0 < alpha < 1:
-        raise UsageError(f"{alpha:g} is no significance level", advice="give one between 0 and 1, such as 1e-6")
+    refuse_level(alpha)
     started = timer()
     adapter = catalog.architecture_for(read_checkpoint(suspect).description, override=architecture)
     with registry.unit_of_work() as uow:

@@ -24,7 +24,7 @@ def code_word(uow: "UnitOfWork", family: str, licensee: str, *, purpose: str) ->
     Args:
         uow: a unit of work that may write: giving a word out is a ledger entry.
         family: name or id of a key set, or id of a vector family.
-        licensee: name or id of a licensee that has a word.
+        licensee: name or whole id of a licensee that has a word.
         purpose: what it is wanted for ("stamp"), written to the ledger.
 
     Raises:
@@ -45,7 +45,7 @@ def code_words(
     Args:
         uow: a unit of work that may write.
         family: name or id of a key set, or id of a vector family.
-        licensees: names or ids of licensees.
+        licensees: names or whole ids of licensees.
         purpose: what they are wanted for, written to the ledger.
 
     Raises:

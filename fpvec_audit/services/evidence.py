@@ -340,7 +340,8 @@ def _word_warning(evidence: Evidence, licensees: int) -> str:
     if isinstance(evidence.disclosure, SecretDisclosure):
         return (
             f"the secret gives the words of all {licensees} licensees by their numbers, named or not: whoever reads "
-            "the bundle can tell and silence the marks of every copy; only a family with a witness is opened in part"
+            "the bundle can tell and silence the marks of every copy; names of others can be confirmed by guessing, as "
+            "it gives the salts too; only a family with a witness is opened in part"
         )
     return (
         f"the words of {len(evidence.words)} of {licensees} licensees are opened with their names; the others' stay "

@@ -79,7 +79,7 @@ def add_licensees(names: Sequence[str], family: str, *, registry: "Registry", wa
 
     Raises:
         UnknownNameError: there is no such family.
-        UsageError: a licensee has a word, is named twice, or there are fewer words left than licensees.
+        UsageError: a licensee has a word, is named twice or like an id, or there are fewer words left than licensees.
         KeySetError: the key set is retired or compromised.
         RegistryError: the vault cannot give the secret.
     """
@@ -107,6 +107,12 @@ def add_licensees(names: Sequence[str], family: str, *, registry: "Registry", wa
 
 def retire_licensee(licensee: str, family: str, *, registry: "Registry", reason: str) -> ChosenWords:
     """Take a licensee's word out of use for good. Copies that carry it are still traced to the licensee.
+
+    Args:
+        licensee: name or whole id.
+        family: name or id of a key set, or id of a vector family.
+        registry: where it is recorded.
+        reason: why, for the ledger.
 
     Raises:
         UnknownNameError: there is no such family, or no such licensee with a word of it.

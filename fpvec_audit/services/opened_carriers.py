@@ -14,9 +14,9 @@ from fpvec_audit.domain.carrier import SCHEME, CarrierKey
 from fpvec_audit.domain.carrier_test import CarrierFinding, carrier_z, judged
 from fpvec_audit.domain.keys import GRINDING_ALLOWANCE
 from fpvec_audit.errors import EvidenceError, RegistryError, UnknownNameError
-from fpvec_audit.evidence.documents import checked_fields, read_document, write_document
+from fpvec_audit.evidence.documents import PRIVATE_MODE, checked_fields, read_document, write_document
 from fpvec_audit.progress import NO_PROGRESS, Progress
-from fpvec_audit.services.carriers import commitments, opened_secret
+from fpvec_audit.services.carriers import commitments, opened_secret, refuse_level
 
 if TYPE_CHECKING:
     from fpvec_audit.catalog import Catalog
@@ -104,6 +104,8 @@ class CarrierReading:
 def open_carrier(licensee: str, out: Path, *, key_set: str, registry: "Registry") -> OpenedCarrier:
     """Write the key of a licensee's carrier to a new file; the ledger records that it was opened, and for whom.
 
+    The file is readable by its owner alone: whoever has the key can take the carrier off a copy, or put it on a model.
+
     Args:
         licensee: name, as it was stamped.
         out: the file.
@@ -121,7 +123,7 @@ def open_carrier(licensee: str, out: Path, *, key_set: str, registry: "Registry"
             raise UnknownNameError("licensee with a carrier", licensee, [name for name in known if name])
         secret = opened_secret(uow, key_set, known, purpose=f"carrier of {licensee} opened")
     opened = OpenedCarrier(key_set, licensee, secret.key(licensee))
-    write_document(out, opened.to_json(), WHAT)
+    write_document(out, opened.to_json(), WHAT, mode=PRIVATE_MODE)
     return opened
 
 
@@ -147,11 +149,13 @@ def read_opened_carrier(
         progress: where to report.
 
     Raises:
+        UsageError: a level that is none.
         CheckpointError: a model cannot be read, or is of another shape.
     """
     from fpvec_audit.tensors.carrier_reading import read_carriers
     from fpvec_audit.tensors.index import read_checkpoint
 
+    refuse_level(alpha)
     adapter = catalog.architecture_for(read_checkpoint(suspect).description, override=architecture)
     found = read_carriers(against, suspect, adapter, [opened.key.cipher], progress=progress)
     (product,) = found.products

@@ -50,9 +50,12 @@ def named_vectors(vectors: Sequence[str], licensees: Sequence[str], *, registry:
         registry: where vectors are found.
 
     Raises:
-        UsageError: no vector, an unknown one, or a scale that is none.
+        UsageError: no vector, an unknown one, a scale that is none, or a name that cannot be recorded.
         VectorError: a directory holds something else.
     """
+    with registry.snapshot() as uow:
+        for licensee in licensees:  # who gets a copy is recorded when it is made, which is late to refuse it
+            uow.licensees.checked(licensee)
     scaled = tuple(open_vector(text, registry=registry) for text in vectors)
     if not scaled:
         raise UsageError("no vector to stamp with", advice="give one with --vector, or a family with --family")
@@ -73,7 +76,7 @@ def family_vectors(
 
     Args:
         family: name or id of a key set, or id of a vector family.
-        licensees: names or ids.
+        licensees: names or whole ids.
         registry: where vectors are found.
         code_words: gives their words.
 

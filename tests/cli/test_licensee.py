@@ -50,6 +50,10 @@ def test_family_is_issued_and_its_words_are_given_out(fpvec):
         (("licensee", "list", "--family", "f", "--csv"), "listed whole"),
         (("licensee", "add", "Globex", "--family", "nobody"), "unknown key set 'nobody'"),
         (("licensee", "retire", "Globex", "--family", "nobody", "--reason", " "), "without a reason"),
+        (("licensee", "code", "nobody", "--licensees", "0"), "--licensees"),
+        (("licensee", "code", "nobody", "--colluders", "0"), "--colluders"),
+        (("licensee", "add", "Globex", "--family", "nobody", "--licensees", "-1"), "--licensees"),
+        (("licensee", "add", "Globex", "--family", "nobody", "--colluders", "0"), "--colluders"),
     ],
 )
 def test_what_cannot_be_meant_is_exit_code_2(fpvec, arguments, told):

@@ -7,7 +7,9 @@ from functools import cache
 
 import pytest
 
-from fpvec_audit.domain.family_terms import FamilyTerms
+from fpvec_audit.domain.code_words import WordBook
+from fpvec_audit.domain.family_terms import FamilyTerms, holder_leaf
+from fpvec_audit.domain.secret import KeySetSecret
 from fpvec_audit.evidence.bundle import Evidence
 from fpvec_audit.evidence.strict_json import Value
 from fpvec_audit.evidence.verify import verify_evidence
@@ -87,6 +89,15 @@ def test_secret_of_a_self_attested_family_gives_all_words_again():
     assert (found.valid, found.verdict, found.grade) == (True, "MATCH", "self-attested")
     (check,) = [check for check in found.checks if check.name == "licensees"]
     assert "the secret gives 12, without names" in check.sentence
+
+
+def test_secret_of_a_self_attested_family_lets_the_neighbour_of_who_is_named_be_guessed():
+    """What docs/evidence.md says of names: the salts follow from the secret, so no digest hides a name any more."""
+    told = evidence("secret")
+    (word,), terms = told.words, told.plan.family
+    book = WordBook(terms.parsed(told.commitment.marks), KeySetSecret(told.disclosure.secret), told.commitment.digest)
+    guessed = [name for name in NAMES if holder_leaf(5, name, book.commitment(5)) == word.path[0]]
+    assert (word.number, guessed) == (4, [NAMES[5]])
 
 
 def test_names_that_rest_on_measured_weights_say_so():

@@ -273,6 +273,15 @@ def test_same_document_may_be_written_again(tmp_path):
         documents.write_document(tmp_path / "d", DOCUMENT | {"serial": 8})
 
 
+def test_private_document_is_not_taken_for_written_where_others_can_read_it(tmp_path):
+    for _ in range(2):
+        documents.write_document(tmp_path / "d", DOCUMENT, mode=documents.PRIVATE_MODE)
+    assert (tmp_path / "d").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "d").chmod(0o644)
+    with pytest.raises(EvidenceError, match="can be read by others"):
+        documents.write_document(tmp_path / "d", DOCUMENT, mode=documents.PRIVATE_MODE)
+
+
 def test_unusable_key_files_are_refused_and_named(key, tmp_path):
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
     encrypted = serialization.BestAvailableEncryption(b"x")

@@ -191,3 +191,50 @@ def test_code_whose_copies_cannot_reach_a_match_says_so(registry, family):
 def test_key_set_tells_its_marks(registry, family):
     shown = show_key_set("family", registry=registry).to_json()
     assert (shown["marks"], shown["keys_per_mark"], shown["issued"], shown["decoys"]) == (16, 6, 96, 576)
+
+
+def digits_of(identifier):
+    return identifier.removeprefix("li-")
+
+
+def identifier_of(registry, name):
+    with registry.unit_of_work() as uow:
+        return uow.licensees.ensure(name)
+
+
+def test_licensees_are_named_by_name_or_whole_id_alone(registry, family):
+    add_licensees(["Globex", "Initech"], "family", registry=registry)
+    whole = identifier_of(registry, "Globex")
+    assert list(words_of(registry, [whole])) == ["Globex"]
+    digits = digits_of(whole)
+    for shortened in (digits[:4], whole[:7], whole[:-1], digits):  # a customer's number looks no different
+        with pytest.raises(UnknownNameError, match=f"unknown licensee with a word of this family '{shortened}'"):
+            words_of(registry, [shortened])
+        with pytest.raises(UnknownNameError, match=shortened):
+            retire_licensee(shortened, "family", registry=registry, reason="typed wrongly")
+    (word,) = retire_licensee(whole, "family", registry=registry, reason="contract ended").words
+    assert word.licensee == "Globex"
+
+
+def test_licensee_is_not_named_like_an_id(registry, family):
+    add_licensees(["Globex"], "family", registry=registry)
+    before = ledger(registry)
+    whole = identifier_of(registry, "Globex")
+    with pytest.raises(UsageError, match=f"named '{whole}', the id of 'Globex'") as refused:
+        add_licensees([whole], "family", registry=registry)
+    assert "write 'Globex'" in refused.value.advice
+    for name in ("li-" + 16 * "0", f" {whole[:8]} "):
+        with pytest.raises(UsageError, match=f"named '{name.strip()}', which has the form of an id"):
+            add_licensees([name], "family", registry=registry)
+        with pytest.raises(UsageError, match="has the form of an id"):
+            issue_key_set("other", registry=registry, licensee=name, specification=family_specification(16))
+    assert ledger(registry) == before
+    added = add_licensees(["1234", "LI-1234", "li-tech", digits_of(whole)], "family", registry=registry).words
+    assert [word.number for word in added] == [1, 2, 3, 4]
+
+
+def test_stamps_refuse_a_licensee_named_like_an_id_before_anything_is_written(registry, tmp_path):
+    from fpvec_audit.services.stamp_vectors import named_vectors
+
+    with pytest.raises(UsageError, match="has the form of an id"):
+        named_vectors([str(tmp_path / "not looked at")], ["li-1234"], registry=registry)

@@ -10,6 +10,7 @@ import torch
 
 from fpvec_audit.catalog import load_catalog
 from fpvec_audit.domain.audit import Verdict
+from fpvec_audit.domain.carrier import CarrierKey
 from fpvec_audit.domain.records import ModelRole
 from fpvec_audit.errors import EvidenceError, KeySetError, RegistryError, UnknownNameError, UsageError, VectorError
 from fpvec_audit.progress import NO_PROGRESS
@@ -269,8 +270,19 @@ def test_carrier_that_its_owner_opens_is_measured_without_a_registry(tmp_path, t
     assert [reading.finding.present for reading in readings] == [True, False]
     assert "key" not in readings[0].to_json()
     assert readings[0].to_json()["z"] == read_carriers(copy.out, key_set=family, **tools).named[0].z
+    assert file.stat().st_mode & 0o777 == 0o600  # who has the key can take the carrier off, or put it on
     with pytest.raises(UnknownNameError, match="Nobody"):
         open_carrier("Nobody", tmp_path / "no.carrier", key_set=family, registry=registry)
     file.write_bytes(file.read_bytes().replace(again.key.commitment.encode(), b"0" * 64))
     with pytest.raises(EvidenceError, match="not the one of the commitment"):
         OpenedCarrier.load(file)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 2.0, -1e-6, float("nan")])
+def test_carriers_are_not_judged_at_a_level_that_is_none(tmp_path, tools, alpha):
+    opened = OpenedCarrier("ks-0", NAMES[0], CarrierKey(bytes(32)))
+    nothing = tmp_path / "not looked at"
+    with pytest.raises(UsageError, match="is no significance level"):
+        read_opened_carrier(opened, nothing, against=nothing, catalog=tools["catalog"], alpha=alpha)
+    with pytest.raises(UsageError, match="is no significance level"):
+        read_carriers(nothing, key_set="ks-0", alpha=alpha, **tools)

@@ -116,7 +116,7 @@ class CodeWordRepository:
             commitment: salted digest of the word, hex.
 
         Raises:
-            UsageError: the licensee has a word of this code, or the name cannot be stored.
+            UsageError: the licensee has a word of this code, or the name cannot be stored or looks like an id.
         """
         name = checked_name("licensee", licensee)
         identifier = self._licensees.ensure(name)
@@ -147,7 +147,7 @@ class CodeWordRepository:
 
         Args:
             code: whose word.
-            licensee: name or id.
+            licensee: name or whole id.
             reason: why, for the ledger.
             by: who says so.
 
@@ -168,12 +168,15 @@ class CodeWordRepository:
     def find(self, code: CodeRecord, licensee: str) -> CodeWordRecord:
         """Return a licensee's word: the one in use, else the one that was retired last.
 
+        Args:
+            code: whose word.
+            licensee: name or whole id. A shortened one could be a customer's number, and another's word be given out.
+
         Raises:
             UnknownNameError: there is no such licensee with a word of this code.
-            AmbiguousNameError: the beginning of several ids.
         """
         try:
-            identifier = LICENSEES.resolve(self._session, licensee)
+            identifier = LICENSEES.resolve_whole(self._session, licensee)
         except UnknownNameError:
             raise self._unknown(code, licensee) from None
         row = self._current(code, identifier) or self._last(code, identifier)

@@ -9,6 +9,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from fpvec_audit.domain.canonical_json import canonical_digest
 from fpvec_audit.domain.records import LicenseeRecord
 from fpvec_audit.domain.selection import Selection
+from fpvec_audit.errors import UsageError
 from fpvec_audit.registry.ledger import Ledger
 from fpvec_audit.registry.repositories.listing import Listing, in_parts
 from fpvec_audit.registry.repositories.lookup import Directory, checked_text
@@ -33,11 +34,15 @@ class LicenseeRepository:
         self._clock = clock
 
     def ensure(self, name: str) -> str | None:
-        """Return the id of a licensee, recording it if it is new; None for an empty name."""
-        name = checked_text("licensee", name)
+        """Return the id of a licensee, recording it if it is new; None for an empty name.
+
+        Raises:
+            UsageError: the name cannot be recorded; see :meth:`checked`.
+        """
+        name = self.checked(name)
         if not name:
             return None
-        known = self._session.scalar(select(LicenseeRow.id).where(LicenseeRow.name == name))
+        known = self._id_of(name)
         if known is not None:
             return known
         row = LicenseeRow(id=f"li-{canonical_digest([name])[:16]}", name=name, created_at=self._clock())
@@ -45,6 +50,27 @@ class LicenseeRepository:
         self._session.flush()
         self._ledger.append("licensee.added", row.id, {"name": name})
         return row.id
+
+    def checked(self, name: str) -> str:
+        """Return a licensee's name as it is stored, empty for nobody in particular; it need not be recorded yet.
+
+        Raises:
+            UsageError: it is too long, does not print, or is new and looks like an id: names go before ids, so that
+                what is asked for by the id of one licensee would be done to another.
+        """
+        name = checked_text("licensee", name)
+        if not LICENSEES.has_form_of_id(name) or self._id_of(name) is not None:
+            return name
+        other = self._session.scalar(select(LicenseeRow.name).where(LicenseeRow.id == name))
+        if other is not None:
+            raise UsageError(f"a licensee cannot be named {name!r}, the id of {other!r}", advice=f"write {other!r}")
+        raise UsageError(
+            f"a licensee cannot be named {name!r}, which has the form of an id",
+            advice="write a name that is not li- and hexadecimal digits, or the name that the id is of",
+        )
+
+    def _id_of(self, name: str) -> str | None:
+        return self._session.scalar(select(LicenseeRow.id).where(LicenseeRow.name == name))
 
     def name_of(self, identifier: str | None) -> str:
         """Return the name behind an id, empty for None."""

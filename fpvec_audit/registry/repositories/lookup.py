@@ -13,6 +13,7 @@ from fpvec_audit.registry.tables import NAME_LENGTH
 
 _SUGGESTED_FROM = 1000
 _SHOWN = 5
+_ID_DIGITS = re.compile(r"[0-9a-f]+")
 _ID_BEGINNING = re.compile(r"(?:[a-z]+-[0-9a-f]+|[0-9a-f]{4,})")
 
 
@@ -41,20 +42,42 @@ class Directory:
             UnknownNameError: nothing fits; the nearest names are suggested.
             AmbiguousNameError: the beginning of several ids.
         """
-        if self.name is not None:
-            named = session.scalar(select(self.id).where(self.name == normalised(reference)))
-            if named is not None:
-                return named
+        whole = self._whole(session, reference)
+        if whole is not None:
+            return whole
         fitting = self._beginning_with(session, reference)
-        exact = [identifier for identifier in fitting if identifier == reference]
-        if len(fitting) == 1 or exact:
-            return (exact or list(fitting))[0]
+        if len(fitting) == 1:
+            return fitting[0]
         if fitting:
             shown = ", ".join(fitting[:_SHOWN]) + (", …" if len(fitting) > _SHOWN else "")
             raise AmbiguousNameError(
                 f"{self.kind} {reference!r} fits several ids: {shown}", advice="write more of the id, or the name"
             )
         raise UnknownNameError(self.kind, reference, self._known(session), listing=self.listing)
+
+    def resolve_whole(self, session: Session, reference: str) -> str:
+        """Return the id behind a name or a whole id: for what must not mean something else by a slip of the hand.
+
+        Raises:
+            UnknownNameError: nothing is called so; the nearest names are suggested.
+        """
+        whole = self._whole(session, reference)
+        if whole is None:
+            raise UnknownNameError(self.kind, reference, self._known(session), listing=self.listing)
+        return whole
+
+    def has_form_of_id(self, text: str) -> bool:
+        """Return whether a text looks like an id of this kind, whole or shortened, with its prefix."""
+        return text.startswith(self.prefix) and _ID_DIGITS.fullmatch(text, len(self.prefix)) is not None
+
+    def _whole(self, session: Session, reference: str) -> str | None:
+        if self.name is not None:
+            named = session.scalar(select(self.id).where(self.name == normalised(reference)))
+            if named is not None:
+                return named
+        if not _ID_BEGINNING.fullmatch(reference):
+            return None
+        return session.scalar(select(self.id).where(self.id == reference))
 
     def _beginning_with(self, session: Session, reference: str) -> Sequence[str]:
         if not _ID_BEGINNING.fullmatch(reference):
