@@ -44,6 +44,15 @@ EpsilonOption = Annotated[
     str | None,
     typer.Option(metavar="P", help="Chance that random words name anybody wrongly, at most.  \\[default: 1e-3]"),
 ]
+FirstNumberOption = Annotated[
+    int | None,
+    typer.Option(
+        "--first-number",
+        metavar="N",
+        help="Number of the first word. Those before it that are not known here were issued outside of this registry.  "
+        "\\[default: the next one]",
+    ),
+]
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it goes to the ledger.")]
 
 
@@ -55,6 +64,7 @@ def add(
     licensees: CountOption = None,
     colluders: ColludersOption = None,
     epsilon: EpsilonOption = None,
+    first_number: FirstNumberOption = None,
     home: HomeOption = None,
     registry: RegistryOption = None,
     json: JsonOption = False,
@@ -62,21 +72,25 @@ def add(
     """Assign a code word: which marks of a family the licensee's copies carry.
 
     The first word chooses the family's code, once and for all; what that code can bear is shown before. Words are
-    issued in a secret order, no word twice, and the registry keeps numbers and digests of them.
+    issued in a secret order, no word twice, and the registry keeps numbers and digests of them. A registry that was
+    restored or imported cannot know which were issued since it was copied, and asks for --first-number.
 
     Example: fpvec licensee add Globex --family acme-family
 
     Example: fpvec licensee add Globex Initech --family acme-family --licensees 1000 --colluders 2
+
+    Example: fpvec licensee add Stark --family acme-family --first-number 3
     """
     from fpvec_audit.reports.families import render_code, render_words
     from fpvec_audit.services.family_codes import add_licensees, family_code
 
     bench = open_bench(home, registry, json)
-    wanted = _wanted(code, licensees, colluders, epsilon)
+    wanted = replace(_wanted(code, licensees, colluders, epsilon), at_once=len(names))
     chosen = family_code(family, registry=bench.registry, wanted=wanted)
     if not chosen.created_at:
         render_code(chosen.to_json(), bench.errors)
-    bench.emit(add_licensees(names, family, registry=bench.registry, wanted=wanted).to_json(), render_words)
+    added = add_licensees(names, family, registry=bench.registry, wanted=wanted, first_number=first_number)
+    bench.emit(added.to_json(), render_words)
 
 
 @app.command()
@@ -161,6 +175,8 @@ def list_(
                 "the words of a family are listed whole, by number",
                 advice="leave --csv, --since, --until, --sort, --limit and --after out",
             )
+        if reason and not reveal:
+            raise UsageError("--reason says why words are shown, and none is", advice="add --reveal, or leave it out")
         from fpvec_audit.reports.families import render_words
         from fpvec_audit.services.family_codes import family_words
 

@@ -78,12 +78,15 @@ def restore(
 ) -> None:
     """Put a backup where there is no registry yet: verified, and as a whole or not at all.
 
+    The ledger goes on with an entry that says so: what happened after the backup was made, the registry does not know.
+
     Example: fpvec registry restore registry-2026-05-01.backup --home ./restored
     """
     from fpvec_audit.services.moving import restore_registry
 
     bench = open_bench(home, registry, json)
-    _show(bench, restore_registry(file, bench.settings.registry_url, master_key=bench.master_key))
+    restored = restore_registry(file, bench.settings.registry_url, master_key=bench.master_key, actor=bench.actor)
+    _show(bench, restored)
 
 
 def add_to(app: typer.Typer) -> None:

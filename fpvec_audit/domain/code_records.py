@@ -1,10 +1,15 @@
 """What the registry remembers of a family's code and of who has which word, as frozen values; never a word itself."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+
+_OF_NOBODY = re.compile(r"unrecorded-[0-9]+ \(.*\)")
+_MOST_OF_A_NAME = 160
+"""Characters of a family's name that such a name repeats, so that it is not too long for one."""
 
 
 class WordState(StrEnum):
@@ -74,3 +79,19 @@ def several_words(words: Sequence[CodeWordRecord], *, colluders: int) -> tuple[s
         for licensee, count in counts.items()
         if count > 1
     )
+
+
+def unrecorded_name(number: int, family: str) -> str:
+    """Return what stands for the licensee of a word that was issued outside of the registry, and whose is not known.
+
+    Args:
+        number: of the word.
+        family: name of its key set.
+    """
+    shown = family if len(family) <= _MOST_OF_A_NAME else f"{family[:_MOST_OF_A_NAME]}…"
+    return f"unrecorded-{number} ({shown})"
+
+
+def names_nobody(name: str) -> bool:
+    """Return whether a licensee's name could be one of :func:`unrecorded_name`."""
+    return _OF_NOBODY.fullmatch(name.strip()) is not None

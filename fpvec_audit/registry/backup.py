@@ -8,7 +8,7 @@ one before an upgrade. It is written anew by SQLite, so that no page holds what 
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 from fpvec_audit.errors import OutputError, RegistryError
 from fpvec_audit.registry import schema
 from fpvec_audit.registry.database import LOCK_WAIT_SECONDS, create_private_file, damage, make_engine, translated
-from fpvec_audit.registry.ledger import Ledger
+from fpvec_audit.registry.ledger import RESTORED, Ledger
 from fpvec_audit.registry.private_files import staged_path
 from fpvec_audit.registry.tables import Base
 
@@ -84,12 +84,16 @@ def back_up_file(file: Path, out: Path) -> BackedUp:
         return _examined(staged, file)
 
 
-def restore_file(backup: Path, file: Path) -> BackedUp:
+def restore_file(backup: Path, file: Path, *, clock: Callable[[], datetime], who: str) -> BackedUp:
     """Put a verified backup where there is no registry, or an empty one, in one transaction.
+
+    The ledger goes on with an entry about this, which is not among what is returned: that is what the backup holds.
 
     Args:
         backup: a backup, or a copy of a registry's file that nobody used meanwhile.
         file: where the registry shall be.
+        clock: gives the time of that entry.
+        who: who restores it, for the ledger.
 
     Raises:
         RegistryError: the backup is cut, altered or newer than this program, or the file holds something.
@@ -100,13 +104,14 @@ def restore_file(backup: Path, file: Path) -> BackedUp:
             _look_into(file)
         with _staged(backup, beside=file) as staged:
             found = _examined(staged, backup)
+            _record_arrival(staged, backup.name, clock=clock, who=who)
             create_private_file(file)
             with closing(_connected(staged, mode="rw")) as source, closing(_connected(file, mode="rw")) as target:
                 source.execute(f"DROP TABLE IF EXISTS {NOTE}")
                 target.execute("PRAGMA journal_mode=WAL")
                 _copy(source, target, file)
                 target.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    except sqlite3.Error as error:
+    except (sqlite3.Error, SQLAlchemyError) as error:
         raise _failed(error, reading=backup, writing=file) from error
     return found
 
@@ -127,6 +132,16 @@ def is_backup_file(file: Path) -> bool:
 def _connected(file: Path, *, mode: str) -> sqlite3.Connection:
     address = f"file:{quote(str(file.absolute()))}?mode={mode}"
     return sqlite3.connect(address, uri=True, timeout=LOCK_WAIT_SECONDS, isolation_level=None)
+
+
+def _record_arrival(staged: Path, name: str, *, clock: Callable[[], datetime], who: str) -> None:
+    """Let the ledger of a private copy go on with an entry about its restoring, so that both appear together."""
+    engine = make_engine(f"sqlite:///{staged}")
+    try:
+        with Session(engine) as session, session.begin():
+            Ledger(session, clock).append_arrival(RESTORED, file=name, who=who)
+    finally:
+        engine.dispose()
 
 
 def _copy(source: sqlite3.Connection, target: sqlite3.Connection, file: Path) -> None:
@@ -280,11 +295,11 @@ def _has_plaintext(connection: sqlite3.Connection) -> bool:
     )
 
 
-def _failed(error: sqlite3.Error, *, reading: Path, writing: Path) -> OutputError | RegistryError:
+def _failed(error: sqlite3.Error | SQLAlchemyError, *, reading: Path, writing: Path) -> OutputError | RegistryError:
     message = _message(error)
     if "full" in message or "disk I/O" in message:
         return OutputError(f"{writing} cannot be written: {message}", advice="free some space; nothing was left behind")
-    return translated(DBAPIError("", None, error), str(reading))
+    return translated(error if isinstance(error, SQLAlchemyError) else DBAPIError("", None, error), str(reading))
 
 
 def _message(error: Exception) -> str:

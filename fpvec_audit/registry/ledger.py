@@ -25,6 +25,9 @@ from fpvec_audit.registry.tables import LedgerRow
 FIRST_PREVIOUS = "0" * 64
 CLOCK_ACCEPTED = "clock.accepted"
 """The event after which times may lie before those of earlier entries."""
+RESTORED, IMPORTED = "registry.restored", "registry.imported"
+ARRIVALS = (RESTORED, IMPORTED)
+"""Events by which a registry came from a copy: what was recorded elsewhere since that was taken, it cannot know."""
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """How far a clock may stand behind the last entry; clocks of a team differ by a little."""
 _PAGE = 1000
@@ -86,6 +89,24 @@ class Ledger:
         if head is None or now >= head.at:
             return None
         return self._insert(CLOCK_ACCEPTED, "registry", {"before": head.at, "now": now, "who": who}, head=head, at=now)
+
+    def append_arrival(self, event: str, *, file: str, who: str) -> LedgerEntry:
+        """Record that everything up to here came from a copy.
+
+        A clock that is behind the copy's last entry does not keep a copy away, since nobody could set that right in a
+        registry that is not there; the entry then takes that entry's time, and says what the clock said.
+
+        Args:
+            event: one of :data:`ARRIVALS`.
+            file: name of the copy without its directory, empty for a stream.
+            who: who brought it here.
+        """
+        head = self.head()
+        now = time_text(self._clock())
+        entries, digest, at = (0, "", now) if head is None else (head.serial, head.digest, max(now, head.at))
+        stored = file.encode("utf-8", "backslashreplace").decode()  # names of files need not be Unicode
+        content = {"file": stored, "entries": entries, "head": digest, "now": now, "who": who}
+        return self._insert(event, "registry", content, head=head, at=at)
 
     def _insert(
         self, event: str, subject: str, content: Mapping[str, Any], *, head: LedgerEntry | None, at: str

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from fpvec_audit.errors import RegistryError
 from fpvec_audit.registry.database import is_postgresql, translated
+from fpvec_audit.registry.ledger import IMPORTED
 from fpvec_audit.registry.portable import Header, PortableTable, Trailer, line_of, portable_tables
 from fpvec_audit.registry.tables import SCHEMA_REVISION, AuditRecordRow, FactRow, MasterKeyRow, VaultSecretRow
 from fpvec_audit.registry.unit_of_work import Registry, UnitOfWork
@@ -77,12 +78,16 @@ def write_registry(registry: Registry, write: Callable[[bytes], object]) -> Move
     return Moved(header, dict(trailer.rows), trailer.digest)
 
 
-def read_registry(registry: Registry, source: BinaryIO) -> Moved:
+def read_registry(registry: Registry, source: BinaryIO, *, event: str = IMPORTED, file: str = "") -> Moved:
     """Fill an empty registry with what was written by :func:`write_registry`, in one transaction.
+
+    The ledger goes on with an entry about this, which is not among what is returned.
 
     Args:
         registry: which; at this program's schema.
         source: the lines.
+        event: what the ledger calls it, one of :data:`~fpvec_audit.registry.ledger.ARRIVALS`.
+        file: name of the file that they are in, empty for a stream.
 
     Raises:
         RegistryError: the registry is not empty, or the lines are of another schema, cut, altered, or contradict
@@ -98,6 +103,7 @@ def read_registry(registry: Registry, source: BinaryIO) -> Moved:
         trailer = _read_trailer(lines, rows)
         _verify(uow, header, trailer, registry.where)
         _continue_sequences(session)
+        uow.ledger.append_arrival(event, file=file, who=registry.actor)
     return Moved(header, dict(trailer.rows), trailer.digest)
 
 

@@ -43,15 +43,21 @@ class Wanted:
 
     Attributes:
         code: as it is written, empty for one that is proposed.
-        licensees: how many words there shall be; as many as marks when None.
+        licensees: how many words there shall be; as many as marks, and at least as many as get one at once, when None.
         colluders: c; the largest of :data:`DEFAULT_COLLUDERS` that the marks carry when None.
         epsilon: for random words, decimal text.
+        at_once: how many get a word right now.
     """
 
     code: str = ""
     licensees: int | None = None
     colluders: int | None = None
     epsilon: str = DEFAULT_EPSILON
+    at_once: int = 0
+
+    def demanded(self, marks: int) -> int:
+        """Return how many licensees a code over so many marks is for."""
+        return self.licensees or max(marks, self.at_once)
 
 
 NOTHING = Wanted()
@@ -213,7 +219,7 @@ def known_code(uow: "UnitOfWork", key_set: KeySetRecord, record: CodeRecord, wan
         UsageError: something is wanted of it, which comes too late.
     """
     code = parse_code(record.text, marks=key_set.commitment.marks)
-    if wanted != NOTHING:
+    if _other_than(record, code, wanted):
         raise UsageError(
             f"the family {key_set.name!r} has the code {record.text} since {record.created_at:%Y-%m-%d}, for "
             f"coalitions of {record.colluders}",
@@ -234,6 +240,16 @@ def known_code(uow: "UnitOfWork", key_set: KeySetRecord, record: CodeRecord, wan
     )
 
 
+def _other_than(record: CodeRecord, code: Code, wanted: Wanted) -> bool:
+    """Return whether what is wanted is not what was chosen; saying the same again is no other."""
+    return (
+        (bool(wanted.code) and parse_code(wanted.code, marks=code.marks).text != code.text)
+        or (wanted.licensees or 0) > code.words
+        or wanted.colluders not in (None, record.colluders)
+        or wanted.epsilon not in (DEFAULT_EPSILON, record.epsilon)
+    )
+
+
 def proposed_code(uow: "UnitOfWork", key_set: KeySetRecord, wanted: Wanted) -> CodeSummary:
     """Return the code that a family would get.
 
@@ -251,7 +267,7 @@ def proposed_code(uow: "UnitOfWork", key_set: KeySetRecord, wanted: Wanted) -> C
         code, colluders = _suggested(wanted, marks, epsilon, least_weight=min(least, marks))
     return CodeSummary(
         key_set, code, colluders, wanted.epsilon,
-        keys_needed=needed, planned=wanted.licensees or 0, costs=_measured_costs(uow, key_set.id),
+        keys_needed=needed, planned=wanted.licensees or wanted.at_once, costs=_measured_costs(uow, key_set.id),
     )  # fmt: skip
 
 
@@ -265,7 +281,7 @@ def _named(wanted: Wanted, marks: int, epsilon: Fraction) -> tuple[Code, int]:
     code = parse_code(wanted.code, marks=marks)
     largest = min(most_colluders(code), code.words) if code.rule == RULE_A else 0
     colluders = largest if wanted.colluders is None else wanted.colluders
-    demand = Demand(wanted.licensees or 1, max(1, colluders), epsilon)
+    demand = Demand(wanted.licensees or max(1, wanted.at_once), max(1, colluders), epsilon)
     if code.words < demand.licensees or (colluders and not bears(code, demand)):
         raise UsageError(
             f"{code.text} has {code.words} words, and bears coalitions of {most_colluders(code)}; {demand.licensees} "
@@ -273,7 +289,7 @@ def _named(wanted: Wanted, marks: int, epsilon: Fraction) -> tuple[Code, int]:
             advice="choose another --code, or ask for less",
         )
     if not colluders:
-        refuse_beyond_chance(code, wanted.licensees or min(marks, code.words), epsilon)
+        refuse_beyond_chance(code, min(wanted.demanded(marks), code.words), epsilon)
     return code, colluders
 
 
@@ -295,7 +311,7 @@ def refuse_beyond_chance(code: Code, licensees: int, epsilon: Fraction) -> None:
 
 def _suggested(wanted: Wanted, marks: int, epsilon: Fraction, *, least_weight: int) -> tuple[Code, int]:
     """Return a code that bears what is wanted, or the most that marks bear where nothing is, and its coalitions."""
-    licensees = wanted.licensees or marks
+    licensees = wanted.demanded(marks)
     tried = DEFAULT_COLLUDERS if wanted.colluders is None else (wanted.colluders,)
     for colluders in tried:
         try:

@@ -3,7 +3,9 @@
 The master key travels in none of these files: without it everything but the secrets can be read again, with it all.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -24,8 +26,8 @@ class MovedRegistry:
         location: the registry, without a password.
         file: the file; empty for a stream.
         schema: revision of the registry's schema.
-        rows: number of rows in all tables.
-        entries: serial of the last ledger entry.
+        rows: number of rows in all tables of the file.
+        entries: serial of the last ledger entry in the file; a registry that is made of it adds one about that.
         head: digest of that entry, empty while there is none.
         master_key: id of the key that its secrets are sealed with, empty while there are none.
         warnings: what whoever moves it should know, in sentences.
@@ -75,16 +77,17 @@ def import_registry(file: Path, *, registry: "Registry") -> MovedRegistry:
     Raises:
         RegistryError: the registry is not empty, or the file is of another schema, cut or altered.
     """
-    with _opened(file) as source:
-        return import_from_stream(source, registry=registry, name=str(file))
+    from fpvec_audit.registry.ledger import IMPORTED
+
+    return _filled(file, registry=registry, event=IMPORTED)
 
 
-def import_from_stream(stream: BinaryIO, *, registry: "Registry", name: str = "") -> MovedRegistry:
+def import_from_stream(stream: BinaryIO, *, registry: "Registry") -> MovedRegistry:
     """Fill an empty registry from a stream, as :func:`import_registry` does."""
     from fpvec_audit.registry.moving import read_registry
 
     moved = read_registry(registry, stream)
-    return _moved(moved, registry.where, name, _key_needed(moved.header.master_key, registry.keyring.source))
+    return _moved(moved, registry.where, "", _key_needed(moved.header.master_key, registry.keyring.source))
 
 
 def backup_registry(out: Path, url: str) -> MovedRegistry:
@@ -110,32 +113,53 @@ def backup_registry(out: Path, url: str) -> MovedRegistry:
     return _backed_up(found, str(file), out, _without_key(found.master_key, "the backup"))
 
 
-def restore_registry(backup: Path, url: str, *, master_key: "MasterKeySource") -> MovedRegistry:
+def restore_registry(
+    backup: Path,
+    url: str,
+    *,
+    master_key: "MasterKeySource",
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    actor: str = "",
+) -> MovedRegistry:
     """Put a backup where there is no registry, verified, as a whole or not at all.
+
+    An entry in the ledger of the restored registry says so: what was recorded elsewhere after the backup was made, it
+    cannot know.
 
     Args:
         backup: a file of :func:`backup_registry` (or of :func:`export_registry`).
         url: SQLAlchemy URL of a registry that is missing or empty.
         master_key: where the registry's key will come from; told whether it is the right one.
+        clock: gives the time of that entry.
+        actor: who acts, for the ledger.
 
     Raises:
         RegistryError: the registry is not empty, or the backup is cut, altered, or for another kind of database.
     """
     from fpvec_audit.registry.backup import is_backup_file, restore_file
     from fpvec_audit.registry.database import database_file, parse_url
+    from fpvec_audit.registry.ledger import RESTORED
     from fpvec_audit.registry.unit_of_work import open_registry
 
     file = database_file(parse_url(url))
     if not is_backup_file(backup):
-        with open_registry(url, master_key=master_key) as registry:
-            return import_registry(backup, registry=registry)
+        with open_registry(url, clock=clock, master_key=master_key, actor=actor) as registry:
+            return _filled(backup, registry=registry, event=RESTORED)
     if file is None:
         raise RegistryError(
             f"{backup} is the backup of an embedded registry and cannot be restored into a server",
             advice="restore it with --home DIRECTORY, then `fpvec registry export` and `fpvec registry import`",
         )
-    found = restore_file(backup, file)
+    found = restore_file(backup, file, clock=clock, who=actor)
     return _backed_up(found, str(file), backup, _key_needed(found.master_key, master_key))
+
+
+def _filled(file: Path, *, registry: "Registry", event: str) -> MovedRegistry:
+    from fpvec_audit.registry.moving import read_registry
+
+    with _opened(file) as source:
+        moved = read_registry(registry, source, event=event, file=file.name)
+    return _moved(moved, registry.where, str(file), _key_needed(moved.header.master_key, registry.keyring.source))
 
 
 def _backed_up(found: "BackedUp", location: str, file: Path, warnings: tuple[str, ...]) -> MovedRegistry:

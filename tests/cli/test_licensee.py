@@ -1,6 +1,7 @@
 """Families and their licensees by the commands that owners type."""
 
 import json
+import shutil
 
 import pytest
 
@@ -39,6 +40,43 @@ def test_family_is_issued_and_its_words_are_given_out(fpvec):
     shown = fpvec("key", "show", "family", "--reveal")[1]
     assert all(f"mark {number} " in shown for number in range(16))
     assert json.loads(fpvec("licensee", "code", "family", "--json")[1])["left"] == 17
+
+
+@pytest.mark.parametrize("way", [("backup", "restore"), ("export", "import")])
+def test_copied_registry_asks_for_the_first_free_number(fpvec, settings, tmp_path, capsys, way):
+    out, back = way
+    assert fpvec("key", "issue", "family", "--marks", "16")[0] == 0
+    assert fpvec("licensee", "add", "Globex", "Initech", "--family", "family")[0] == 0
+    assert fpvec("registry", out, str(tmp_path / "copy"))[0] == 0
+    assert fpvec("licensee", "add", "Hooli", "--family", "family")[0] == 0
+    home = tmp_path / "new"
+    home.mkdir(mode=0o700)
+    shutil.copy(settings.home / "vault.key", home)
+
+    def there(*arguments):
+        code = run([*arguments, "--home", str(home)])
+        told = capsys.readouterr()
+        return code, told.out, " ".join(told.err.split())
+
+    assert there("registry", back, str(tmp_path / "copy"))[0] == 0
+    code, out, err = there("licensee", "add", "Stark", "--family", "family", "--json")
+    assert (code, out) == (2, "")
+    assert f"this registry was {back.removesuffix('e')}ed from copy on" in err
+    assert "--first-number N" in err
+    assert "--first-number 2 where nobody" in err
+    code, out, _ = there("licensee", "add", "Stark", "--family", "family", "--first-number", "3", "--json")
+    added = json.loads(out)
+    assert (code, [word["number"] for word in added["words"]]) == (0, [3])
+    assert [word["licensee"] for word in added["unrecorded"]] == ["unrecorded-2 (family)"]
+    assert "word 2 is recorded as issued outside" in added["warnings"][-1]
+    listed = json.loads(there("licensee", "list", "--family", "family", "--json")[1])["words"]
+    assert [(word["licensee"], word["state"]) for word in listed[2:]] == [
+        ("unrecorded-2 (family)", "retired"),
+        ("Stark", "issued"),
+    ]
+    assert "unrecorded-2" in there("licensee", "list", "--family", "family")[1]
+    assert there("registry", "verify")[0] == 0
+    assert f"registry.{back}" in there("registry", "log", "--json")[1]
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,14 @@ def exported(registry) -> bytes:
     return out.getvalue()
 
 
+def told_by(content: bytes) -> list[bytes]:
+    """Return the lines of an export without what tells of an import: copies have an entry more than the original."""
+    first, *rows, _ = content.splitlines()
+    header = {name: value for name, value in json.loads(first).items() if name not in ("entries", "head")}
+    arrived = (b'"event":"registry.imported"', b'"event":"registry.restored"')
+    return [line_of(header), *(row for row in rows if not any(event in row for event in arrived))]
+
+
 def imported(registry, content: bytes):
     return read_registry(registry, io.BytesIO(content))
 
@@ -63,15 +71,17 @@ def server(postgresql, tmp_path):
         yield registry
 
 
-def test_way_to_postgresql_and_back_gives_the_same_bytes(embedded, server, other):
+def test_way_to_postgresql_and_back_gives_the_same_lines(embedded, server, other):
     fill(embedded)
     assert min(counts(embedded).values()) > 0, "a table without rows is not tested"
     first = exported(embedded)
     imported(server, first)
     second = exported(server)
     imported(other, second)
-    assert first == second == exported(other)
-    assert counts(embedded) == counts(server) == counts(other)
+    assert told_by(first) == told_by(second) == told_by(exported(other))
+    held = counts(embedded)
+    assert counts(server) == held | {"ledger": held["ledger"] + 1}
+    assert counts(other) == held | {"ledger": held["ledger"] + 2}
     with server.unit_of_work() as uow:
         assert uow.ledger.verify() is None
         assert uow.vault.reveal(key_set_record().id) == secret()
@@ -148,9 +158,9 @@ def test_any_value_survives_the_way(postgresql, tmp_path_factory, rows, content)
             )
         first = exported(one)
         imported(two, first)
-        assert exported(two) == first
+        assert told_by(exported(two)) == told_by(first)
         imported(three, exported(two))
-        assert exported(three) == first
+        assert told_by(exported(three)) == told_by(first)
 
 
 def test_export_is_one_moment_while_others_write(registry, tmp_path, url, file):

@@ -82,7 +82,7 @@ def test_retired_word_never_comes_back(registry, family):
 @pytest.mark.parametrize(
     ("names", "wanted", "problem"),
     [
-        (["Globex", "Globex"], Wanted(), "'Globex' has a word of this family already"),
+        (["Globex", "Initech", "Globex"], Wanted(), "'Globex' is named 2 times"),
         ([""], Wanted(), "the name of a licensee is empty"),
         (["x"], Wanted(licensees=1000, colluders=2), "16 marks cannot tell 1000 licensees apart when 2 of them"),
         (["x"], Wanted(code="plane:5"), "needs 25 marks, the family has 16"),
@@ -109,6 +109,7 @@ def test_code_is_chosen_once(registry, family):
     add_licensees(["Globex"], "family", registry=registry, wanted=Wanted(code="random:6", epsilon="1e-2"))
     summary = family_code("family", registry=registry)
     assert (summary.rules, summary.code.text, summary.epsilon) == (("B",), "random:6/16", "1e-2")
+    add_licensees(["Hooli"], "family", registry=registry, wanted=Wanted(code="random:6", epsilon="1e-2"))
     with pytest.raises(UsageError, match="has the code random:6/16 since"):
         add_licensees(["Initech"], "family", registry=registry, wanted=Wanted(code="plane:4"))
 
@@ -119,6 +120,11 @@ def test_licensees_beyond_what_chance_bears_are_refused(registry, family):
     add_licensees([f"later {number}" for number in range(50)], "family", registry=registry)
     with pytest.raises(UsageError, match="among 90 licensees somebody innocent has all marks"):
         add_licensees([f"last {number}" for number in range(20)], "family", registry=registry)
+
+
+def test_code_that_is_proposed_serves_all_who_get_a_word_at_once(registry, family):
+    added = add_licensees([f"licensee {number}" for number in range(25)], "family", registry=registry)
+    assert (added.summary.code.words >= 25, len(added.words)) == (True, 25)
 
 
 def test_bound_of_a_proposal_is_that_of_the_licensees_it_is_for(registry, family):

@@ -12,7 +12,7 @@ from fpvec_audit.errors import UsageError
 from fpvec_audit.services import trace as trace_module
 from fpvec_audit.services.audit_settings import checked_settings
 from fpvec_audit.services.code_words import code_words
-from fpvec_audit.services.family_codes import Wanted, add_licensees, retire_licensee
+from fpvec_audit.services.family_codes import Wanted, add_licensees, family_words, retire_licensee
 from fpvec_audit.services.keys import issue_key_set, open_key_set
 from fpvec_audit.services.positive_controls import ControlSearch
 from fpvec_audit.services.trace import trace
@@ -194,6 +194,14 @@ def test_clean_suspect_is_acquitted_where_a_quarter_of_a_copy_would_show(
     monkeypatch.setattr("fpvec_audit.services.trace._controls", lambda *_: ControlSearch(({"verdict": "MATCH"},)))
     document, _ = run(suspect_directory, registry, catalog, clean())
     assert document["verdict"] == verdict
+
+
+def test_copy_with_a_word_that_was_issued_elsewhere_points_to_nobody_known(registry, catalog, suspect_directory):
+    family = Family(registry, names=NAMES[:2])
+    add_licensees([NAMES[2]], "family", registry=registry, first_number=3)
+    marks = family_words("family", registry=registry, reveal=True).marks[2]
+    document, _ = run(suspect_directory, registry, catalog, answering(family.keys_of(marks)))
+    assert [(item["licensee"], item["state"]) for item in document["named"]] == [("unrecorded-2 (family)", "retired")]
 
 
 def test_retired_licensee_is_still_named(registry, catalog, suspect_directory, family):

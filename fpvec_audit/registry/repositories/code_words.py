@@ -7,15 +7,16 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from fpvec_audit.domain.code_records import CodeRecord, CodeWordRecord, WordState
-from fpvec_audit.domain.records import KeySetRecord
+from fpvec_audit.domain.records import KeySetRecord, LedgerEntry
 from fpvec_audit.errors import KeySetError, UnknownNameError, UsageError
-from fpvec_audit.registry.ledger import Ledger
-from fpvec_audit.registry.repositories.key_sets import KeySetRepository
+from fpvec_audit.registry.ledger import ARRIVALS, Ledger
+from fpvec_audit.registry.repositories.key_sets import COMMITTED, ISSUED, KeySetRepository
 from fpvec_audit.registry.repositories.licensees import LICENSEES, LicenseeRepository
 from fpvec_audit.registry.repositories.lookup import Directory, checked_name, normalised
 from fpvec_audit.registry.tables import CodeRow, CodeWordRow, LicenseeRow, VectorFamilyRow
 
 FAMILIES = Directory("vector family", VectorFamilyRow.id, None, prefix="fam-", listing="fpvec vector list")
+WORD_ISSUED = "code_word.issued"
 _SUGGESTED_FROM = 1000
 
 
@@ -106,6 +107,23 @@ class CodeWordRepository:
         found = dict(self._session.execute(counted.group_by(CodeWordRow.state)).all())
         return {state: found.get(state.value, 0) for state in WordState}
 
+    def arrival_before(self, key_set: KeySetRecord, code: CodeRecord | None) -> LedgerEntry | None:
+        """Return the entry by which this registry came from a copy, where words may have been issued elsewhere since.
+
+        None where it did not, where the key set is younger, or where a word of it was issued here since.
+
+        Args:
+            key_set: of the family.
+            code: its code, None while it has none.
+        """
+        arrivals = self._ledger.about("registry", events=ARRIVALS)
+        if not arrivals:
+            return None
+        last = None if code is None else self._highest(code)
+        here = [*self._ledger.about(key_set.id, events=(COMMITTED, ISSUED))[:1]]  # an assignment by chance comes later
+        here += () if last is None else self._ledger.about(last, events=(WORD_ISSUED,))
+        return None if any(entry.serial > arrivals[-1].serial for entry in here) else arrivals[-1]
+
     def issue(self, code: CodeRecord, licensee: str, *, number: int, commitment: str) -> CodeWordRecord:
         """Issue a word to a licensee, who is recorded where new.
 
@@ -139,7 +157,7 @@ class CodeWordRepository:
         self._session.add(row)
         self._session.flush()
         content = {"code": code.id, "number": number, "licensee": name, "commitment": commitment, "state": row.state}
-        self._ledger.append("code_word.issued", row.id, content)
+        self._ledger.append(WORD_ISSUED, row.id, content)
         return _word(row, name)
 
     def retire(self, code: CodeRecord, licensee: str, *, reason: str, by: str) -> CodeWordRecord:
@@ -206,6 +224,11 @@ class CodeWordRepository:
 
     def _last(self, code: CodeRecord, identifier: str) -> CodeWordRow | None:
         return self._session.scalars(self._of(code, identifier).order_by(CodeWordRow.number.desc()).limit(1)).first()
+
+    def _highest(self, code: CodeRecord) -> str | None:
+        """Return the id of the word that was issued last: numbers only grow."""
+        statement = select(CodeWordRow.id).where(CodeWordRow.code_id == code.id)
+        return self._session.scalars(statement.order_by(CodeWordRow.number.desc()).limit(1)).first()
 
     def _of(self, code: CodeRecord, identifier: str) -> Select[CodeWordRow]:
         return select(CodeWordRow).where(CodeWordRow.code_id == code.id, CodeWordRow.licensee_id == identifier)
