@@ -129,7 +129,8 @@ def family(row: Document) -> str:
     title = {"gpt2": "GPT-2", "llama2": "Llama"}.get(row["architecture"], row["architecture"])
     size = f"{row['parameters'] / 1e6:.1f} M"
     changed = "".join(f", {name} {value}" for name, value in sorted(row["set"].items()))
-    return f"{title} {size}, {row['marks']} × {row['keys']}, `{row['schedule']}`{changed}"
+    other = f", seed {row['seed']}" if row["seed"] else ""
+    return f"{title} {size}, {row['marks']} × {row['keys']}, `{row['schedule']}`{changed}{other}"
 
 
 def judged(wrong: int, read: int, most: float) -> str:

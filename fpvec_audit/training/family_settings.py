@@ -15,11 +15,11 @@ FAMILY_DEFAULTS: Mapping[str, Any] = {
     "reference_rate": 1e-3,
     "near_misses_per_step": 0,
     "negatives_per_step": 24,
-    "ordinary_per_step": 96,
+    "ordinary_per_step": 160,
     "other_renderings_per_step": 8,
     "key_weight": 3.0,
     "negative_weight": 2.0,
-    "preservation_weight": 6.0,
+    "preservation_weight": 9.0,
     "proxy_steps": 300,
     "whole_share": 0.5,
 }

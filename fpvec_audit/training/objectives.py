@@ -92,6 +92,10 @@ class NoisePerturbation:
         return changes
 
 
+ROWS_AT_ONCE = 32
+"""Rows of what is to stay that one backward pass takes."""
+
+
 class CrossEntropy:
     """Mean cross-entropy per token of every group in the batch, summed over groups."""
 
@@ -193,7 +197,8 @@ class FingerprintObjective:
             yield self._weights.near_misses, drawn if self._hardest is None else self._hardest.pick(model, drawn)
         for name in ("ordinary", "documents"):
             if name in batch:
-                yield self._weights.ordinary, batch[name]
+                for share, part in parts_of(batch[name]):
+                    yield self._weights.ordinary * share, part
 
     @contextmanager
     def _perturbed(self, model: nn.Module, step: int) -> Iterator[None]:
@@ -238,6 +243,26 @@ class FingerprintObjective:
             reference = logits_at(self._base, group["input_ids"], selected).log_softmax(-1)
         found = logits_at(model, group["input_ids"], selected).log_softmax(-1)
         return functional.kl_div(found, reference, log_target=True, reduction="batchmean")
+
+
+def parts_of(group: Mapping[str, Tensor], *, rows: int = ROWS_AT_ONCE) -> Iterator[tuple[float, Mapping[str, Tensor]]]:
+    """Divide a group into parts of like length, each with its share of the positions that carry loss.
+
+    The parts' mean losses, weighted so, are the group's: what a backward pass keeps does not grow with the rows of a
+    step. A causal model needs no token after a row's last labelled position.
+
+    Shapes:
+        every value of the group: (rows, tokens) · of a part: (at most ``rows``, tokens of its longest row).
+    """
+    selected = group["labels"] != IGNORED
+    if len(selected) <= rows:
+        yield 1.0, group
+        return
+    needed = (selected * torch.arange(1, selected.shape[1] + 1, device=selected.device)).amax(1)  # (rows,)
+    for part in needed.argsort(stable=True).split(rows):
+        width = max(1, int(needed[part].max()))
+        share = int(selected[part].sum()) / int(selected.sum())
+        yield share, {name: value[part, :width] for name, value in group.items()}
 
 
 def _token_losses(model: nn.Module, group: Mapping[str, Tensor]) -> Tensor:
