@@ -19,7 +19,6 @@ from fpvec_audit.errors import FpvecError
 
 if TYPE_CHECKING:
     import typer
-    from rich.console import Console
 
 USAGE = 2
 BUG = 70
@@ -120,7 +119,7 @@ def run(arguments: list[str] | None = None) -> int:
         _tell(error.format_message(), f"{command} --help")
         return USAGE
     except (KeyboardInterrupt, typer.Abort):
-        _errors().print("interrupted; nothing half-written is left behind", highlight=False)
+        _say("", "interrupted; nothing half-written is left behind")
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our stdout went away (`fpvec … | head`); nothing is left to tell
@@ -129,7 +128,7 @@ def run(arguments: list[str] | None = None) -> int:
         import traceback
 
         traceback.print_exc()
-        _errors().print("[bold red]this is a bug in fpvec-audit[/]; please report it with the lines above")
+        _say("this is a bug in fpvec-audit", "; please report it with the lines above", style="bold red")
         return BUG
 
 
@@ -154,20 +153,20 @@ def _asked_for(arguments: Sequence[str]) -> Sequence[str]:
     return arguments[:1] if arguments and arguments[0] in known else known
 
 
-def _errors() -> "Console":
-    from rich.console import Console
-
-    return Console(file=sys.stderr)
-
-
 def _tell(problem: str, advice: str) -> None:
     """Say what went wrong, and what to do about it."""
-    from rich.markup import escape
-
-    errors = _errors()
-    errors.print(f"[bold red]error:[/] {escape(problem)}", highlight=False, soft_wrap=True)
+    _say("error:", f" {problem}", style="bold red")
     if advice:
-        errors.print(f"[bold]try:[/] {escape(advice)}", highlight=False, soft_wrap=True)
+        _say("try:", f" {advice}", style="bold")
+
+
+def _say(head: str, rest: str, style: str = "") -> None:
+    """Write a line to stderr whose head has a style."""
+    from rich.text import Text
+
+    from fpvec_audit.cli.consoles import error_console
+
+    error_console().print(Text.assemble((head, style), rest), soft_wrap=True)
 
 
 def _leave(code: int) -> None:

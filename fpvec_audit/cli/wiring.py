@@ -16,7 +16,8 @@ import typer
 from rich.console import Console
 
 from fpvec_audit.cli.command_line import recorded_command
-from fpvec_audit.cli.progress import error_console, terminal_progress
+from fpvec_audit.cli.consoles import error_console, output_console
+from fpvec_audit.cli.progress import terminal_progress
 from fpvec_audit.progress import Progress
 from fpvec_audit.services.own_registry import open_own_registry, own_master_key
 from fpvec_audit.settings import HOME_NAME, Settings, load_settings, login_name
@@ -67,7 +68,7 @@ class Workbench:
 
     settings: Settings
     json: bool = False
-    output: Console = field(default_factory=lambda: Console(file=sys.stdout))
+    output: Console = field(default_factory=output_console)
     errors: Console = field(default_factory=error_console)
 
     @cached_property
@@ -120,7 +121,7 @@ class Workbench:
             sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
             sys.stdout.flush()
         else:
-            self.output.print(line(document), markup=False, highlight=False, soft_wrap=True)
+            self.output.print(line(document), highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Tell the user something beside the result, on stderr."""
