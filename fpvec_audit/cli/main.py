@@ -11,11 +11,13 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from fpvec_audit import __version__
-from fpvec_audit.errors import FpvecError
+from fpvec_audit.cli.streams import ReaderGoneError, guard_streams, settle_streams
+from fpvec_audit.errors import FpvecError, OutputError
 
 if TYPE_CHECKING:
     import typer
@@ -108,6 +110,8 @@ def run(arguments: list[str] | None = None) -> int:
         code = run_command(sys.argv[1:] if arguments is None else arguments)
         if code == INTERRUPTED:  # typer takes Ctrl-C for itself, and says nothing
             raise KeyboardInterrupt
+        with suppress(ReaderGoneError):  # what was done stands, and so does its exit code
+            sys.stdout.flush()
         return code
     except FpvecError as error:
         _tell(error.problem, error.advice)
@@ -121,9 +125,8 @@ def run(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         _say("", "interrupted; nothing half-written is left behind")
         return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our stdout went away (`fpvec … | head`); nothing is left to tell
-        return 0
+    except ReaderGoneError:
+        return 0  # the reader of our stdout went away (`fpvec … | head`); nothing is left to tell
     except Exception:  # noqa: BLE001 - the one place where a bug is caught, shown whole and given its own exit code
         import traceback
 
@@ -144,6 +147,11 @@ def run_command(arguments: Sequence[str]) -> int:
 def entry() -> None:
     """Run as the console script."""
     gc.set_threshold(200_000, 20, 20)  # loading libraries makes much and frees nothing: look for garbage less often
+    try:
+        guard_streams()
+    except OutputError as error:
+        _tell(error.problem, error.advice)
+        _leave(error.exit_code)
     _leave(run())
 
 
@@ -169,7 +177,7 @@ def _say(head: str, rest: str, style: str = "") -> None:
     error_console().print(Text.assemble((head, style), rest), soft_wrap=True)
 
 
-def _leave(code: int) -> None:
+def _leave(code: int) -> NoReturn:
     """End the process; does not return.
 
     Taking the interpreter apart, object by object, takes as long as stamping hundreds of megabytes, and frees what the
@@ -178,13 +186,10 @@ def _leave(code: int) -> None:
     """
     others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     if "torch" in sys.modules or not all(thread.daemon for thread in others):
+        settle_streams()
         sys.exit(code)
     atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (OSError, ValueError):  # nobody reads it, or it is closed: the interpreter knows what to do then
-        sys.exit(code)
+    settle_streams()
     os._exit(code)
 
 
