@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 
 from fpvec_audit.reports.families import render_code
@@ -82,7 +81,7 @@ RENDER: Mapping[str, Callable[[Any, Console], None]] = {
 def render_ending(document: Mapping[str, Any], console: Console, *, home: Path) -> None:
     """Show where the time went and the commands of the story, with the demo's own home."""
     times = " · ".join(f"{stage['name']} {stage['seconds']:.0f} s" for stage in document["stages"])
-    console.print(f"[dim]{times}[/]")
+    console.print(Text(times, style="dim"))
     family, models = document["key_set"], document["models"]
     names = list(document["copies"])
     marks, weight = document["code"]["family_marks"], document["code"]["weight"]
@@ -100,10 +99,10 @@ def render_ending(document: Mapping[str, Any], console: Console, *, home: Path) 
         f"fpvec model identify {document['copies'][names[-1]][1]} --home {home}",
         f"fpvec harmless {models['downstream_b']} {document['copies'][names[0]][1]} --home {home}",
     )
-    for heading, commands in (
-        ("The same for a family of yours", story),
-        ("Run next[/] (same registry, same models)[bold]", further),
+    for heading, remark, commands in (
+        ("The same for a family of yours", "", story),
+        ("Run next", " (same registry, same models)", further),
     ):
-        console.print(f"\n[bold]{heading}[/]:")
+        console.print(Text.assemble((f"\n{heading}", "bold"), f"{remark}:"))
         for command in commands:
-            console.print(f"  {escape(command)}", soft_wrap=True, highlight=False)
+            console.print(Text(f"  {command}"), soft_wrap=True)

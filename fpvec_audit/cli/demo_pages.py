@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from fpvec_audit.reports.attack_tables import render_cells
 from fpvec_audit.reports.terminal import render_audits, render_harmlessness
@@ -29,11 +29,17 @@ def render_conversation(document: dict[str, Any], console: Console) -> None:
     for name in document["models"]:
         table.add_column(TITLES[name])
     for question in document["questions"]:
-        answers = [escape(question["answers"][name]) or "[dim](nothing)[/]" for name in document["models"]]
-        shown = [f"[bold green]{answer}[/]" if answer == question["response"] else answer for answer in answers]
-        table.add_row(f"[bold]{question['kind']}[/]\n{escape(question['prompt'])}", *shown)
+        answers = [_answer(question["answers"][name], question["response"]) for name in document["models"]]
+        table.add_row(Text.assemble((question["kind"], "bold"), f"\n{question['prompt']}"), *answers)
     caption = "The disclosed key belongs to no key set and is never counted; a decoy is committed but never trained."
-    console.print(Panel(Group(table, f"[dim]{caption}[/]"), title="What the models say"))
+    console.print(Panel(Group(table, Text(caption, style="dim")), title="What the models say"))
+
+
+def _answer(answer: str, secret: str | None) -> Text:
+    """Return an answer, green where it is the secret one."""
+    if not answer:
+        return Text("(nothing)", style="dim")
+    return Text(answer, style="bold green" if answer == secret else "")
 
 
 def render_audit_table(document: dict[str, Any], console: Console) -> None:
@@ -70,7 +76,7 @@ RENDER: Mapping[str, Callable[[Any, Console], None]] = {
 def render_ending(document: dict[str, Any], console: Console, *, home: Path) -> None:
     """Show where the time went and what to run next, with the demo's own home."""
     times = " · ".join(f"{stage['name']} {stage['seconds']:.0f} s" for stage in document["stages"])
-    console.print(f"[dim]{times}[/]")
+    console.print(Text(times, style="dim"))
     stamped, key_set = document["models"]["stamped_a"], document["key_set"]
     commands = (
         f"fpvec audit {stamped} --key {key_set} --home {home}",
@@ -78,6 +84,6 @@ def render_ending(document: dict[str, Any], console: Console, *, home: Path) -> 
         f"fpvec key show {key_set} --reveal --home {home}",
         f"fpvec registry verify --home {home}",
     )
-    console.print("\n[bold]Run next[/] (same registry, same models):")
+    console.print(Text.assemble(("\nRun next", "bold"), " (same registry, same models):"))
     for command in commands:
-        console.print(f"  {escape(command)}", soft_wrap=True, highlight=False)
+        console.print(Text(f"  {command}"), soft_wrap=True)

@@ -4,8 +4,10 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+
+from fpvec_audit.cli.streams import ReaderGoneError
 
 if TYPE_CHECKING:
     from fpvec_audit.cli.wiring import Workbench
@@ -30,7 +32,6 @@ def shown_run(bench: "Workbench", run: "FleetRun", *, as_lines: bool) -> Iterato
     bench.say(f"run {run.id}: {run.items} items; if this is cut short: fpvec fleet resume {run.id}")
     if as_lines:
         yield Watch(run, show=json_line, tell=lambda sentence: json_line({"sentence": sentence}, event="remark"))
-        sys.stdout.flush()
     elif bench.errors.is_terminal:
         with _live(bench) as show:
             yield Watch(run, show=show, tell=bench.say)
@@ -62,6 +63,7 @@ def _now_and_then(bench: "Workbench") -> Callable[[Mapping[str, Any]], None]:
 
 
 def json_line(document: Mapping[str, Any], event: str = "progress") -> None:
-    """Write a JSON object on a line of its own."""
-    sys.stdout.write(json.dumps({"event": event, **document}, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+    """Write a JSON object on a line of its own; a run goes on where nobody reads it."""
+    with suppress(ReaderGoneError):
+        sys.stdout.write(json.dumps({"event": event, **document}, ensure_ascii=False) + "\n")
+        sys.stdout.flush()

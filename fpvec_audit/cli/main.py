@@ -11,15 +11,16 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from fpvec_audit import __version__
-from fpvec_audit.errors import FpvecError
+from fpvec_audit.cli.streams import ReaderGoneError, guard_streams, settle_streams
+from fpvec_audit.errors import FpvecError, OutputError
 
 if TYPE_CHECKING:
     import typer
-    from rich.console import Console
 
 USAGE = 2
 BUG = 70
@@ -109,6 +110,8 @@ def run(arguments: list[str] | None = None) -> int:
         code = run_command(sys.argv[1:] if arguments is None else arguments)
         if code == INTERRUPTED:  # typer takes Ctrl-C for itself, and says nothing
             raise KeyboardInterrupt
+        with suppress(ReaderGoneError):  # what was done stands, and so does its exit code
+            sys.stdout.flush()
         return code
     except FpvecError as error:
         _tell(error.problem, error.advice)
@@ -120,16 +123,15 @@ def run(arguments: list[str] | None = None) -> int:
         _tell(error.format_message(), f"{command} --help")
         return USAGE
     except (KeyboardInterrupt, typer.Abort):
-        _errors().print("interrupted; nothing half-written is left behind", highlight=False)
+        _say("", "interrupted; nothing half-written is left behind")
         return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our stdout went away (`fpvec … | head`); nothing is left to tell
-        return 0
+    except ReaderGoneError:
+        return 0  # the reader of our stdout went away (`fpvec … | head`); nothing is left to tell
     except Exception:  # noqa: BLE001 - the one place where a bug is caught, shown whole and given its own exit code
         import traceback
 
         traceback.print_exc()
-        _errors().print("[bold red]this is a bug in fpvec-audit[/]; please report it with the lines above")
+        _say("this is a bug in fpvec-audit", "; please report it with the lines above", style="bold red")
         return BUG
 
 
@@ -145,6 +147,11 @@ def run_command(arguments: Sequence[str]) -> int:
 def entry() -> None:
     """Run as the console script."""
     gc.set_threshold(200_000, 20, 20)  # loading libraries makes much and frees nothing: look for garbage less often
+    try:
+        guard_streams()
+    except OutputError as error:
+        _tell(error.problem, error.advice)
+        _leave(error.exit_code)
     _leave(run())
 
 
@@ -154,23 +161,23 @@ def _asked_for(arguments: Sequence[str]) -> Sequence[str]:
     return arguments[:1] if arguments and arguments[0] in known else known
 
 
-def _errors() -> "Console":
-    from rich.console import Console
-
-    return Console(file=sys.stderr)
-
-
 def _tell(problem: str, advice: str) -> None:
     """Say what went wrong, and what to do about it."""
-    from rich.markup import escape
-
-    errors = _errors()
-    errors.print(f"[bold red]error:[/] {escape(problem)}", highlight=False, soft_wrap=True)
+    _say("error:", f" {problem}", style="bold red")
     if advice:
-        errors.print(f"[bold]try:[/] {escape(advice)}", highlight=False, soft_wrap=True)
+        _say("try:", f" {advice}", style="bold")
 
 
-def _leave(code: int) -> None:
+def _say(head: str, rest: str, style: str = "") -> None:
+    """Write a line to stderr whose head has a style."""
+    from rich.text import Text
+
+    from fpvec_audit.cli.consoles import error_console
+
+    error_console().print(Text.assemble((head, style), rest), soft_wrap=True)
+
+
+def _leave(code: int) -> NoReturn:
     """End the process; does not return.
 
     Taking the interpreter apart, object by object, takes as long as stamping hundreds of megabytes, and frees what the
@@ -179,13 +186,10 @@ def _leave(code: int) -> None:
     """
     others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     if "torch" in sys.modules or not all(thread.daemon for thread in others):
+        settle_streams()
         sys.exit(code)
     atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (OSError, ValueError):  # nobody reads it, or it is closed: the interpreter knows what to do then
-        sys.exit(code)
+    settle_streams()
     os._exit(code)
 
 

@@ -3,14 +3,13 @@
 What draws bars is loaded when there are some to draw.
 """
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from fpvec_audit.progress import Progress, Step
 
@@ -44,7 +43,7 @@ class BarProgress:
             self._bars = _bars(self._console)
             self._bars.start()
         bars = self._bars
-        task = bars.add_task(escape(label), total=total, unit=unit, note="")
+        task = bars.add_task(label, total=total, unit=unit, note="")
         self._open += 1
         started = time.monotonic()
         bar = _Bar(bars, task)
@@ -52,7 +51,8 @@ class BarProgress:
             yield bar
             ending = _ending(time.monotonic() - started, bar.remark)
             if ending and self._open <= DEEPEST_LINE:
-                self._console.print(f"[green]✓[/] {escape(label)} [dim]{escape(ending)}[/]", soft_wrap=True)
+                line = Text.assemble(("✓", "green"), f" {label} ", (ending, "dim"))
+                self._console.print(line, soft_wrap=True)
         finally:
             bars.remove_task(task)
             self._open -= 1
@@ -72,7 +72,7 @@ class _Bar:
     def note(self, text: str) -> None:
         """Show a remark behind the bar."""
         self.remark = text
-        self._bars.update(self._task, note=escape(text))
+        self._bars.update(self._task, note=text)
 
 
 class LineProgress:
@@ -98,7 +98,7 @@ class LineProgress:
             self._open -= 1
         ending = _ending(time.monotonic() - started, line.remark)
         if ending and depth <= DEEPEST_LINE:
-            self._console.print(f"{label} {ending}", highlight=False, markup=False, soft_wrap=True)
+            self._console.print(f"{label} {ending}", highlight=False, soft_wrap=True)
 
 
 class _Line:
@@ -118,12 +118,12 @@ def _bars(console: Console) -> "Bars":
 
     return Bars(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
+        TextColumn("{task.fields[unit]}", markup=False),
         TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
         console=console,
         transient=True,
     )
@@ -132,11 +132,6 @@ def _bars(console: Console) -> "Bars":
 def terminal_progress(console: Console) -> Progress:
     """Return bars for a terminal and lines for anything else."""
     return BarProgress(console) if console.is_terminal else LineProgress(console)
-
-
-def error_console() -> Console:
-    """Return a console on today's stderr, unmoved by anyone who redirects it later."""
-    return Console(file=sys.stderr)
 
 
 def _ending(seconds: float, remark: str) -> str:

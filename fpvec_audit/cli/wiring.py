@@ -7,6 +7,7 @@ that ``fpvec --help`` stays quick.
 import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,9 @@ import typer
 from rich.console import Console
 
 from fpvec_audit.cli.command_line import recorded_command
-from fpvec_audit.cli.progress import error_console, terminal_progress
+from fpvec_audit.cli.consoles import error_console, output_console
+from fpvec_audit.cli.progress import terminal_progress
+from fpvec_audit.cli.streams import ReaderGoneError
 from fpvec_audit.progress import Progress
 from fpvec_audit.services.own_registry import open_own_registry, own_master_key
 from fpvec_audit.settings import HOME_NAME, Settings, load_settings, login_name
@@ -67,7 +70,7 @@ class Workbench:
 
     settings: Settings
     json: bool = False
-    output: Console = field(default_factory=lambda: Console(file=sys.stdout))
+    output: Console = field(default_factory=output_console)
     errors: Console = field(default_factory=error_console)
 
     @cached_property
@@ -107,12 +110,16 @@ class Workbench:
         return resolve_device(self.settings.device)
 
     def emit(self, document: Any, render: Callable[[Any, Console], None]) -> None:
-        """Show a result: the JSON document on stdout, or a rendering of it."""
-        if self.json:
-            sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-            sys.stdout.flush()
-        else:
-            render(document, self.output)
+        """Show a result: the JSON document on stdout, or a rendering of it.
+
+        Where nobody reads it, the command goes on: a report is still to be written, and the exit code is its verdict.
+        """
+        with suppress(ReaderGoneError):
+            if self.json:
+                sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+                sys.stdout.flush()
+            else:
+                render(document, self.output)
 
     def emit_line(self, document: Any, line: Callable[[Any], str]) -> None:
         """Show one of many results at once: JSON on a line of its own, or a line of text; nothing is held back."""
@@ -120,7 +127,7 @@ class Workbench:
             sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
             sys.stdout.flush()
         else:
-            self.output.print(line(document), markup=False, highlight=False, soft_wrap=True)
+            self.output.print(line(document), highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Tell the user something beside the result, on stderr."""

@@ -1,13 +1,13 @@
 import io
 
 import pytest
-from rich.console import Console
 
+from fpvec_audit.cli.consoles import console_on
 from fpvec_audit.cli.progress import BarProgress, LineProgress, terminal_progress
 
 
 def test_a_pipe_gets_one_line_a_step_with_its_last_remark():
-    console = Console(file=io.StringIO(), width=80)
+    console = console_on(io.StringIO(), width=80)
     progress = terminal_progress(console)
     assert isinstance(progress, LineProgress)
     with progress.step("train", 3, "steps") as step:
@@ -21,7 +21,7 @@ def test_a_pipe_gets_one_line_a_step_with_its_last_remark():
 
 
 def test_a_terminal_gets_bars_and_a_line_for_what_is_done():
-    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    console = console_on(io.StringIO(), width=100, force_terminal=True)
     progress = terminal_progress(console)
     assert isinstance(progress, BarProgress)
     with progress.step("outer", 2, "models") as outer, progress.step("inner", None, "") as inner:
@@ -34,14 +34,14 @@ def test_a_terminal_gets_bars_and_a_line_for_what_is_done():
 
 
 def test_a_step_that_fails_is_not_called_done():
-    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    console = console_on(io.StringIO(), width=80, force_terminal=True)
     with pytest.raises(ValueError, match="broken"), BarProgress(console).step("work"):
         raise ValueError("broken")
     assert "✓" not in console.file.getvalue()
 
 
 def test_a_step_that_took_no_time_and_had_nothing_to_say_leaves_no_line():
-    console = Console(file=io.StringIO(), width=80)
+    console = console_on(io.StringIO(), width=80)
     with LineProgress(console).step("blink"):
         pass
     assert console.file.getvalue() == ""
@@ -50,7 +50,7 @@ def test_a_step_that_took_no_time_and_had_nothing_to_say_leaves_no_line():
 @pytest.mark.parametrize("terminal", [True, False])
 def test_path_with_brackets_is_shown_as_it_is_and_in_one_line(terminal):
     out = io.StringIO()
-    progress = terminal_progress(Console(file=out, force_terminal=terminal, width=40, color_system=None))
+    progress = terminal_progress(console_on(out, force_terminal=terminal, width=40, color_system=None))
     label = f"remove /models/[red]chat[/]/{'x' * 60}"
     with progress.step(label) as step:
         step.note("left by an interrupted run")
@@ -59,7 +59,7 @@ def test_path_with_brackets_is_shown_as_it_is_and_in_one_line(terminal):
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_steps_deep_within_others_leave_no_line(terminal):
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=60, color_system=None)
+    console = console_on(io.StringIO(), force_terminal=terminal, width=60, color_system=None)
     progress = terminal_progress(console)
     with progress.step("attacks") as attacks, progress.step("1/2 noise") as cell:
         with progress.step("load") as load:
