@@ -156,6 +156,7 @@ def identifiers(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         *([("met first", f"{document['first_seen'][:19]} UTC")] if document.get("first_seen") else []),
         ("key set", f"{name} ({document['key_set']})" if name else document["key_set"]),
         ("audit", document["audit_id"]),
+        *([("trace", document["trace"])] if document.get("trace") else []),
         ("plan", document["plan_digest"]),
     ]
 

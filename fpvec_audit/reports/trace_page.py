@@ -12,7 +12,7 @@ from fpvec_audit.reports.family_charts import carriers_chart, licensees_chart, m
 from fpvec_audit.reports.family_text import family_sentence, marks_of, naming_conditions, own_copy, rule_text
 from fpvec_audit.reports.numbers_text import number, p_phrase, p_text, sentence
 from fpvec_audit.reports.page import Block, Group, Page, Pairs, Points, Section, Table, Text, present
-from fpvec_audit.reports.trace_text import MEANINGS, SENTENCES
+from fpvec_audit.reports.trace_text import MEANINGS, SENTENCES, identifiers
 from fpvec_audit.reports.transcript_blocks import how_to_get, transcript_blocks
 
 
@@ -148,13 +148,8 @@ def _method(document: Mapping[str, Any]) -> tuple[Block, ...]:
 
 
 def _identifiers(document: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    suspect = document["suspect"]
-    return (
-        ("suspect", str(suspect["location"])),
-        ("weights" if suspect["kind"] == "directory" else "address", str(suspect["digest"])),
-        ("trace", str(document["trace_id"])),
-        *((f"audit for {item['name']}", str(item["audit_id"])) for item in document["candidates"]),
-    )
+    audits = ((f"audit for {item['name']}", str(item["audit_id"])) for item in document["candidates"])
+    return (*identifiers(document), *audits)
 
 
 def _transcripts(
