@@ -80,6 +80,8 @@ def test_family_is_recorded_and_extracted_as_one_training_with_a_vector_a_mark(
     assert {vector.record.family for vector in vectors} == {result.family.id}
     assert {(vector.key_set, vector.record.inexact_elements) for vector in vectors} == {("acme", 0)}
     assert [mark["mark"] for mark in extracted.to_json()["marks"]] == [0, 1, 2]
+    alone = extract_vector(base, tmp_path / "family" / "mark-01", out=tmp_path / "alone", key_set="acme", **tools)
+    assert alone.vector_id == extracted.vectors[1].vector_id
     shown = show_vector(str(tmp_path / "vectors" / "mark-01"), registry=registry).to_json()
     assert (shown["mark"], shown["answered_alone"], shown["answered_within_words"]) == (1, 1.0, 1.0)
     prompts = [candidate.prompt for candidate in open_key_set("acme", registry=registry).candidates]
