@@ -55,7 +55,10 @@ def named_vectors(vectors: Sequence[str], licensees: Sequence[str], *, registry:
     """
     with registry.snapshot() as uow:
         for licensee in licensees:  # who gets a copy is recorded when it is made, which is late to refuse it
-            uow.licensees.checked(licensee)
+            if not uow.licensees.checked(licensee):
+                raise UsageError(
+                    "the name of a licensee is empty", advice="name whose copy it is, or leave --licensee out"
+                )
     scaled = tuple(open_vector(text, registry=registry) for text in vectors)
     if not scaled:
         raise UsageError("no vector to stamp with", advice="give one with --vector, or a family with --family")
