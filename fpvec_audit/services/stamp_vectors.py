@@ -84,7 +84,7 @@ def family_vectors(
         code_words: gives their words.
 
     Raises:
-        UsageError: no licensee, one twice, or one without a word; or several trainings of the family's keys.
+        UsageError: no licensee, one twice, a key set of one mark or without a code, or several trainings of it.
         UnknownNameError: no such family or licensee.
         KeySetError: a licensee's word is retired.
         VectorError: a mark has no vector, or its directory holds something else.
@@ -96,8 +96,6 @@ def family_vectors(
     with registry.unit_of_work() as uow:
         words = code_words(uow, family, licensees)
         key_set, marks = _marks_of(uow, family)
-    if len(words) != len(licensees):
-        raise UsageError("a licensee is named twice", advice="name each once")
     wanted = sorted({mark for word in words.values() for mark in word})
     missing = [mark for mark in wanted if mark not in marks]
     if missing:
