@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from fpvec_audit.catalog import load_catalog
+from fpvec_audit.cli import main as cli
 from fpvec_audit.domain.family import FamilyReport
 from fpvec_audit.domain.keys import KeySetSpecification
 from fpvec_audit.domain.records import JobState, ModelRole
@@ -145,3 +146,13 @@ def test_directory_that_is_not_the_family_it_was_is_refused(tmp_path, tools, bas
     with pytest.raises(UsageError, match="knows no family there"):
         extract_family(base, tmp_path / "moved", out=tmp_path / "vectors", **tools)
     assert not (tmp_path / "vectors").exists()
+
+
+def test_extracted_family_is_gone_on_with_by_names_not_by_secret_marks(
+    tmp_path, tools, base, key_set, answering, home, capsys
+):
+    trained(base, tmp_path / "family", tools)
+    order = ["vector", "extract", base, tmp_path / "family", "--out", tmp_path / "vectors", "--home", home]
+    assert cli.run(list(map(str, order))) == 0
+    told = capsys.readouterr().err
+    assert "next: fpvec licensee add NAME --family acme, then fpvec stamp DOWNSTREAM --family acme --licensee" in told
