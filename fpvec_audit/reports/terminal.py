@@ -56,7 +56,7 @@ def render_audits(documents: Mapping[str, Mapping[str, Any]], console: Console, 
             f"{audit['matched']}/{audit['issued']}",
             f"{audit['decoys_matched']}/{audit['decoys']}",
             p_shown(audit["p_value_corrected"]),
-            f"{audit['seconds']:.1f}",
+            f"{audit['seconds']:.1f}" if audit["seconds"] else "–",
             verdict_text(audit["verdict"]),
         ]
         for name, audit in documents.items()

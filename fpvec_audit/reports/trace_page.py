@@ -9,7 +9,7 @@ from fpvec_audit.reports.audit_charts import ranking_chart, weights_chart
 from fpvec_audit.reports.audit_page import TONES, engine_sentence, limits, weights_group
 from fpvec_audit.reports.carriers_text import carriers_sentence, how_read
 from fpvec_audit.reports.family_charts import carriers_chart, licensees_chart, marks_chart
-from fpvec_audit.reports.family_text import family_sentence, marks_of, naming_conditions, own_copy, rule_text
+from fpvec_audit.reports.family_text import family_sentence, marks_of, naming_conditions, own_copy, standing_text
 from fpvec_audit.reports.numbers_text import number, p_phrase, p_text, sentence
 from fpvec_audit.reports.page import Block, Group, Page, Pairs, Points, Section, Table, Text, present
 from fpvec_audit.reports.trace_text import MEANINGS, SENTENCES, identifiers
@@ -72,7 +72,7 @@ def _most(item: Mapping[str, Any], document: Mapping[str, Any]) -> float:
 def _rule(item: Mapping[str, Any]) -> str:
     if "shared" not in item:
         return f"rule: {item['rule']}"
-    return f"{item['shared']} of the {item['weight']} marks of its copy are there; {rule_text(item)}"
+    return f"{item['shared']} of the {item['weight']} marks of its copy are there; {standing_text(item)}"
 
 
 def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:

@@ -207,6 +207,13 @@ def test_audit_that_is_part_of_a_trace_names_the_trace():
     assert "trace" not in shown(terminal.render_audit, AUDIT | {"trace": ""})
 
 
+def test_audit_without_a_time_of_its_own_says_none():
+    shared = AUDIT | {"trace": "tr-0123456789abcdef", "seconds": 0.0}
+    assert "the audit took" in unwrapped(shown(terminal.render_audit, AUDIT))
+    assert "the audit took" not in unwrapped(shown(terminal.render_audit, shared))
+    assert "0.0" not in shown(terminal.render_audits, {"the suspect": shared})
+
+
 def test_family_of_a_trace_is_a_strip_of_cells_and_licensees_ranked():
     from fpvec_audit.reports.trace import render_trace
     from tests.reports.html_documents import FAMILY_TRACE
