@@ -11,6 +11,7 @@ from rich.text import Text
 from fpvec_audit.reports.audit_text import p_shown, weights
 from fpvec_audit.reports.carriers import render_carriers_found
 from fpvec_audit.reports.family_trace import render_families
+from fpvec_audit.reports.numbers_text import counted
 from fpvec_audit.reports.terminal import COLOURS, render_bullets, render_pairs
 from fpvec_audit.reports.trace_text import SENTENCES, identifiers
 
@@ -30,7 +31,7 @@ def render_trace(document: Mapping[str, Any], console: Console) -> None:
     table = Table(
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
-        title=f"{len(candidates)} key sets, the likeliest first",
+        title=counted(len(candidates), "key set") + (", the likeliest first" if len(candidates) > 1 else ""),
         title_justify="left",
     )
     for column in ("key set", "for"):

@@ -174,7 +174,8 @@ def _registry(open_registry: Callable[[], "Registry"]) -> Finding:
         return Finding("registry", BROKEN, error.problem, error.advice)
     if broken:
         return Finding("registry", BROKEN, f"ledger entry {broken.serial} does not fit", "restore it from a backup")
-    return Finding("registry", GOOD, f"{keys} key sets, {entries.serial if entries else 0} ledger entries, chain holds")
+    sets = f"{keys} key set{'' if keys == 1 else 's'}"
+    return Finding("registry", GOOD, f"{sets}, {entries.serial if entries else 0} ledger entries, chain holds")
 
 
 def _plugins(catalog: "Catalog") -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from fpvec_audit.reports import attack_tables, harmless_terminal, terminal
 from fpvec_audit.reports.audit_text import MEANINGS, SENTENCES, p_sentence
+from fpvec_audit.reports.trace_page import trace_page
 from tests.reports.documents import AUDIT, CELLS, HARM, SILENT
 from tests.reports.html_documents import ATTACKS, HARMFUL, HARMLESS, TRACE
 
@@ -200,6 +201,17 @@ def test_trace_says_by_which_id_it_is_asked_for():
     from fpvec_audit.reports.trace import render_trace
 
     assert TRACE["trace_id"] in shown(render_trace, TRACE)
+
+
+def test_trace_of_one_key_set_has_no_plural():
+    from fpvec_audit.reports.trace import render_trace
+
+    alone = TRACE | {"candidates": TRACE["candidates"][:1]}
+    assert "1 key set\n" in "\n".join(line.strip() for line in shown(render_trace, alone).splitlines()) + "\n"
+    page = trace_page(alone)
+    assert page.subject.endswith("over 1 key set")
+    assert "1 key sets" not in str(page)
+    assert f"{len(TRACE['candidates'])} key sets, the likeliest first" in shown(render_trace, TRACE)
 
 
 def test_audit_that_is_part_of_a_trace_names_the_trace():
