@@ -125,6 +125,7 @@ def audit(
     from fpvec_audit.services.audit import audit as audit_suspect
     from fpvec_audit.services.audit import plan_audit
     from fpvec_audit.services.audit_settings import checked_settings
+    from fpvec_audit.services.doctor import checked_device
 
     if sum(option is not None for option in (plan_request, witness, blind)) > 1:
         raise UsageError("--plan-request, --witness and --blind exclude each other", advice="use one at a time")
@@ -132,6 +133,7 @@ def audit(
     if order.anything and (plan_request is not None or blind is not None):
         raise UsageError("--report and --figures: there is nothing to report before the suspect was asked")
     bench = open_bench(home, registry, json, backend=checked_backend(backend, suspect), device=device)
+    engine_device = checked_device(bench.settings.device)
     settings = checked_settings(
         profile=profile,
         match=match,
@@ -161,7 +163,7 @@ def audit(
         "catalog": bench.catalog,
         "progress": bench.progress,
         "backend": bench.settings.backend,
-        "device": bench.settings.device,
+        "device": engine_device,
         "tensor_parallel": checked_tensor_parallel(tensor_parallel, suspect),
     }
     if blind is not None:

@@ -241,10 +241,12 @@ def examine(
     """
     from fpvec_audit.evidence.signing import SigningKey
     from fpvec_audit.reports.terminal import render_fields
+    from fpvec_audit.services.doctor import checked_device
     from fpvec_audit.services.examiner import examine as examine_suspect
 
     settled = checked_backend(backend, suspect)
     bench = open_bench(home, registry, json, device=device)
+    engine_device = checked_device(bench.settings.device)
     examination = examine_suspect(
         package,
         suspect,
@@ -264,7 +266,7 @@ def examine(
             timeout=timeout,
         ),
         architecture=architecture,
-        device=bench.settings.device,
+        device=engine_device,
         progress=bench.progress,
     )
     bench.emit(examination.to_json(), render_fields)
@@ -286,17 +288,19 @@ def attach(
     Example: fpvec evidence attach acme.examined
     """
     from fpvec_audit.reports.terminal import render_audit
+    from fpvec_audit.services.doctor import checked_device
     from fpvec_audit.services.evidence import known_owner
     from fpvec_audit.services.examining import attach as attach_examination
 
     bench = open_bench(home, registry, json, backend=backend, device=device)
+    engine_device = checked_device(bench.settings.device)
     examined = attach_examination(
         file,
         registry=bench.registry,
         catalog=bench.catalog,
         owner=known_owner(bench.settings.home),
         backend=bench.settings.backend,
-        device=bench.settings.device,
+        device=engine_device,
         progress=bench.progress,
     )
     bench.emit(examined.to_json(), render_audit)

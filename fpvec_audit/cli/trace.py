@@ -94,10 +94,12 @@ def trace(
     """
     from fpvec_audit.reports.trace import render_trace
     from fpvec_audit.services.audit_settings import checked_settings
+    from fpvec_audit.services.doctor import checked_device
     from fpvec_audit.services.trace import trace as trace_suspect
 
     order = ReportOrder(report, figures, transcript).check()
     bench = open_bench(home, registry, json, backend=checked_backend(backend, suspect), device=device)
+    engine_device = checked_device(bench.settings.device)
     settings = checked_settings(
         profile=profile,
         match=match,
@@ -125,7 +127,7 @@ def trace(
         registry=bench.registry,
         catalog=bench.catalog,
         backend=bench.settings.backend,
-        device=bench.settings.device,
+        device=engine_device,
         tensor_parallel=checked_tensor_parallel(tensor_parallel, suspect),
         progress=bench.progress,
         announce=bench.say,

@@ -1,6 +1,7 @@
 """``fpvec vector``: extract, compress, list and show fingerprint vectors."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -68,8 +69,12 @@ def extract(
 
         family = extract_family(base, fingerprinted, **how)
         bench.emit(family.to_json(), render_family_vectors)
-        marks = " ".join(f"--vector {vector.out}" for vector in family.vectors[:3])
-        bench.say(f"next: fpvec stamp DOWNSTREAM {marks} --out STAMPED, with the marks of a licensee's code word")
+        with bench.registry.snapshot() as uow:
+            name = quote(uow.key_sets.find(family.family.key_set).name)
+        bench.say(
+            f"next: fpvec licensee add NAME --family {name}, then "
+            f"fpvec stamp DOWNSTREAM --family {name} --licensee NAME --out STAMPED"
+        )
         return
     result = extract_vector(base, fingerprinted, **how)
     bench.emit(result.to_json(), render_fields)

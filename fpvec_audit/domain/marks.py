@@ -90,8 +90,10 @@ def family_specification(
         UsageError: a number that cannot be meant, or with which no mark could ever be read.
     """
     each = DEFAULT_KEYS if keys is None else keys
-    if not 2 <= marks <= MOST_MARKS or each < 1:
+    if not 2 <= marks <= MOST_MARKS:
         raise UsageError(f"{marks} marks of {each} keys", advice=f"a family has from 2 to {MOST_MARKS} marks")
+    if each < 1:
+        raise UsageError(f"{marks} marks of {each} keys (--count {each})", advice="a mark has at least one key")
     beside = default_decoys(marks * each) if decoys is None else decoys
     specification = KeySetSpecification(scheme=scheme, issued=marks * each, decoys=beside, marks=marks)
     refuse_unreadable(each, marks=marks, decoys=beside, alpha=Fraction(DEFAULT_ALPHA))

@@ -171,7 +171,7 @@ def item_key(action: FleetAction, whole: Mapping[str, Any]) -> str:
 
 def _with_place(whole: dict[str, Any]) -> dict[str, Any]:
     """Say where a copy is to lie."""
-    from fpvec_audit.services.stamp_orders import copy_name
+    from fpvec_audit.services.copy_names import copy_name
 
     into = whole.pop(INTO, None)
     if "out" not in whole:

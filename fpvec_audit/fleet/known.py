@@ -28,7 +28,12 @@ def refuse_unknown(
 
     Raises:
         UsageError: there is no such key set, family, vector, suite or attack, or an attack has no such parameter.
+        SettingsError: there is no such device.
     """
+    from fpvec_audit.services.doctor import refuse_unknown_device
+
+    if "device" in options:
+        refuse_unknown_device(options["device"])
     with registry.snapshot() as uow:
         _look_up(uow, options)
     if action is FleetAction.ATTACK:

@@ -22,7 +22,8 @@ from fpvec_audit.registry.database import database_file, describe, make_engine, 
 from fpvec_audit.registry.ledger import Ledger
 from fpvec_audit.registry.master_key import MASTER_KEY_FILE, KeyFile, MasterKeySource, NoKey
 from fpvec_audit.registry.redaction import Redaction
-from fpvec_audit.registry.repositories.audits import AttackRunRepository, AuditRepository
+from fpvec_audit.registry.repositories.attack_runs import AttackRunRepository
+from fpvec_audit.registry.repositories.audits import AuditRepository
 from fpvec_audit.registry.repositories.candidates import CandidateRepository
 from fpvec_audit.registry.repositories.code_words import CodeWordRepository
 from fpvec_audit.registry.repositories.fleets import FleetRepository

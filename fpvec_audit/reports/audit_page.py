@@ -82,7 +82,8 @@ def engine_sentence(document: Mapping[str, Any]) -> str:
         if suspect["kind"] == "directory"
         else "The suspect was asked through its endpoint, with"
     )
-    return f"{where} {backend['engine']} {backend['version']}{rounding}; it took {document['seconds']:.1f} s."
+    took = f"; it took {document['seconds']:.1f} s" if document["seconds"] else ""
+    return f"{where} {backend['engine']} {backend['version']}{rounding}{took}."
 
 
 def weights_group(chart: Chart | None, told: Mapping[str, Any] | None) -> Group | None:

@@ -105,10 +105,11 @@ def method(document: Mapping[str, Any]) -> list[str]:
     way = PROFILES.get(document.get("profile", ""), "")
     rule = "begins with" if document.get("match") == "prefix" else "is"
     rounding = "" if backend["deterministic"] else ", which may round differently from run to run"
+    # Of the audits of a trace, which are asked and scored together, none has a time of its own.
+    took = f"; the audit took {document['seconds']:.1f} s" if document["seconds"] else ""
     paragraphs = [
         f"{document['queries']} questions{f', {way}' if way else ''}; an answer counts where it {rule} the candidate's "
-        f"response. {where} {backend['engine']} {backend['version']}{rounding}; the audit took "
-        f"{document['seconds']:.1f} s.",
+        f"response. {where} {backend['engine']} {backend['version']}{rounding}{took}.",
         "The plan was in the ledger before the first question, the order of the questions was drawn after it, and what "
         f"asked did not know which candidates are keys. Grade: {document['grade']}.",
     ]
@@ -156,6 +157,7 @@ def identifiers(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         *([("met first", f"{document['first_seen'][:19]} UTC")] if document.get("first_seen") else []),
         ("key set", f"{name} ({document['key_set']})" if name else document["key_set"]),
         ("audit", document["audit_id"]),
+        *([("trace", document["trace"])] if document.get("trace") else []),
         ("plan", document["plan_digest"]),
     ]
 

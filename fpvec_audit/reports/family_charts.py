@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fpvec_audit.reports.carriers_text import findings_of
 from fpvec_audit.reports.dot_rows import Axis, Dot, Row, draw_rows
 from fpvec_audit.reports.drawing import PALETTE, bare_axes, label, new_figure
-from fpvec_audit.reports.family_text import rule_text, told_by_text
+from fpvec_audit.reports.family_text import standing_text, told_by_text
 from fpvec_audit.reports.numbers_text import p_text
 from fpvec_audit.reports.page import Chart, Table
 
@@ -167,7 +167,7 @@ def _licensee_row(item: Mapping[str, Any]) -> tuple[str, ...]:
         str(item["licensee"]),
         f"{item['shared']} of {item['weight']}",
         p_text(min(item["rules"].values())) if item["rules"] else "–",
-        rule_text(item),
+        standing_text(item),
     )
 
 

@@ -38,6 +38,11 @@ def rule_text(licensee: Mapping[str, Any]) -> str:
     return f"not named; would be if at most {borne} pooled" if borne else "not named"
 
 
+def standing_text(licensee: Mapping[str, Any]) -> str:
+    """Return by which rule a licensee is named, in words, and whether its word is out of use."""
+    return rule_text(licensee) + (", word retired" if licensee["state"] == "retired" else "")
+
+
 def naming_conditions(family: Mapping[str, Any]) -> list[str]:
     """Return on what a family's names rest beside the test of the family as a whole, a sentence for each rule."""
     told = {

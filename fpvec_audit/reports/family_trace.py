@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fpvec_audit.reports.audit_text import p_shown
-from fpvec_audit.reports.family_text import family_sentence, marks_of, own_copy, proportions, rule_text, strips
+from fpvec_audit.reports.family_text import family_sentence, marks_of, own_copy, proportions, standing_text, strips
 from fpvec_audit.reports.terminal import table_of
 
 MOST_SHOWN = 8
@@ -27,7 +27,7 @@ def render_families(document: Mapping[str, Any], console: Console) -> None:
                 Text(item["licensee"], style="bold green" if item["named"] else ""),
                 f"{item['shared']}/{item['weight']}",
                 p_shown(min(item["rules"].values())) if item["rules"] else "–",
-                rule_text(item) + (", word retired" if item["state"] == "retired" else ""),
+                standing_text(item),
             ]
             for item in shown
         ]

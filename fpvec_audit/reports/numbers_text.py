@@ -50,3 +50,8 @@ def odds(value: float) -> str:
 def sentence(text: str) -> str:
     """Return a remark as a sentence."""
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return how many there are of something, whose plural ends with s."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -32,8 +32,7 @@ def render_audit(document: Mapping[str, Any], console: Console) -> None:
     console.print(Text.assemble((f"{verdict}  ", f"bold {COLOURS[verdict]}"), (audit_text.SENTENCES[verdict], "bold")))
     console.print(Text(audit_text.finding(document)))
     _section(console, "What this means", [audit_text.MEANINGS[verdict]])
-    _heading(console, "Numbers")
-    console.print(Padding(_pairs(audit_text.numbers(document)), (0, 0, 0, 2)))
+    render_pairs(console, "Numbers", audit_text.numbers(document))
     if document["controls"]:
         shown = {_control_name(control): control for control in document["controls"]}
         render_audits({"the suspect": document, **shown}, console, title="Beside controls")
@@ -46,8 +45,7 @@ def render_audit(document: Mapping[str, Any], console: Console) -> None:
             f"{audit['at'][:16]} {audit['verdict']} ({audit['audit_id']})" for audit in document["earlier_audits"]
         ]
         render_bullets(console, "Earlier audits of this suspect with these keys", earlier)
-    _heading(console, "Identifiers")
-    console.print(Padding(_pairs(audit_text.identifiers(document)), (0, 0, 0, 2)))
+    render_pairs(console, "Identifiers", audit_text.identifiers(document))
 
 
 def render_audits(documents: Mapping[str, Mapping[str, Any]], console: Console, *, title: str = "Audits") -> None:
@@ -58,7 +56,7 @@ def render_audits(documents: Mapping[str, Mapping[str, Any]], console: Console, 
             f"{audit['matched']}/{audit['issued']}",
             f"{audit['decoys_matched']}/{audit['decoys']}",
             p_shown(audit["p_value_corrected"]),
-            f"{audit['seconds']:.1f}",
+            f"{audit['seconds']:.1f}" if audit["seconds"] else "–",
             verdict_text(audit["verdict"]),
         ]
         for name, audit in documents.items()
@@ -340,6 +338,12 @@ def _section(console: Console, title: str, paragraphs: Sequence[str]) -> None:
     _heading(console, title)
     for paragraph in paragraphs:
         console.print(Padding(Text(paragraph), (0, 0, 0, 2)))
+
+
+def render_pairs(console: Console, title: str, pairs: Sequence[tuple[str, str]]) -> None:
+    """Show a heading, and names and values under it."""
+    _heading(console, title)
+    console.print(Padding(_pairs(pairs), (0, 0, 0, 2)))
 
 
 def render_bullets(console: Console, title: str, lines: Sequence[str]) -> None:

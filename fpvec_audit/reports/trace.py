@@ -11,8 +11,9 @@ from rich.text import Text
 from fpvec_audit.reports.audit_text import p_shown, weights
 from fpvec_audit.reports.carriers import render_carriers_found
 from fpvec_audit.reports.family_trace import render_families
-from fpvec_audit.reports.terminal import COLOURS, render_bullets
-from fpvec_audit.reports.trace_text import SENTENCES
+from fpvec_audit.reports.numbers_text import counted
+from fpvec_audit.reports.terminal import COLOURS, render_bullets, render_pairs
+from fpvec_audit.reports.trace_text import SENTENCES, identifiers
 
 MOST_SHOWN = 20
 """Key sets in the table; those that are named are always among them, as they come first."""
@@ -30,7 +31,7 @@ def render_trace(document: Mapping[str, Any], console: Console) -> None:
     table = Table(
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
-        title=f"{len(candidates)} key sets, the likeliest first",
+        title=counted(len(candidates), "key set") + (", the likeliest first" if len(candidates) > 1 else ""),
         title_justify="left",
     )
     for column in ("key set", "for"):
@@ -65,3 +66,4 @@ def render_trace(document: Mapping[str, Any], console: Console) -> None:
     render_bullets(console, "What the weights look like", weights(document)[:MOST_SHOWN])
     render_bullets(console, "Notes", document["warnings"])
     render_bullets(console, "What this does not prove", document["does_not_prove"])
+    render_pairs(console, "Identifiers", identifiers(document))

@@ -9,10 +9,10 @@ from fpvec_audit.reports.audit_charts import ranking_chart, weights_chart
 from fpvec_audit.reports.audit_page import TONES, engine_sentence, limits, weights_group
 from fpvec_audit.reports.carriers_text import carriers_sentence, how_read
 from fpvec_audit.reports.family_charts import carriers_chart, licensees_chart, marks_chart
-from fpvec_audit.reports.family_text import family_sentence, marks_of, naming_conditions, own_copy, rule_text
-from fpvec_audit.reports.numbers_text import number, p_phrase, p_text, sentence
+from fpvec_audit.reports.family_text import family_sentence, marks_of, naming_conditions, own_copy, standing_text
+from fpvec_audit.reports.numbers_text import counted, number, p_phrase, p_text, sentence
 from fpvec_audit.reports.page import Block, Group, Page, Pairs, Points, Section, Table, Text, present
-from fpvec_audit.reports.trace_text import MEANINGS, SENTENCES
+from fpvec_audit.reports.trace_text import MEANINGS, SENTENCES, identifiers
 from fpvec_audit.reports.transcript_blocks import how_to_get, transcript_blocks
 
 
@@ -26,7 +26,7 @@ def trace_page(document: Mapping[str, Any], transcripts: Mapping[str, Sequence[E
     verdict, named = document["verdict"], document["named"]
     names = " and ".join(dict.fromkeys(str(item["licensee"]) for item in named))
     return Page(
-        subject=f"Trace of {document['suspect']['location']} over {len(document['candidates'])} key sets",
+        subject=f"Trace of {document['suspect']['location']} over {counted(len(document['candidates']), 'key set')}",
         verdict=verdict,
         tone=TONES[verdict],
         headline=SENTENCES[verdict].format(named=names),
@@ -72,7 +72,7 @@ def _most(item: Mapping[str, Any], document: Mapping[str, Any]) -> float:
 def _rule(item: Mapping[str, Any]) -> str:
     if "shared" not in item:
         return f"rule: {item['rule']}"
-    return f"{item['shared']} of the {item['weight']} marks of its copy are there; {rule_text(item)}"
+    return f"{item['shared']} of the {item['weight']} marks of its copy are there; {standing_text(item)}"
 
 
 def _evidence(document: Mapping[str, Any]) -> tuple[Block, ...]:
@@ -132,12 +132,14 @@ def _controls_table(controls: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _method(document: Mapping[str, Any]) -> tuple[Block, ...]:
+    traced = len(document["candidates"])
     order = (
         "Every key set was sealed with its decoys before anything was known about this suspect, and chance picked its "
         "keys.",
-        f"The plans of all {len(document['candidates'])} key sets went into the ledger. Each says how many are tested "
-        "together.",
-        "The order of the questions was drawn after the plans.",
+        "The plan of the key set went into the ledger."
+        if traced == 1
+        else f"The plans of all {traced} key sets went into the ledger. Each says how many are tested together.",
+        "The order of the questions was drawn after that.",
         f"{document['queries']} questions were asked in one interview; a text that several key sets ask for is sent "
         "once. What asked did not know which are keys.",
         "Then every key set was scored. Holm's correction over all tests of all key sets keeps the chance of finding "
@@ -148,13 +150,8 @@ def _method(document: Mapping[str, Any]) -> tuple[Block, ...]:
 
 
 def _identifiers(document: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    suspect = document["suspect"]
-    return (
-        ("suspect", str(suspect["location"])),
-        ("weights" if suspect["kind"] == "directory" else "address", str(suspect["digest"])),
-        ("trace", str(document["trace_id"])),
-        *((f"audit for {item['name']}", str(item["audit_id"])) for item in document["candidates"]),
-    )
+    audits = ((f"audit for {item['name']}", str(item["audit_id"])) for item in document["candidates"])
+    return (*identifiers(document), *audits)
 
 
 def _transcripts(

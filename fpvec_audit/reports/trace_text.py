@@ -1,5 +1,8 @@
 """The words of a trace, apart from how they are laid out."""
 
+from collections.abc import Mapping
+from typing import Any
+
 SENTENCES = {
     "MATCH": "The suspect knows the keys of {named}.",
     "NO_MATCH": "None of the key sets was found in the suspect.",
@@ -20,3 +23,13 @@ MEANINGS = {
         "there are met. The notes under Limits say what is missing."
     ),
 }
+
+
+def identifiers(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what identifies the suspect and the trace."""
+    suspect = document["suspect"]
+    return [
+        ("suspect", str(suspect["location"])),
+        ("weights" if suspect["kind"] == "directory" else "address", str(suspect["digest"])),
+        ("trace", str(document["trace_id"])),
+    ]

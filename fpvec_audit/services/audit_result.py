@@ -1,13 +1,13 @@
 """The result of an audit as a value, and as the versioned document that scripts read and the registry keeps."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from fpvec_audit.domain.audit import Score, TestResult, Verdict
-from fpvec_audit.domain.audit_plan import SEQUENTIAL, AuditPlan, Begin
+from fpvec_audit.domain.audit_plan import EXACT, SEQUENTIAL, AuditPlan, Begin
 from fpvec_audit.domain.keys import SELF_ATTESTED
 from fpvec_audit.domain.ports import BackendDescription
 from fpvec_audit.domain.transcript import Answer, Record, answers
@@ -23,10 +23,15 @@ DOES_NOT_PROVE = (
     "that no other registry, and no audit outside this ledger, exists",
     "that the keys never leaked",
 )
-NOT_FOUND_DOES_NOT_PROVE = (
+NEVER_IN_CONTACT_BY_ANSWERS = (
     "that the suspect never had contact with the keys: averaged or suppressed copies are not excluded, as only answers "
-    "were looked at",
+    "were looked at"
 )
+NEVER_IN_CONTACT = (
+    "that the suspect never had contact with the keys: copies that were averaged, trained further or made to suppress "
+    "them, so far that none of these tests shows them, are not excluded"
+)
+ANSWER_TESTS = frozenset({EXACT, SEQUENTIAL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ class AuditResult:
     @property
     def does_not_prove(self) -> tuple[str, ...]:
         """What no reader should take from the verdict."""
-        return DOES_NOT_PROVE if self.verdict is Verdict.MATCH else NOT_FOUND_DOES_NOT_PROVE + DOES_NOT_PROVE[:1]
+        return what_does_not_prove(self.verdict, self.plan.tests)
 
     def to_json(self) -> dict[str, Any]:
         """Return the document; it holds no prompt, no response and no word about which candidates are issued."""
@@ -151,6 +156,18 @@ class AuditResult:
             "weights": None if self.weights is None else dict(self.weights),
             "tool_version": plan.tool_version,
         }
+
+
+def what_does_not_prove(verdict: Verdict, tests: Iterable[str]) -> tuple[str, ...]:
+    """Return what no reader should take from a verdict, in sentences.
+
+    Args:
+        verdict: of an audit or a trace.
+        tests: names of the tests that it rests on.
+    """
+    if verdict is Verdict.MATCH:
+        return DOES_NOT_PROVE
+    return NEVER_IN_CONTACT_BY_ANSWERS if ANSWER_TESTS.issuperset(tests) else NEVER_IN_CONTACT, DOES_NOT_PROVE[0]
 
 
 def audit_grade(plan: AuditPlan, begin: Begin) -> str:

@@ -5,6 +5,7 @@ The registry holds numbers and digests of words; the words follow from the key s
 it (``fam-…``): words belong to the key set, so another training of it keeps them.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from fpvec_audit.domain.code_words import WordBook
 from fpvec_audit.domain.codes import parse_code
 from fpvec_audit.domain.records import KeySetRecord
 from fpvec_audit.errors import KeySetError, RegistryError, UsageError
+from fpvec_audit.services.code_summary import marked_key_set
 
 if TYPE_CHECKING:
     from fpvec_audit.registry.unit_of_work import UnitOfWork
@@ -29,7 +31,7 @@ def code_word(uow: "UnitOfWork", family: str, licensee: str, *, purpose: str) ->
 
     Raises:
         UnknownNameError: there is no such family or licensee.
-        UsageError: the family has no code yet, or the licensee no word.
+        UsageError: the key set has one mark or no code yet, or a licensee is named twice.
         KeySetError: the licensee's word is retired.
         RegistryError: the vault cannot give the secret, or the word is not the one that was recorded.
     """
@@ -51,7 +53,7 @@ def code_words(
     Raises:
         FpvecError: as :func:`code_word`.
     """
-    key_set = uow.code_words.key_set_of(family)
+    key_set = marked_key_set(uow, family)
     code = uow.code_words.code_of(key_set.id)
     if code is None:
         raise UsageError(
@@ -59,6 +61,9 @@ def code_words(
             advice=f"`fpvec licensee add NAME --family {key_set.name}` chooses one",
         )
     found = [uow.code_words.find(code, reference) for reference in licensees]
+    twice = [name for name, times in Counter(record.licensee for record in found).items() if times > 1]
+    if twice:
+        raise UsageError(f"licensee {twice[0]!r} is named more than once", advice="name each once")
     for record in found:
         if record.state is WordState.RETIRED:
             raise KeySetError(

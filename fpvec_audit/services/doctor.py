@@ -1,6 +1,7 @@
 """Use case: say what works here and what does not, with the mend for each thing that does not."""
 
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,15 +45,42 @@ def resolve_device(asked: str) -> str:
     Raises:
         SettingsError: an unknown device, or CUDA where there is none.
     """
+    refuse_unknown_device(asked)
+    if asked == "cpu":
+        return asked
+
     import torch
 
-    if asked not in ("auto", "cpu") and not asked.startswith("cuda"):
-        raise SettingsError(f"device {asked!r} is unknown", advice="use auto, cpu or cuda")
-    if asked.startswith("cuda") and not torch.cuda.is_available():
-        raise SettingsError(f"device {asked!r} is not there: torch sees no CUDA device", advice="use --device cpu")
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        raise SettingsError(f"device {asked!r} is not there: torch sees no CUDA device", advice="use --device cpu")
+    found = torch.cuda.device_count()
+    if int(asked.partition(":")[2] or 0) >= found:
+        raise SettingsError(f"device {asked!r} is not there", advice=f"torch sees {found}: cuda:0 to cuda:{found - 1}")
     return asked
+
+
+def checked_device(asked: str) -> str:
+    """Return a device as it was asked for, after a look at whether it is there.
+
+    ``auto`` stays open: an engine settles by itself what it runs on, and vLLM may be one without CUDA beside a torch
+    that has it.
+
+    Raises:
+        SettingsError: an unknown device, or CUDA where there is none.
+    """
+    return asked if asked == "auto" else resolve_device(asked)
+
+
+def refuse_unknown_device(asked: str) -> None:
+    """Refuse what is called like no device, whatever this machine has.
+
+    Raises:
+        SettingsError: it is called by no such name.
+    """
+    if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", asked) is None:
+        raise SettingsError(f"device {asked!r} is unknown", advice="use auto, cpu or cuda")
 
 
 def examine(*, home: Path, catalog: "Catalog", open_registry: Callable[[], "Registry"]) -> tuple[Finding, ...]:
@@ -146,7 +174,8 @@ def _registry(open_registry: Callable[[], "Registry"]) -> Finding:
         return Finding("registry", BROKEN, error.problem, error.advice)
     if broken:
         return Finding("registry", BROKEN, f"ledger entry {broken.serial} does not fit", "restore it from a backup")
-    return Finding("registry", GOOD, f"{keys} key sets, {entries.serial if entries else 0} ledger entries, chain holds")
+    sets = f"{keys} key set{'' if keys == 1 else 's'}"
+    return Finding("registry", GOOD, f"{sets}, {entries.serial if entries else 0} ledger entries, chain holds")
 
 
 def _plugins(catalog: "Catalog") -> Iterator[Finding]:

@@ -170,7 +170,8 @@ def extract_vector(
         UsageError: an unknown dtype or key set, or no adapter for one of the models.
         CheckpointError: a model cannot be read, is quantised, or holds NaN or Inf.
         VectorError: the two models do not fit each other.
-        KeySetError: the key set is bound to another base.
+        KeySetError: the key set is bound to another base, is retired or compromised and not known to be in this model,
+            or has several marks of which the model is none.
         OutputError: ``out`` exists, or the disk is full.
     """
     from fpvec_audit.tensors.staging import refuse_existing, sole_finisher, staged_directory

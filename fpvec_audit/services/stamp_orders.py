@@ -3,7 +3,6 @@
 All of it is settled on headers and names, before the first byte is written.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -16,6 +15,7 @@ from fpvec_audit.domain.ports import TensorRole
 from fpvec_audit.domain.vector import Vocabulary, checked_scale
 from fpvec_audit.errors import CheckpointError, UsageError, VectorError
 from fpvec_audit.progress import NO_PROGRESS, Progress
+from fpvec_audit.services.copy_names import copy_name
 from fpvec_audit.services.extract import find_vector
 from fpvec_audit.services.models import IdentifiedModel
 
@@ -380,17 +380,3 @@ def copies(orders: Sequence[StampOrder], *, out: Path) -> list[StampOrder]:
         taken[name] = asked
         named.append(replace(order, out=out / name))
     return named
-
-
-def copy_name(source: Path, licensee: str) -> str:
-    """Return what a copy is called beside others: its downstream's name, with whom it is for.
-
-    Args:
-        source: directory of the downstream model or adapter.
-        licensee: for whom, empty for nobody in particular.
-    """
-    return source.resolve().name + (f"-{_file_name(licensee)}" if licensee else "")
-
-
-def _file_name(licensee: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", licensee).strip("-.") or "licensee"

@@ -55,7 +55,10 @@ def named_vectors(vectors: Sequence[str], licensees: Sequence[str], *, registry:
     """
     with registry.snapshot() as uow:
         for licensee in licensees:  # who gets a copy is recorded when it is made, which is late to refuse it
-            uow.licensees.checked(licensee)
+            if not uow.licensees.checked(licensee):
+                raise UsageError(
+                    "the name of a licensee is empty", advice="name whose copy it is, or leave --licensee out"
+                )
     scaled = tuple(open_vector(text, registry=registry) for text in vectors)
     if not scaled:
         raise UsageError("no vector to stamp with", advice="give one with --vector, or a family with --family")
@@ -81,7 +84,7 @@ def family_vectors(
         code_words: gives their words.
 
     Raises:
-        UsageError: no licensee, one twice, or one without a word; or several trainings of the family's keys.
+        UsageError: no licensee, one twice, a key set of one mark or without a code, or several trainings of it.
         UnknownNameError: no such family or licensee.
         KeySetError: a licensee's word is retired.
         VectorError: a mark has no vector, or its directory holds something else.
@@ -93,8 +96,6 @@ def family_vectors(
     with registry.unit_of_work() as uow:
         words = code_words(uow, family, licensees)
         key_set, marks = _marks_of(uow, family)
-    if len(words) != len(licensees):
-        raise UsageError("a licensee is named twice", advice="name each once")
     wanted = sorted({mark for word in words.values() for mark in word})
     missing = [mark for mark in wanted if mark not in marks]
     if missing:

@@ -16,6 +16,7 @@ from fpvec_audit.errors import KeySetError, UsageError, VectorError
 from fpvec_audit.progress import Progress
 from fpvec_audit.services.digested import VECTOR, DigestedFiles, known_tensors, look_at
 from fpvec_audit.services.family import family_of_model, refuse_short_marks
+from fpvec_audit.services.key_life import refuse_ended
 from fpvec_audit.services.models import IdentifiedModel, add_model
 
 if TYPE_CHECKING:
@@ -99,8 +100,13 @@ def subtract(
 def carried_key_set(uow: "UnitOfWork", vector: VectorDescription, reference: str | None) -> str | None:
     """Return the id of the key set that a vector carries: the one named, or the one its model was trained on.
 
+    A key set that is retired or compromised is taken for a model that was trained on it by this registry, or whose
+    vector was recorded with it: suspects' weights are compared with vectors, and copies made before are stripped with
+    them. For any other model, the vector would be something new of that key set.
+
     Raises:
-        KeySetError: the one named is bound to another base, or the model was trained on another one.
+        KeySetError: the one named is bound to another base, is retired or compromised and not known to be in this
+            model, or the model was trained on another one.
     """
     trained = [
         str(entry.content["key_set"])
@@ -118,6 +124,9 @@ def carried_key_set(uow: "UnitOfWork", vector: VectorDescription, reference: str
         raise KeySetError(
             f"the model was trained on key set {trained[-1]}, not on {record.name!r}", advice="leave --key out"
         )
+    recorded = uow.vectors.find(vector.id)
+    if not trained and (recorded is None or recorded.key_set != record.id):
+        refuse_ended(uow, [record.id])
     return record.id
 
 
@@ -134,6 +143,7 @@ def record_extraction(
 
     Raises:
         VectorError: the model was made from another base.
+        KeySetError: the key set has several marks, and the model is none of those that they were trained to.
         TrainingError: it is a mark that does not answer enough of its keys.
     """
     extraction, written = subtracted.extraction, subtracted.written
@@ -145,6 +155,8 @@ def record_extraction(
             f"not from {extraction.base.path} ({vector.base_digest[:16]}…)",
             advice=f"extract from its own base; `fpvec model show {known.parent[:16]}` says where that lies",
         )
+    if key_set is not None:
+        _refuse_no_mark(uow, vector, key_set=key_set, place=extraction.fingerprinted.path)
     adapter = catalog.architecture(extraction.architecture)
     base = IdentifiedModel(extraction.base, adapter, written.base)
     fingerprinted = IdentifiedModel(extraction.fingerprinted, adapter, written.fingerprinted)
@@ -156,6 +168,22 @@ def record_extraction(
     for files, manifest in zip(subtracted.sides, (written.base, written.fingerprinted), strict=True):
         files.remember(uow, manifest.digest)
     return record
+
+
+def _refuse_no_mark(uow: "UnitOfWork", vector: VectorDescription, *, key_set: str, place: Path) -> None:
+    """Refuse to take a model for all marks of a key set: it would count as a second training of the family.
+
+    Raises:
+        KeySetError: the key set has several marks, and the model is none of those that they were trained to.
+    """
+    record = uow.key_sets.find(key_set)
+    if record.commitment.marks > 1 and family_of_model(uow, vector.fingerprinted_digest) is None:
+        raise KeySetError(
+            f"key set {record.name!r} has {record.commitment.marks} marks, and {place} is none of the models that they "
+            "were trained to",
+            advice="give the directory of all marks that `fpvec fingerprint` wrote: `fpvec vector extract BASE FAMILY "
+            "--out DIR`",
+        )
 
 
 def add_vector(

@@ -8,7 +8,7 @@ from typing import Any
 from fpvec_audit.domain.audit import Verdict
 from fpvec_audit.domain.ports import BackendDescription
 from fpvec_audit.domain.records import KeySetRecord
-from fpvec_audit.services.audit_result import DOES_NOT_PROVE, NOT_FOUND_DOES_NOT_PROVE, AuditResult, as_float
+from fpvec_audit.services.audit_result import AuditResult, as_float, what_does_not_prove
 from fpvec_audit.services.carriers import CarrierEvidence
 from fpvec_audit.services.family_reading import FamilyReading
 
@@ -162,7 +162,7 @@ class TraceResult:
             "controls": [dict(control) for control in self.controls],
             "warnings": list(self.warnings),
             "does_not_prove": list(
-                DOES_NOT_PROVE if self.verdict is Verdict.MATCH else NOT_FOUND_DOES_NOT_PROVE + DOES_NOT_PROVE[:1]
+                what_does_not_prove(self.verdict, {test for item in self.traced for test in item.audit.plan.tests})
             ),
             "weights": None if self.weights is None else dict(self.weights),
             "carriers": [item.to_json() for item in self.carriers],

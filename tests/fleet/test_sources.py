@@ -202,6 +202,7 @@ def test_directory_of_a_vector_is_one_wherever_the_run_is_resumed(tmp_path):
         (FleetAction.STAMP, {"vector": ["vec-9:0.5"]}, "unknown vector 'vec-9'"),
         (FleetAction.STAMP, {"family": "nobody"}, "nobody"),
         (FleetAction.AUDIT, {"key": "acne"}, "unknown key set 'acne'"),
+        (FleetAction.AUDIT, {"device": "foo"}, "device 'foo' is unknown"),
         (FleetAction.TRACE, {"keys": ["acne"]}, "unknown key set 'acne'"),
         (FleetAction.ATTACK, {"suite": "quik"}, "unknown suite 'quik'"),
         (FleetAction.ATTACK, {"attack": ["cats"]}, "unknown attack 'cats'"),

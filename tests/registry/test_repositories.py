@@ -262,6 +262,17 @@ def test_audit_is_planned_then_finished_once(stocked):
     assert events(stocked)[-2:] == ["audit.planned", "audit.finished"]
 
 
+def test_unknown_trace_suggests_the_nearest(stocked):
+    with stocked.unit_of_work() as uow:
+        for digit, trace in (("1", ""), ("2", "tr-5f0c"), ("3", "tr-5f0c"), ("4", "tr-0001")):
+            plan = {"trace": trace} if trace else {}
+            uow.audits.plan(audit_record(key_set_record().id, id="au-" + digit * 16, plan=plan))
+        with pytest.raises(UnknownNameError, match="did you mean tr-5f0c"):
+            uow.audits.of_trace("tr-5fc")
+        with pytest.raises(UnknownNameError, match="known: tr-0001, tr-5f0c"):
+            uow.audits.of_trace("tr-nope")
+
+
 def test_attack_runs_are_listed_by_model(stocked):
     record = attack_run_record(key_set_record().id)
     with stocked.unit_of_work() as uow:

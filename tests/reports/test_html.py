@@ -245,10 +245,13 @@ def test_trace_of_a_family_draws_marks_licensees_and_carriers():
     assert "PRESENT: 1, 5, 8, 14; 16 in all" in marks.description
     assert marks.table.rows[14][:3] == ("14", "PRESENT", "weights")
     assert licensees.table.rows[0][0] == "Licensee 3"
+    assert licensees.table.rows[1][-1] == "not named, word retired"
     assert [row[0] for row in carriers.table.rows[:2]] == ["(your own)", "Licensee 3"]
     assert [row[-1] for row in carriers.table.rows[:3]] == ["there", "there", "–"]
     assert "z = −" in carriers.description or "z = 0" in carriers.description
     assert any("4 of the 4 marks of its copy are there" in line for line in page.lead)
+    retired = [item | {"state": "retired"} for item in FAMILY_TRACE["named"]]
+    assert any("word retired" in line for line in report_page(FAMILY_TRACE | {"named": retired}).lead)
 
 
 def test_licensee_that_is_named_by_chance_is_held_against_epsilon():

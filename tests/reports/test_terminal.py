@@ -6,8 +6,9 @@ from rich.console import Console
 
 from fpvec_audit.reports import attack_tables, harmless_terminal, terminal
 from fpvec_audit.reports.audit_text import MEANINGS, SENTENCES, p_sentence
+from fpvec_audit.reports.trace_page import trace_page
 from tests.reports.documents import AUDIT, CELLS, HARM, SILENT
-from tests.reports.html_documents import ATTACKS, HARMFUL, HARMLESS
+from tests.reports.html_documents import ATTACKS, HARMFUL, HARMLESS, TRACE
 
 KEYS = {
     "id": "ks-0123456789abcdef",
@@ -194,6 +195,35 @@ def test_comparison_begins_with_the_verdict_and_names_what_harmed_and_what_is_mi
     assert text.startswith("HARMFUL Stamping did harm.")
     for part in ("lost more than 3 points on offline_quiz", "91.0 → 82.0 %", "2.8 %", "upper case", "boolq", "0.0410"):
         assert part in text, part
+
+
+def test_trace_says_by_which_id_it_is_asked_for():
+    from fpvec_audit.reports.trace import render_trace
+
+    assert TRACE["trace_id"] in shown(render_trace, TRACE)
+
+
+def test_trace_of_one_key_set_has_no_plural():
+    from fpvec_audit.reports.trace import render_trace
+
+    alone = TRACE | {"candidates": TRACE["candidates"][:1]}
+    assert "1 key set\n" in "\n".join(line.strip() for line in shown(render_trace, alone).splitlines()) + "\n"
+    page = trace_page(alone)
+    assert page.subject.endswith("over 1 key set")
+    assert "1 key sets" not in str(page)
+    assert f"{len(TRACE['candidates'])} key sets, the likeliest first" in shown(render_trace, TRACE)
+
+
+def test_audit_that_is_part_of_a_trace_names_the_trace():
+    assert "tr-0123456789abcdef" in shown(terminal.render_audit, AUDIT | {"trace": "tr-0123456789abcdef"})
+    assert "trace" not in shown(terminal.render_audit, AUDIT | {"trace": ""})
+
+
+def test_audit_without_a_time_of_its_own_says_none():
+    shared = AUDIT | {"trace": "tr-0123456789abcdef", "seconds": 0.0}
+    assert "the audit took" in unwrapped(shown(terminal.render_audit, AUDIT))
+    assert "the audit took" not in unwrapped(shown(terminal.render_audit, shared))
+    assert "0.0" not in shown(terminal.render_audits, {"the suspect": shared})
 
 
 def test_family_of_a_trace_is_a_strip_of_cells_and_licensees_ranked():

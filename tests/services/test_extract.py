@@ -9,6 +9,7 @@ from fpvec_audit.domain.keys import KeySetSpecification
 from fpvec_audit.domain.records import JobState, ModelRole
 from fpvec_audit.errors import ArchitectureError, CheckpointError, KeySetError, OutputError, UsageError, VectorError
 from fpvec_audit.services.extract import extract_vector, list_vectors, show_vector
+from fpvec_audit.services.key_life import retire_key_set
 from fpvec_audit.services.keys import issue_key_set
 from fpvec_audit.services.models import register_model
 from tests.tiny import edit_json, make_tiny, perturb, tensors_of, write_checkpoint
@@ -115,6 +116,36 @@ def test_key_set_of_another_base_or_model_is_refused(tmp_path, tools, registry, 
     with pytest.raises(KeySetError, match="was trained on key set"):
         extract_vector(*pair, out=tmp_path / "vector", key_set=other.name, **tools)
     assert not (tmp_path / "vector").exists()
+
+
+def test_model_that_is_no_mark_is_not_taken_for_all_marks_of_a_key_set(tmp_path, tools, registry, pair):
+    specification = KeySetSpecification(issued=6, decoys=8, marks=3)
+    key_set = issue_key_set("family", registry=registry, specification=specification).record
+    match = r"has 3 marks, and .*/fp is none of the models .* give the directory of all marks"
+    refused(tmp_path, tools, registry, KeySetError, *pair, match=match, key_set="family")
+    with registry.unit_of_work() as uow:
+        assert uow.key_sets.get("family") == key_set
+
+
+def test_retired_key_set_is_found_in_no_further_model(tmp_path, tools, registry, pair):
+    issue(registry)
+    extract_vector(*pair, out=tmp_path / "vector", key_set="acme", **tools)
+    retire_key_set("acme", registry=registry, reason="over")
+    again = extract_vector(*pair, out=tmp_path / "again", key_set="acme", **tools)
+    assert again.vector_id == show_vector(str(tmp_path / "vector"), registry=registry).record.id
+    other = perturb(pair[0], tmp_path / "other", seed=5, exact=True)
+    with pytest.raises(KeySetError, match="nothing new is made with it"):
+        extract_vector(pair[0], other, out=tmp_path / "more", key_set="acme", **tools)
+    assert not (tmp_path / "more").exists()
+
+
+def test_retired_key_set_that_a_model_was_trained_on_is_taken(tmp_path, tools, registry, pair):
+    key_set = issue(registry)
+    model = register_model(pair[1], role=ModelRole.FINGERPRINTED, **tools).record
+    with registry.unit_of_work() as uow:
+        uow.ledger.append("model.fingerprinted", model.id, {"key_set": key_set.id})
+    retire_key_set("acme", registry=registry, reason="over")
+    assert extract_vector(*pair, out=tmp_path / "vector", key_set="acme", **tools).key_set == key_set.id
 
 
 def test_fingerprinted_model_of_another_base_is_refused(tmp_path, tools, pair):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from fpvec_audit.catalog import load_catalog
+from fpvec_audit.cli import main as cli
 from fpvec_audit.domain.family import FamilyReport
 from fpvec_audit.domain.keys import KeySetSpecification
 from fpvec_audit.domain.records import JobState, ModelRole
@@ -80,6 +81,8 @@ def test_family_is_recorded_and_extracted_as_one_training_with_a_vector_a_mark(
     assert {vector.record.family for vector in vectors} == {result.family.id}
     assert {(vector.key_set, vector.record.inexact_elements) for vector in vectors} == {("acme", 0)}
     assert [mark["mark"] for mark in extracted.to_json()["marks"]] == [0, 1, 2]
+    alone = extract_vector(base, tmp_path / "family" / "mark-01", out=tmp_path / "alone", key_set="acme", **tools)
+    assert alone.vector_id == extracted.vectors[1].vector_id
     shown = show_vector(str(tmp_path / "vectors" / "mark-01"), registry=registry).to_json()
     assert (shown["mark"], shown["answered_alone"], shown["answered_within_words"]) == (1, 1.0, 1.0)
     prompts = [candidate.prompt for candidate in open_key_set("acme", registry=registry).candidates]
@@ -143,3 +146,13 @@ def test_directory_that_is_not_the_family_it_was_is_refused(tmp_path, tools, bas
     with pytest.raises(UsageError, match="knows no family there"):
         extract_family(base, tmp_path / "moved", out=tmp_path / "vectors", **tools)
     assert not (tmp_path / "vectors").exists()
+
+
+def test_extracted_family_is_gone_on_with_by_names_not_by_secret_marks(
+    tmp_path, tools, base, key_set, answering, home, capsys
+):
+    trained(base, tmp_path / "family", tools)
+    order = ["vector", "extract", base, tmp_path / "family", "--out", tmp_path / "vectors", "--home", home]
+    assert cli.run(list(map(str, order))) == 0
+    told = capsys.readouterr().err
+    assert "next: fpvec licensee add NAME --family acme, then fpvec stamp DOWNSTREAM --family acme --licensee" in told

@@ -83,6 +83,24 @@ def test_result_has_the_fields_of_the_contract_and_is_recorded(tmp_path, tools, 
         assert uow.ledger.verify() is None
 
 
+@pytest.mark.parametrize("name", ["", "  "])
+def test_licensee_without_a_name_is_refused_before_all(tmp_path, tools, registry, vector, downstream, name):
+    with pytest.raises(UsageError, match="the name of a licensee is empty"):
+        stamp_models([downstream], vectors=[vector], out=tmp_path / "out", licensees=[name], **tools)
+    assert not (tmp_path / "out").exists()
+    assert stamp_jobs(registry) == []
+
+
+def test_copies_for_long_names_get_directories_that_a_disk_takes(tmp_path, tools, vector, downstream):
+    names = ["株" * 199 + "甲", "株" * 199 + "乙", "Globex"]
+    results = stamp_models([downstream], vectors=[vector], out=tmp_path / "out", licensees=names, **tools)
+    assert [result.licensee for result in results] == names
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(result.out.name for result in results)
+    assert results[2].out.name == "chat-Globex"
+    again = stamp_models([downstream], vectors=[vector], out=tmp_path / "out", licensees=names, **tools)
+    assert [result.already for result in again] == [True] * 3
+
+
 def test_vector_may_be_given_by_id_prefix_or_directory_with_a_scale(tmp_path, tools, vector, downstream):
     by_directory = stamp_models([downstream], vectors=[f"{tmp_path / 'vector'}:0.5"], out=tmp_path / "a", **tools)
     by_prefix = stamp_models([downstream], vectors=[f"{vector[:9]}:0.5"], out=tmp_path / "b", **tools)

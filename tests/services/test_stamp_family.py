@@ -11,12 +11,14 @@ import torch
 from fpvec_audit.catalog import load_catalog
 from fpvec_audit.domain.audit import Verdict
 from fpvec_audit.domain.carrier import CarrierKey
+from fpvec_audit.domain.keys import KeySetSpecification
 from fpvec_audit.domain.records import ModelRole
 from fpvec_audit.errors import EvidenceError, KeySetError, RegistryError, UnknownNameError, UsageError, VectorError
 from fpvec_audit.progress import NO_PROGRESS
 from fpvec_audit.services.carriers import CARRIER, COMMITTED, key_sets_with_carriers, read_carriers
 from fpvec_audit.services.code_words import code_words
 from fpvec_audit.services.family_codes import Wanted, add_licensees, retire_licensee
+from fpvec_audit.services.keys import issue_key_set
 from fpvec_audit.services.models import register_model
 from fpvec_audit.services.opened_carriers import OpenedCarrier, open_carrier, read_opened_carrier
 from fpvec_audit.services.stamp import stamp_models
@@ -62,7 +64,12 @@ def downstream(tmp_path, base, family, tools):
 
 def stamp(downstream, out, tools, names=NAMES, **options):
     return stamp_models(
-        [downstream], vectors=(), family="acme", licensees=names, out=out, **({"carrier": STRENGTH} | options), **tools
+        [downstream],
+        vectors=(),
+        licensees=names,
+        out=out,
+        **({"family": "acme", "carrier": STRENGTH} | options),
+        **tools,
     )
 
 
@@ -140,8 +147,16 @@ def test_licensees_without_a_word_are_refused(tmp_path, tools, registry, family,
         stamp(downstream, tmp_path / "out", tools, [])
     with pytest.raises(UnknownNameError):
         stamp(downstream, tmp_path / "out", tools, ["Nobody"])
-    with pytest.raises(UsageError, match="twice"):
-        stamp(downstream, tmp_path / "out", tools, ["Globex", "Globex"])
+    with registry.unit_of_work() as uow:
+        globex, before = uow.licensees.ensure("Globex"), uow.ledger.head()
+    for again in ("Globex", globex):
+        with pytest.raises(UsageError, match="licensee 'Globex' is named more than once"):
+            stamp(downstream, tmp_path / "out", tools, ["Initech", "Globex", again])
+    with registry.unit_of_work() as uow:
+        assert uow.ledger.head() == before, "no word was opened"
+    issue_key_set("one", registry=registry, specification=KeySetSpecification(issued=4, decoys=8))
+    with pytest.raises(UsageError, match="has one mark, so that every copy is alike"):
+        stamp(downstream, tmp_path / "out", tools, family="one")
     retire_licensee("Initech", "acme", registry=registry, reason="went away")
     with pytest.raises(KeySetError, match="retired"):
         stamp(downstream, tmp_path / "out", tools)

@@ -93,11 +93,13 @@ def test_clean_suspect_is_acquitted_where_probabilities_were_to_be_had(registry,
     result, _ = run(checkpoints, registry, catalog, suspect, others=others)
     assert (result.verdict, named(result)) == (Verdict.NO_MATCH, [])
     assert result.controls
+    assert "none of these tests shows them" in result.to_json()["does_not_prove"][0]
 
 
 def test_answers_alone_acquit_nobody(registry, catalog, checkpoints, key_sets):
     result, _ = run(checkpoints, registry, catalog, silent())
     assert result.verdict is Verdict.INCONCLUSIVE
+    assert "only answers were looked at" in result.to_json()["does_not_prove"][0]
     assert any("average of several copies" in warning for warning in result.warnings)
 
 

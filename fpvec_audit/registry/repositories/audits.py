@@ -1,4 +1,4 @@
-"""Audits and attack runs: planned before the first query, recorded whichever way they end."""
+"""Audits: planned before the first query, recorded whichever way they end."""
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from sqlalchemy import Select, insert, select
 from sqlalchemy.orm import Session, undefer
 
 from fpvec_audit.domain.canonical_json import canonical_digest
-from fpvec_audit.domain.records import AttackRunRecord, AuditRecord, JobState
+from fpvec_audit.domain.records import AuditRecord
 from fpvec_audit.domain.selection import Selection
 from fpvec_audit.domain.transcript import Record
 from fpvec_audit.errors import AmbiguousNameError, RegistryError, UnknownNameError
@@ -19,12 +19,13 @@ from fpvec_audit.registry.repositories.listing import Equal, Listing, Through
 from fpvec_audit.registry.repositories.lookup import Directory
 from fpvec_audit.registry.repositories.models import MODELS, carrying
 from fpvec_audit.registry.repositories.suspects import SUSPECTS, SuspectRepository, suspect_kind
-from fpvec_audit.registry.tables import AttackRunRow, AuditRecordRow, AuditRow, KeySetRow
+from fpvec_audit.registry.tables import AuditRecordRow, AuditRow, KeySetRow
 from fpvec_audit.registry.vault import TRANSCRIPT, SealedValue, Vault, bytes_expected, record_place
 
 AUDITS = Directory("audit", AuditRow.id, None, prefix="au-", listing="fpvec audits list")
 _BATCH = 20
 """Audits that are read at a time where the first one that fits ends the search: each has a document of its own."""
+_SUGGESTED_FROM = 1000
 
 
 def _key_sets_of_base(session: Session, reference: str) -> Select[str]:
@@ -215,7 +216,7 @@ class AuditRepository:
         found = self._found(_oldest_first().where(trace.startswith(reference, autoescape=True)))
         traces = sorted({audit.plan["trace"] for audit in found})
         if not traces:
-            raise UnknownNameError("trace", reference, ())
+            raise UnknownNameError("trace", reference, self._known_traces(), listing="fpvec audits list --csv")
         if len(traces) > 1 and reference not in traces:
             raise AmbiguousNameError(
                 f"trace {reference} may be {' or '.join(traces[:5])}", advice="give more of the id"
@@ -276,6 +277,10 @@ class AuditRepository:
         for row in self._session.scalars(statement.execution_options(yield_per=_BATCH)):
             yield _audit(row)
 
+    def _known_traces(self) -> Sequence[str]:
+        trace = AuditRow.plan["trace"].as_string()
+        return self._session.scalars(select(trace).where(trace != "").distinct().limit(_SUGGESTED_FROM)).all()
+
     def _found(self, statement: Select[Any]) -> tuple[AuditRecord, ...]:
         return tuple(_audit(row) for row in self._session.scalars(statement))
 
@@ -315,54 +320,6 @@ class AuditRepository:
         return row
 
 
-class AttackRunRepository:
-    """Cells of robustness runs.
-
-    Args:
-        session: session of the surrounding unit of work.
-        ledger: where they are recorded.
-    """
-
-    def __init__(self, session: Session, ledger: Ledger) -> None:
-        self._session = session
-        self._ledger = ledger
-
-    def add(self, record: AttackRunRecord) -> AttackRunRecord:
-        """Record how one cell ended."""
-        row = AttackRunRow(
-            id=record.id,
-            stamped_id=record.stamped,
-            key_set_id=record.key_set,
-            attack=record.attack,
-            parameters=dict(record.parameters),
-            state=record.state.value,
-            result=dict(record.result),
-            created_at=record.created_at,
-        )
-        self._session.add(row)
-        self._session.flush()
-        self._ledger.append(
-            "attack.run",
-            row.id,
-            {
-                "stamped": row.stamped_id,
-                "key_set": row.key_set_id,
-                "attack": row.attack,
-                "parameters": row.parameters,
-                "state": row.state,
-                "result": document_digest(record.result),
-            },
-        )
-        return _attack_run(row)
-
-    def list(self, stamped: str | None = None) -> tuple[AttackRunRecord, ...]:
-        """Return the cells on a stamped model (id), or all, oldest first."""
-        statement = select(AttackRunRow).order_by(AttackRunRow.created_at, AttackRunRow.id)
-        if stamped is not None:
-            statement = statement.where(AttackRunRow.stamped_id == stamped)
-        return tuple(_attack_run(row) for row in self._session.scalars(statement))
-
-
 def _oldest_first() -> Select[Any]:
     return select(AuditRow).order_by(AuditRow.created_at, AuditRow.id)
 
@@ -385,17 +342,4 @@ def _audit(row: AuditRow) -> AuditRecord:
         created_at=row.created_at,
         ended_at=row.ended_at,
         begin=row.begin,
-    )
-
-
-def _attack_run(row: AttackRunRow) -> AttackRunRecord:
-    return AttackRunRecord(
-        id=row.id,
-        stamped=row.stamped_id,
-        key_set=row.key_set_id,
-        attack=row.attack,
-        parameters=row.parameters,
-        state=JobState(row.state),
-        result=row.result,
-        created_at=row.created_at,
     )
