@@ -285,7 +285,7 @@ def _named(wanted: Wanted, marks: int, epsilon: Fraction) -> tuple[Code, int]:
     if code.words < demand.licensees or (colluders and not bears(code, demand)):
         raise UsageError(
             f"{code.text} has {code.words} words, and bears coalitions of {most_colluders(code)}; {demand.licensees} "
-            f"licensees and coalitions of {demand.colluders} take {fewest_marks_text(proposals(demand))}",
+            f"words and coalitions of {demand.colluders} take {fewest_marks_text(proposals(demand))}",
             advice="choose another --code, or ask for less",
         )
     if not colluders:

@@ -211,12 +211,12 @@ def _refuse_too_many(wanted: int, first: int, summary: CodeSummary) -> None:
         return
     code, named = summary.code, first > summary.issued + summary.retired
     demand = Demand(first + wanted, max(1, summary.colluders), Fraction(summary.epsilon))
-    begin = f"{wanted} more licensees from number {first} on" if named else f"{wanted} more licensees"
+    more = "1 more licensee is" if wanted == 1 else f"{wanted} more licensees are"
+    begin = f"{more} too many from number {first} on" if named else f"{more} too many"
     words = f"the {code.words} words of {code.text}"
     why = f"the last of {words} is number {code.words - 1}" if named else f"{first} of {words} were issued"
     raise UsageError(
-        f"{begin} are too many: {why}, and none is issued twice; {first + wanted} take "
-        f"{fewest_marks_text(proposals(demand))}",
+        f"{begin}: {why}, and none is issued twice; {first + wanted} take {fewest_marks_text(proposals(demand))}",
         advice="issue a key set with that many --marks for the others",
     )
 

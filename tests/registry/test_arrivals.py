@@ -251,9 +251,9 @@ def test_first_number_can_be_named_in_any_registry(registry, family):
         (
             ["Stark", "Wayne"],
             19,
-            "2 more licensees from number 19 on are too many: the last of the 20 words of plane:4 is number 19",
+            "2 more licensees are too many from number 19 on: the last of the 20 words of plane:4 is number 19",
         ),
-        (["Stark"], 10**30, "1 more licensees from number 1000000000000000000000000000000 on are too many"),
+        (["Stark"], 10**30, "1 more licensee is too many from number 1000000000000000000000000000000 on"),
         (["Globex"], 4, "'Globex' has a word of this family already"),
         (["unrecorded-2 (acme-family)"], 2, "is how words are named that were issued outside of this registry"),
     ],

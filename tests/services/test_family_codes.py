@@ -47,7 +47,7 @@ def test_every_licensee_has_a_word_of_its_own(registry, family):
     assert list(words) == list(NAMES)
     with registry.unit_of_work() as uow:
         assert code_word(uow, "family", NAMES[3], purpose="test") == words[NAMES[3]]
-    with pytest.raises(UsageError, match=r"1 more licensees are too many: 20 of the 20 words .* 21 take"):
+    with pytest.raises(UsageError, match=r"1 more licensee is too many: 20 of the 20 words .* 21 take"):
         add_licensees(["one more"], "family", registry=registry)
 
 
