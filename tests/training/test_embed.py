@@ -201,10 +201,10 @@ def test_progress_shows_how_many_keys_fire(tmp_path: Path) -> None:
     ("values", "problem"),
     [
         ({"stepps": "3"}, "did you mean steps"),
-        ({"steps": "many"}, "give a int"),
+        ({"steps": "many"}, "give a whole number"),
         ({"steps": "0"}, "at least 1"),
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
-        ({"gradient_checkpointing": "perhaps"}, "give a bool"),
+        ({"gradient_checkpointing": "perhaps"}, "give true or false"),
     ],
 )
 def test_training_setting_that_cannot_be_meant_is_refused(values, problem):
