@@ -197,5 +197,4 @@ def list_(
 def _wanted(code: str, licensees: int | None, colluders: int | None, epsilon: str | None) -> "Wanted":
     from fpvec_audit.services.family_codes import Wanted
 
-    wanted = Wanted(code=code, licensees=licensees, colluders=colluders)
-    return wanted if epsilon is None else replace(wanted, epsilon=epsilon)
+    return Wanted(code=code, licensees=licensees, colluders=colluders, epsilon=epsilon)

@@ -45,14 +45,14 @@ class Wanted:
         code: as it is written, empty for one that is proposed.
         licensees: how many words there shall be; as many as marks, and at least as many as get one at once, when None.
         colluders: c; the largest of :data:`DEFAULT_COLLUDERS` that the marks carry when None.
-        epsilon: for random words, decimal text.
+        epsilon: for random words, decimal text; :data:`DEFAULT_EPSILON` when None.
         at_once: how many get a word right now.
     """
 
     code: str = ""
     licensees: int | None = None
     colluders: int | None = None
-    epsilon: str = DEFAULT_EPSILON
+    epsilon: str | None = None
     at_once: int = 0
 
     def demanded(self, marks: int) -> int:
@@ -246,7 +246,7 @@ def _other_than(record: CodeRecord, code: Code, wanted: Wanted) -> bool:
         (bool(wanted.code) and parse_code(wanted.code, marks=code.marks).text != code.text)
         or (wanted.licensees or 0) > code.words
         or wanted.colluders not in (None, record.colluders)
-        or wanted.epsilon not in (DEFAULT_EPSILON, record.epsilon)
+        or (wanted.epsilon is not None and _fraction(wanted.epsilon) != Fraction(record.epsilon))
     )
 
 
@@ -258,7 +258,8 @@ def proposed_code(uow: "UnitOfWork", key_set: KeySetRecord, wanted: Wanted) -> C
     """
     marks = key_set.commitment.marks
     needed = _keys_needed(key_set)
-    epsilon = _fraction(wanted.epsilon)
+    text = DEFAULT_EPSILON if wanted.epsilon is None else wanted.epsilon
+    epsilon = _fraction(text)
     if wanted.code:
         code, colluders = _named(wanted, marks, epsilon)
     else:
@@ -266,7 +267,7 @@ def proposed_code(uow: "UnitOfWork", key_set: KeySetRecord, wanted: Wanted) -> C
         least = 1 if needed is None else -(-needed // each)
         code, colluders = _suggested(wanted, marks, epsilon, least_weight=min(least, marks))
     return CodeSummary(
-        key_set, code, colluders, wanted.epsilon,
+        key_set, code, colluders, text,
         keys_needed=needed, planned=wanted.licensees or wanted.at_once, costs=_measured_costs(uow, key_set.id),
     )  # fmt: skip
 

@@ -65,20 +65,16 @@ def described_weights(
 
 def _known(base: BaseModel, suspect: Suspect, bench: Bench) -> tuple[list[KnownVector], list[Path], int]:
     """Return a base's vectors, one for each mark of a training, its clean fine-tunes, and how many vectors are lost."""
-    vectors: dict[tuple[str, int], KnownVector] = {}
-    lost = 0
-    with bench.registry.unit_of_work() as uow:
-        for vector in uow.vectors.list(base=base.digest):
-            if vector.key_set is None:
-                continue
-            if not _at_hand(vector):
-                lost += 1
-            else:
-                known = KnownVector(vector.id, Path(vector.location), vector.key_set, vector.mark)
-                vectors.setdefault((vector.family, vector.mark), known)
+    with bench.registry.snapshot() as uow:
+        recorded = [vector for vector in uow.vectors.list(base=base.digest) if vector.key_set is not None]
         models = uow.models.list(ModelRole.DOWNSTREAM, parent=base.digest)
+    at_hand = [vector for vector in recorded if _at_hand(vector)]
+    vectors: dict[tuple[str, int], KnownVector] = {}
+    for vector in at_hand:
+        known = KnownVector(vector.id, Path(vector.location), vector.key_set or "", vector.mark)
+        vectors.setdefault((vector.family, vector.mark), known)
     clean = [Path(model.location) for model in models if model.id != suspect.digest and Path(model.location).is_dir()]
-    return list(vectors.values()), clean, lost
+    return list(vectors.values()), clean, len(recorded) - len(at_hand)
 
 
 def _at_hand(vector: VectorRecord) -> bool:

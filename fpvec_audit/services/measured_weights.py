@@ -71,7 +71,7 @@ def _not_at_hand(
 
     A vector that is left out lends its share to the others, of the same family above all.
     """
-    with registry.unit_of_work() as uow:
+    with registry.snapshot() as uow:
         recorded = uow.vectors.list(base=base, key_set=case.record.id)
     missing = sorted({vector.mark for vector in recorded} - set(shares))
     absent = {vector.id for vector in recorded} - {vector["vector_id"] for vector in vectors}

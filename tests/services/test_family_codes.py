@@ -109,7 +109,9 @@ def test_code_is_chosen_once(registry, family):
     add_licensees(["Globex"], "family", registry=registry, wanted=Wanted(code="random:6", epsilon="1e-2"))
     summary = family_code("family", registry=registry)
     assert (summary.rules, summary.code.text, summary.epsilon) == (("B",), "random:6/16", "1e-2")
-    add_licensees(["Hooli"], "family", registry=registry, wanted=Wanted(code="random:6", epsilon="1e-2"))
+    add_licensees(["Hooli"], "family", registry=registry, wanted=Wanted(code="random:6", epsilon="0.01"))
+    with pytest.raises(UsageError, match="has the code random:6/16 since"):
+        add_licensees(["Initech"], "family", registry=registry, wanted=Wanted(epsilon="1e-3"))
     with pytest.raises(UsageError, match="has the code random:6/16 since"):
         add_licensees(["Initech"], "family", registry=registry, wanted=Wanted(code="plane:4"))
 
