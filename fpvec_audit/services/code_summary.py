@@ -339,5 +339,5 @@ def _fraction(epsilon: str) -> Fraction:
     except ValueError:
         value = Fraction(0)
     if not 0 < value < 1:
-        raise UsageError(f"--epsilon {epsilon} is no probability between 0 and 1", advice="1e-3, for example")
+        raise UsageError(f"--epsilon {epsilon} is no decimal number between 0 and 1", advice="1e-3, for example")
     return value

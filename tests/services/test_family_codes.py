@@ -88,14 +88,14 @@ def test_retired_word_never_comes_back(registry, family):
         (["x"], Wanted(code="plane:5"), "needs 25 marks, the family has 16"),
         (["x"], Wanted(code="plane:4", licensees=21), "plane:4 has 20 words"),
         (["x"], Wanted(code="plane:4", colluders=4), "bears coalitions of 3"),
-        (["x"], Wanted(code="random:6", epsilon="2"), "--epsilon 2 is no probability"),
+        (["x"], Wanted(code="random:6", epsilon="2"), "--epsilon 2 is no decimal number between 0 and 1"),
         (["x"], Wanted(licensees=0, colluders=0), "cannot be meant"),
         (["x"], Wanted(code="plane:4", colluders=0), "--colluders 0 is no coalition"),
         (["x"], Wanted(code="random:4", colluders=-1), "--colluders -1 is no coalition"),
         (["x"], Wanted(code="random:4", licensees=500), "among 500 licensees somebody innocent .* 500 licensees take"),
         (["x", "y"], Wanted(code="random:4"), "among 16 licensees somebody innocent"),
-        (["x"], Wanted(code="random:6", epsilon="1/1000"), "--epsilon 1/1000 is no probability"),
-        (["x"], Wanted(code="random:6", epsilon="1e-3000"), "--epsilon 1e-3000 is no probability"),
+        (["x"], Wanted(code="random:6", epsilon="1/1000"), "--epsilon 1/1000 is no decimal number between 0 and 1"),
+        (["x"], Wanted(code="random:6", epsilon="1e-3000"), "--epsilon 1e-3000 is no decimal number between 0 and 1"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_is_recorded(registry, family, names, wanted, problem):
